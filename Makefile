@@ -1,0 +1,40 @@
+# make reproduce   every figure of the paper from the embedded data (profile quick)
+# make test        the test suite
+# Both create .venv when it is missing and need nothing but Python 3.11 or newer, and make.
+
+PYTHON ?= python3
+PROFILE ?= quick
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: reproduce figures test lint clean help
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+
+reproduce: $(STAMP)  ## data to figures; PROFILE=laptop for the shipped results
+	$(BIN)/kdlib run --profile $(PROFILE)
+
+figures: $(STAMP)  ## draw the shipped figures again from the data beside them
+	$(BIN)/kdlib figures
+
+test: $(STAMP)  ## all tests, notebooks included
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## style of code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+clean:  ## remove results, caches and builds; the environment stays
+	rm -rf results build dist *.egg-info .pytest_cache .ruff_cache
+	find kdlib tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "kdlib needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@

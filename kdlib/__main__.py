@@ -1,0 +1,153 @@
+"""The `kdlib` command; `python -m kdlib` is the same."""
+
+import argparse
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import kdlib
+from kdlib.errors import InputError
+
+FAILED = 1
+"""Exit code when a notebook stopped with an error."""
+BAD_INPUT = 2
+"""Exit code when the user has to change something; argparse uses it, too."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except InputError as error:
+        sys.stderr.write(f"kdlib: {' '.join(str(error).split())}\n")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("kdlib: interrupted; the same command goes on where this one stopped\n")
+        return INTERRUPTED
+
+
+def run(options: argparse.Namespace) -> int:
+    """Execute the notebooks of a profile that are not up to date."""
+    from kdlib import pipeline, profile, progress, results
+
+    chosen = profile.load(options.profile)
+    default = results.project_root() / "results" / chosen.name
+    folder = options.results.resolve() if options.results else default
+    reporter = progress.reporter()
+    if type(reporter) is progress.Reporter:  # output to a file: lines say how far it got
+        reporter = progress.LineReporter()
+    try:
+        outcomes = pipeline.run(
+            chosen,
+            folder,
+            notebooks=options.notebooks,
+            only=options.only,
+            force=options.force,
+            workers=options.workers,
+            reporter=reporter,
+        )
+    except pipeline.StepFailed as error:
+        sys.stderr.write(f"kdlib: {error}\n")
+        return FAILED
+    ran = sum(not outcome.skipped for outcome in outcomes)
+    reporter.line(f"{ran} notebooks run, {len(outcomes) - ran} up to date: {folder}")
+    return 0
+
+
+def figures(options: argparse.Namespace) -> int:
+    """Draw all figures again from the NetCDF files beside them."""
+    from kdlib import figures, results
+
+    root = results.project_root()
+    folder = root / "results" / options.profile if options.profile else root
+    for path in figures.redraw(folder, options.only):
+        sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Download a dataset that is too large to come with the package."""
+    from kdlib import datasets
+
+    download = getattr(datasets, "fetch", None)
+    if download is None:
+        raise InputError(f"fetching {options.dataset} is not available in this version")
+    sys.stdout.write(f"{download(options.dataset)}\n")
+    return 0
+
+
+def info(options: argparse.Namespace) -> int:
+    """Show versions, threads and profiles, or the card of a dataset."""
+    from kdlib import datasets, profile
+
+    if options.dataset:
+        sys.stdout.write(f"{datasets.card(options.dataset)}\n")
+        return 0
+    lines = [("kdlib", f"{kdlib.__version__} in {Path(kdlib.__file__).parent}")]
+    lines += [("python", sys.version.split()[0])]
+    lines += [(name, version(name)) for name in ("torch", "hippynn", "ase", "numba", "vesin")]
+    lines += [("device", _device()), ("threads", _threads())]
+    lines += [("datasets", ", ".join(datasets.names()))]
+    lines += [(f"profile {name}", profile.load(name).description) for name in profile.available()]
+    width = max(len(name) for name, _ in lines)
+    sys.stdout.writelines(f"{name:<{width}}  {text}\n" for name, text in lines)
+    return 0
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _threads() -> str:
+    from kdlib.kernel import thread_settings
+
+    return f"{thread_settings()['OMP_NUM_THREADS']} of {os.cpu_count()} cores"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kdlib",
+        description="Teacher-student training of interatomic potentials: data to figures.",
+    )
+    parser.add_argument("--version", action="version", version=f"kdlib {kdlib.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    command = commands.add_parser("run", help="execute the notebooks that are not up to date")
+    command.set_defaults(command=run)
+    command.add_argument("--profile", default="quick", help="name, or a .yaml file (%(default)s)")
+    command.add_argument("--only", default="", metavar="05", help="only notebooks that start so")
+    command.add_argument("--workers", type=_positive, metavar="N", help="training processes")
+    command.add_argument("--force", action="store_true", help="run also what is up to date")
+    command.add_argument("--results", type=Path, metavar="DIR", help="instead of results/PROFILE")
+    command.add_argument("--notebooks", type=Path, metavar="DIR", help="your own notebooks")
+
+    command = commands.add_parser("figures", help="draw all figures again from their data")
+    command.set_defaults(command=figures)
+    command.add_argument("--profile", default="", help="of results/PROFILE, not of figures/")
+    command.add_argument("--only", default="", metavar="NAME", help="one figure, e.g. fig2_pareto")
+
+    command = commands.add_parser("fetch", help="download a dataset")
+    command.set_defaults(command=fetch)
+    command.add_argument("dataset", help="e.g. ani-al")
+
+    command = commands.add_parser("info", help="versions and threads, or a dataset's card")
+    command.set_defaults(command=info)
+    command.add_argument("dataset", nargs="?", default="", help="e.g. al-pbe")
+    return parser
+
+
+def _positive(text: str) -> int:
+    """Read a number of processes."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

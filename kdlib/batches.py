@@ -1,0 +1,142 @@
+"""Batches: several frames as one flat graph, with their targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from kdlib.neighbors import neighbor_pairs
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Frames laid end to end; pairs are sorted by ``first``, so that they are rows of a CSR table.
+
+    Attributes
+    ----------
+    numbers
+        Atomic numbers, (n_atoms,) int64.
+    frame
+        Frame that an atom belongs to, (n_atoms,) int64.
+    n_frames
+        Number of frames.
+    first, second
+        Centre atom i and neighbour j of each pair, (n_pairs,) int64; i -> j and j -> i both.
+    vectors
+        r_j + shift - r_i, (n_pairs, 3), Angstrom.
+    row
+        Pairs of atom i are ``row[i]:row[i + 1]``, (n_atoms + 1,) int64.
+    energy
+        Reference energies of the cells, (n_frames,), eV.
+    forces
+        Reference forces, (n_atoms, 3), eV/Angstrom.
+    atomic_energies
+        A teacher's atomic energies, (n_atoms,), eV.
+    """
+
+    numbers: Tensor
+    frame: Tensor
+    n_frames: int
+    first: Tensor
+    second: Tensor
+    vectors: Tensor
+    row: Tensor
+    energy: Tensor | None = None
+    forces: Tensor | None = None
+    atomic_energies: Tensor | None = None
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms of all frames together."""
+        return len(self.numbers)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Copy on another device."""
+        moved = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+def from_atoms(
+    atoms: Atoms,
+    cutoff: float,
+    dtype: torch.dtype = torch.float32,
+    atomic_energies: np.ndarray | None = None,
+) -> Batch:
+    """Make one frame a batch, with the targets that its calculator holds.
+
+    Parameters
+    ----------
+    atoms
+        Frame; energy (eV) and forces (eV/Angstrom) are taken from ``atoms.calc.results``.
+    cutoff
+        Range of the model, Angstrom. Displacements are formed in float64 and cast afterwards.
+    dtype
+        Of the vectors and targets.
+    atomic_energies
+        Labels of a teacher, (n_atoms,), eV.
+    """
+    pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
+    known = atoms.calc.results if atoms.calc is not None else {}
+    as_tensor = lambda x: None if x is None else torch.as_tensor(np.asarray(x), dtype=dtype)  # noqa: E731
+    energy = known.get("energy")
+    return Batch(
+        numbers=torch.as_tensor(atoms.numbers, dtype=torch.int64),
+        frame=torch.zeros(len(atoms), dtype=torch.int64),
+        n_frames=1,
+        first=torch.as_tensor(pairs.first),
+        second=torch.as_tensor(pairs.second),
+        vectors=as_tensor(pairs.vectors(atoms.positions, atoms.cell.array)),
+        row=torch.as_tensor(pairs.row),
+        energy=None if energy is None else as_tensor([energy]),
+        forces=as_tensor(known.get("forces")),
+        atomic_energies=as_tensor(atomic_energies),
+    )
+
+
+def collate(batches: Sequence[Batch]) -> Batch:
+    """Lay batches end to end."""
+    atoms_before = np.cumsum([0] + [batch.n_atoms for batch in batches])
+    frames_before = np.cumsum([0] + [batch.n_frames for batch in batches])
+    pairs_before = np.cumsum([0] + [len(batch.first) for batch in batches])
+
+    def joined(name: str, offsets: np.ndarray | None = None) -> Tensor | None:
+        parts = [getattr(batch, name) for batch in batches]
+        if any(part is None for part in parts):
+            return None
+        if offsets is not None:
+            parts = [part + int(shift) for part, shift in zip(parts, offsets, strict=False)]
+        return torch.cat(parts)
+
+    rows = [b.row[1:] + int(n) for b, n in zip(batches, pairs_before, strict=False)]
+    return Batch(
+        numbers=joined("numbers"),
+        frame=joined("frame", frames_before),
+        n_frames=int(frames_before[-1]),
+        first=joined("first", atoms_before),
+        second=joined("second", atoms_before),
+        vectors=joined("vectors"),
+        row=torch.cat([torch.zeros(1, dtype=torch.int64), *rows]),
+        energy=joined("energy"),
+        forces=joined("forces"),
+        atomic_energies=joined("atomic_energies"),
+    )
+
+
+def chunks(frames: Sequence[Batch], max_atoms: int) -> list[Batch]:
+    """Join consecutive frames into batches of at most ``max_atoms`` atoms (or one frame)."""
+    groups: list[list[Batch]] = []
+    filled = 0
+    for frame in frames:
+        if not groups or filled + frame.n_atoms > max_atoms:
+            groups.append([])
+            filled = 0
+        groups[-1].append(frame)
+        filled += frame.n_atoms
+    return [collate(group) for group in groups]

@@ -1,0 +1,130 @@
+"""Every figure of the paper as a function from a Dataset to a figure.
+
+Each function is called by the name of its file, draws in the common style and needs nothing but
+the Dataset; `save` stores that Dataset beside the picture, so that `redraw` can make all pictures
+again in seconds, without models.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from kdlib import results
+from kdlib.errors import InputError
+from kdlib.figures.accuracy import born_again, fig2_pareto, fig3_capacity
+from kdlib.figures.audit import claims
+from kdlib.figures.cost import fig5_cost, step_breakdown
+from kdlib.figures.dataset import data, parity
+from kdlib.figures.learning import fig4_dynamics, schedule_data, table1_schedule
+from kdlib.figures.schematic import fig1_schematic, schematic_data
+from kdlib.figures.structure import rdf
+from kdlib.figures.style import ROLE_LOOKS, style
+
+__all__ = [
+    "REDRAW",
+    "ROLE_LOOKS",
+    "born_again",
+    "claims",
+    "data",
+    "fig1_schematic",
+    "fig2_pareto",
+    "fig3_capacity",
+    "fig4_dynamics",
+    "fig5_cost",
+    "parity",
+    "rdf",
+    "redraw",
+    "save",
+    "schedule_data",
+    "schematic_data",
+    "step_breakdown",
+    "style",
+    "table1_schedule",
+]
+
+#: Name of a figure's files -> the function that draws it.
+REDRAW: dict[str, Callable[[xr.Dataset], Figure]] = {
+    draw.__name__: draw
+    for draw in (
+        fig1_schematic,
+        fig2_pareto,
+        fig3_capacity,
+        fig4_dynamics,
+        fig5_cost,
+        table1_schedule,
+        born_again,
+        rdf,
+        parity,
+        data,
+        step_breakdown,
+        claims,
+    )
+}
+
+
+def save(figure: Figure, ds: xr.Dataset, folder: str | os.PathLike[str], name: str) -> list[Path]:
+    """Write a figure as PNG (300 dpi) and SVG, with the Dataset that it is drawn from.
+
+    Parameters
+    ----------
+    figure
+        What `REDRAW[name]` returned for ``ds``.
+    ds
+        Its data; what the figure does not use is left out of the file.
+    folder
+        Results folder; the files go to its subfolder ``figures``.
+    name
+        Name of the figure, a key of `REDRAW`.
+
+    Returns
+    -------
+    Paths of the picture files and the NetCDF file.
+    """
+    if name not in REDRAW:
+        raise InputError(f"unknown figure {name!r}; known are {', '.join(sorted(REDRAW))}")
+    target = Path(folder) / "figures"
+    drawn = REDRAW[name].select(ds)  # type: ignore[attr-defined]
+    data_path = results.save(drawn, target / f"{name}.nc", kind="figure", figure=name)
+    return [*_paint(figure, target / name), data_path]
+
+
+def redraw(folder: str | os.PathLike[str], only: str = "") -> list[Path]:
+    """Draw the figures of a results folder again, from the NetCDF files beside them alone.
+
+    Parameters
+    ----------
+    folder
+        Results folder; its subfolder ``figures`` holds the files.
+    only
+        Name of one figure; by default all.
+
+    Returns
+    -------
+    Paths of the pictures written.
+    """
+    target = Path(folder) / "figures"
+    paths = sorted(target.glob(f"{only or '*'}.nc"))
+    if not paths:
+        raise InputError(f"{target}: holds no {only or 'figure'}.nc to draw from")
+    written = []
+    for path in paths:
+        if path.stem not in REDRAW:
+            raise InputError(f"{path}: no function draws a figure of this name")
+        written += _paint(REDRAW[path.stem](results.load(path, "figure")), target / path.stem)
+    return written
+
+
+def _paint(figure: Figure, stem: Path) -> list[Path]:
+    """Write PNG and SVG whole or not at all, the same bytes for the same data."""
+    written = []
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        path = stem.with_suffix(suffix)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        with style():
+            figure.savefig(part, format=suffix[1:], dpi=300, metadata=metadata)
+        os.replace(part, path)
+        written.append(path)
+    return written

@@ -1,0 +1,75 @@
+"""The audit of the paper's claims as a printed table."""
+
+from textwrap import fill
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from kdlib.figures.recipe import recipe
+from kdlib.figures.style import TWO_COLUMNS, canvas
+
+#: Verdict -> symbol and colour; the symbol alone tells them apart.
+VERDICT_LOOKS = {
+    "holds": ("✓", "#009E73"),
+    "does not hold": ("✗", "#D55E00"),
+    "not decided": ("?", "#7A6A00"),
+    "not measured": ("–", "#888888"),
+}
+_LINE = 0.125  # inch per line of text
+_COLUMNS = {"section": 0.0, "claim": 0.055, "paper": 0.575, "ours": 0.66, "verdict": 0.875}
+
+
+@recipe("statement", "section", "paper_value", "value", "ci_low", "ci_high", "unit", "verdict")
+def claims(ds: xr.Dataset) -> Figure:
+    """Table of claims: section, claim, the paper's value, ours with its 95 % interval, verdict.
+
+    Parameters
+    ----------
+    ds
+        Claims, from `kdlib.claims.audit`.
+    """
+    statements = [fill(str(text), 66) for text in ds.statement.values]
+    heights = np.array([text.count("\n") + 1.55 for text in statements])
+    total = (heights.sum() + 2.2) * _LINE
+    figure, ax = canvas(TWO_COLUMNS, total)
+    ax.set(xlim=(0, 1), ylim=(heights.sum(), -2.2))
+    ax.set_axis_off()
+    for title, x in _COLUMNS.items():
+        words = {"section": "§", "ours": "ours [95 % interval]"}.get(title, title)
+        ax.text(x, -0.9, words, weight="bold", va="center")
+    ax.axhline(0, color="0.2", linewidth=1)
+    top = 0.0
+    for k, (text, height) in enumerate(zip(statements, heights, strict=True)):
+        row = ds.isel(claim=k)
+        symbol, color = VERDICT_LOOKS[str(row.verdict.values)]
+        ax.axhspan(top, top + height, color=color, alpha=0.10, linewidth=0)
+        middle = top + height / 2
+        cells = {
+            "section": str(row.section.values),
+            "claim": text,
+            "paper": _number(float(row.paper_value), str(row.unit.values)),
+            "ours": _interval(row),
+        }
+        for column, words in cells.items():
+            ax.text(_COLUMNS[column], middle, words, va="center", fontsize=6.3, linespacing=1.05)
+        verdict = f"{symbol}  {row.verdict.values}"
+        ax.text(_COLUMNS["verdict"], middle, verdict, va="center", color=color, weight="bold")
+        ax.axhline(top + height, color="0.8", linewidth=0.4)
+        top += height
+    return figure
+
+
+def _number(value: float, unit: str) -> str:
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:.3g}" + ("" if unit == "1" else f" {unit}")
+
+
+def _interval(row: xr.Dataset) -> str:
+    value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
+    if not np.isfinite(value):
+        return "–"
+    if not np.isfinite(low):
+        return _number(value, str(row.unit.values))
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"

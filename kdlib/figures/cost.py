@@ -1,0 +1,116 @@
+"""Figures of cost: time and memory against model size (Fig. 5), and where a step's time goes."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdlib.figures import marks
+from kdlib.figures.recipe import recipe
+from kdlib.figures.style import (
+    BACKEND_LOOKS,
+    COMPONENT_LOOKS,
+    TWO_COLUMNS,
+    Look,
+    canvas,
+    label,
+    letter,
+    log_ticks,
+)
+from kdlib.pareto import step_time
+
+_PARTS = ("neighbor_list", "model", "integrator")
+
+
+@recipe("step_time", "n_parameters", optional=("memory_per_atom",))
+def fig5_cost(ds: xr.Dataset) -> Figure:
+    """Fig. 5: time per MD step (A) and memory (B) per atom against model size, both backends.
+
+    Markers are medians over repeats, faint points the repeats.
+
+    Parameters
+    ----------
+    ds
+        Speed: ``step_time`` (us/atom/step) and ``memory_per_atom`` (kB/atom).
+    """
+    figure, (left, right) = canvas(TWO_COLUMNS, 2.8, ncols=2)
+    times, atoms = step_time(ds)
+    repeats = ds.step_time.sel(component="total")
+    size = ds.n_parameters
+    marks.frame_points(left, "y", repeats.values)
+    for backend in times.backend.values.tolist():
+        look = BACKEND_LOOKS[backend]
+        words = f"{look.label}, {atoms[backend]:,} atoms"
+        points = repeats.sel(backend=backend, n_atoms=atoms[backend])
+        spots = np.broadcast_to(size.values[:, None], points.shape)
+        left.scatter(spots, points.values, s=6, color=look.color, alpha=0.3, linewidths=0)
+        _joined(left, size, times.sel(backend=backend), look, backend, words)
+    left.set_ylabel(label(times, "time per MD step"))
+    if "memory_per_atom" in ds:
+        marks.frame_points(right, "y", ds.memory_per_atom.values)
+        for backend in ds.backend.values.tolist():
+            look, memory = BACKEND_LOOKS[backend], ds.memory_per_atom.sel(backend=backend)
+            _joined(right, size, memory, look, backend, look.label)
+        right.set_ylabel(label(ds.memory_per_atom))
+    for ax, text in ((left, "A"), (right, "B")):
+        ax.set_xlabel("Trainable parameters")
+        marks.frame_points(ax, "x", size.values.astype(float))
+        log_ticks(ax, "x")
+        log_ticks(ax, "y")
+        letter(ax, text)
+    left.legend(loc="best")
+    return figure
+
+
+def _joined(
+    ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, backend: str, words: str
+) -> None:
+    kept = y.notnull().values
+    face = look.color if backend == "hippynn" else "white"
+    order = np.argsort(x.values[kept])
+    ax.plot(
+        x.values[kept][order],
+        y.values[kept][order],
+        color=look.color,
+        linestyle=look.linestyle,
+        marker=look.marker,
+        markerfacecolor=face,
+        label=words,
+    )
+
+
+@recipe("step_time", "n_parameters")
+def step_breakdown(ds: xr.Dataset) -> Figure:
+    """Where the time of an MD step goes: neighbour list, model, integrator; a panel per backend.
+
+    Parameters
+    ----------
+    ds
+        Speed: ``step_time`` (us/atom/step) with all components.
+    """
+    _, atoms = step_time(ds)
+    backends = ds.backend.values.tolist()
+    height = 0.9 + 0.27 * ds.architecture.size
+    figure, axes = canvas(TWO_COLUMNS, height, ncols=len(backends), sharey=True, squeeze=False)
+    rows = np.arange(ds.architecture.size)
+    for ax, backend in zip(axes[0], backends, strict=True):
+        here = ds.step_time.sel(backend=backend, n_atoms=atoms[backend]).median("repeat")
+        left = np.zeros(rows.size)
+        for part in _PARTS:
+            look = COMPONENT_LOOKS[part]
+            width = np.nan_to_num(here.sel(component=part).values)
+            ax.barh(rows, width, left=left, height=0.62, color=look.color, label=look.label)
+            left += width
+        total = here.sel(component="total").values
+        for row, value in zip(rows, total, strict=True):
+            text = f" {value:.3g}" if np.isfinite(value) else " not run"
+            ax.annotate(text, (np.nan_to_num(value), row), va="center", fontsize=6.5)
+        ax.set_xlim(0, 1.15 * np.nanmax(np.append(total, left)))
+        ax.set_title(f"{BACKEND_LOOKS[backend].label}, {atoms[backend]:,} atoms")
+        ax.set_xlabel(label(ds.step_time))
+        ax.grid(axis="y", visible=False)
+    axes[0, 0].set_yticks(rows, ds.architecture.values.tolist())
+    axes[0, 0].set_ylabel("Architecture")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure

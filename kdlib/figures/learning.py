@@ -1,0 +1,185 @@
+"""Figures of the training: learning curves (Fig. 4) and the loss schedule (Table 1)."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdlib.figures import marks
+from kdlib.figures.recipe import recipe
+from kdlib.figures.style import (
+    ONE_COLUMN,
+    ROLE_LOOKS,
+    TWO_COLUMNS,
+    canvas,
+    label,
+    letter,
+    log_ticks,
+)
+from kdlib.intervals import log_binned, over_seeds, t_interval
+
+if TYPE_CHECKING:  # figures are redrawn without torch
+    from kdlib.losses import WeightSchedule
+
+_COMPARED = ("student", "control", "matched_control")
+
+
+def _one_architecture(ds: xr.Dataset) -> xr.Dataset:
+    """Keep the largest architecture that has a student and a control; the paper shows one."""
+    if "architecture" not in ds.dims:
+        return ds
+    present = (
+        ds.force_rmse.notnull().any(["seed", "split", "epoch"]).transpose("architecture", "role")
+    )
+    both = present.values.all(axis=1)
+    position = int((both if both.any() else present.values.any(axis=1)).nonzero()[0][-1])
+    return ds.isel(architecture=[position]).dropna("epoch", how="all", subset=["force_rmse"])
+
+
+@recipe(
+    "force_rmse",
+    "n_parameters",
+    labels={"split": ("train", "valid"), "role": _COMPARED},
+    narrow=_one_architecture,
+)
+def fig4_dynamics(ds: xr.Dataset) -> Figure:
+    """Fig. 4: training (A) and validation (B) force error per epoch, and their ratio (C).
+
+    Thin lines are seeds, thick ones their geometric mean over the epochs that all seeds reached.
+
+    Parameters
+    ----------
+    ds
+        Training histories with ``force_rmse`` (eV/Angstrom) by role, seed, epoch and split.
+    """
+    figure, axes = canvas(TWO_COLUMNS, 2.7, ncols=3, width_ratios=(1, 1, 0.95))
+    curves = ds.force_rmse.isel(architecture=0)
+    parts = [("train", "training"), ("valid", "validation")]
+    for ax, (part, word) in zip(axes, parts, strict=False):
+        _learning(ax, curves.sel(split=part))
+        ax.set_ylabel(label(curves, f"force RMSE, {word}"))
+        ax.set_xlabel("Epoch")
+    _ratios(axes[2], curves.sel(split="valid"))
+    for ax, text in zip(axes, "ABC", strict=True):
+        letter(ax, text)
+    size = f"{ds.architecture.values[0]}, {int(ds.n_parameters[0]):,} parameters"
+    axes[0].set_title(size, fontsize=6.5, color="0.35", loc="right")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), handlelength=3)
+    return figure
+
+
+def _learning(ax: Axes, curves: xr.DataArray) -> None:
+    epoch = curves.epoch.values + (1 - curves.epoch.values[0])
+    marks.frame_points(ax, "y", curves.values)
+    for role in curves.role.values.tolist():
+        look, values = ROLE_LOOKS[role], curves.sel(role=role).transpose("seed", "epoch")
+        ax.plot(epoch, values.values.T, color=look.color, linewidth=0.5, alpha=0.35)
+        mean = over_seeds(values)
+        seeds = values.notnull().any("epoch").sum()
+        common = mean["mean"].where(mean["n"] == seeds)
+        ax.plot(
+            epoch,
+            common,
+            color=look.color,
+            linestyle=look.linestyle,
+            linewidth=1.7,
+            label=look.label,
+        )
+    ax.set_xlim(1, max(epoch[-1], 2))
+    log_ticks(ax, "x")
+    log_ticks(ax, "y")
+
+
+def _ratios(ax: Axes, curves: xr.DataArray) -> None:
+    """Student's validation error over each control's at equal epoch, paired by seed."""
+    student = np.log(curves.sel(role="student"))
+    ax.axhline(1, color="0.3", linewidth=0.8)
+    for role in [name for name in curves.role.values.tolist() if name != "student"]:
+        look = ROLE_LOOKS[role]
+        logs = log_binned(student - np.log(curves.sel(role=role))).transpose("seed", "epoch")
+        logs = logs.dropna("epoch")
+        if not logs.size:
+            continue
+        ax.plot(logs.epoch, np.exp(logs.T), color=look.color, linewidth=0.5, alpha=0.35)
+        factor = t_interval(logs.mean("epoch")).map(np.exp)
+        words = f"÷ {look.label}: {factor.value:.2f}"
+        if np.isfinite(factor.low):
+            words += f" [{factor.low:.2f}, {factor.high:.2f}]"
+        mean = np.exp(logs.mean("seed"))
+        style = {"color": look.color, "linestyle": look.linestyle, "linewidth": 1.5}
+        ax.plot(logs.epoch, mean, label=words, **style)
+        ax.axhline(factor.value, color=look.color, linewidth=0.6, alpha=0.6)
+    ax.set_xlim(1, max(curves.epoch.size, 2))
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.35 * (high - low))
+    ax.set_xlabel("Epoch")
+    ax.set_ylabel("Ratio of validation force RMSE")
+    ax.legend(loc="upper left", title="student", fontsize=6, title_fontsize=6, alignment="left")
+    log_ticks(ax, "x")
+
+
+def schedule_data(schedule: "WeightSchedule", n_epochs: int = 500) -> xr.Dataset:
+    """Dataset of a schedule of loss weights, for `table1_schedule`.
+
+    Parameters
+    ----------
+    schedule
+        Stages of weights, e.g. `kdlib.losses.TABLE_1`.
+    n_epochs
+        Epochs that the schedule is for: where its last stage ends.
+    """
+    weights = np.array([[w.atomic_energy, w.force, w.energy] for _, w in schedule.stages])
+    first = [start for start, _ in schedule.stages]
+    names = {
+        "weight_atomic_energy": "weight of the atomic-energy error, w_A",
+        "weight_force": "weight of the force error, w_F",
+        "weight_energy": "weight of the energy error, w_E",
+    }
+    ds = xr.Dataset(
+        {
+            name: ("epoch", weights[:, column], {"units": "1", "long_name": words})
+            for column, (name, words) in enumerate(names.items())
+        },
+        {"epoch": ("epoch", first, {"units": "1", "long_name": "first epoch of a stage"})},
+    )
+    return ds.assign_attrs(kind="figure", n_epochs=n_epochs)
+
+
+@recipe("weight_atomic_energy", "weight_force", "weight_energy", "epoch")
+def table1_schedule(ds: xr.Dataset) -> Figure:
+    """Table 1 as a plot: the weights of the Born-Again loss against the epoch.
+
+    Parameters
+    ----------
+    ds
+        Weights by first epoch of each stage, from `schedule_data`.
+    """
+    figure, axes = canvas(ONE_COLUMN, 3.0, nrows=3, sharex=True)
+    start = ds.epoch.values.astype(float)
+    end = max(float(ds.attrs["n_epochs"]), start[-1] + 1)
+    look = ROLE_LOOKS["born_again"]
+    rows = (
+        ("weight_atomic_energy", "$w_A$"),
+        ("weight_force", "$w_F$"),
+        ("weight_energy", "$w_E$"),
+    )
+    for ax, (name, symbol) in zip(axes, rows, strict=True):
+        weight = ds[name].values
+        ax.stairs(weight, np.append(start, end), baseline=None, color=look.color, linewidth=1.6)
+        for left, right, value in zip(start, np.append(start[1:], end), weight, strict=True):
+            ax.annotate(
+                f"{value:g}",
+                ((left + right) / 2, value),
+                xytext=(0, 2.5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=6.5,
+            )
+        ax.set_ylim(-0.08 * weight.max(), 1.32 * weight.max())
+        ax.set_ylabel(symbol)
+    axes[-1].set_xlabel("Epoch")
+    axes[-1].set_xlim(0, end)
+    return figure

@@ -1,0 +1,3 @@
+from kdlib.fused.layer import accelerate, restore, supports
+
+__all__ = ["accelerate", "restore", "supports"]

@@ -1,0 +1,232 @@
+"""95 % intervals over training runs, for figures and claims.
+
+The unit of every interval is a training run. Errors are positive and their spread grows with their
+size, so they are averaged and compared as logarithms.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+from scipy import stats
+
+#: Probability that an interval covers the true value.
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """An estimate with its interval.
+
+    Attributes
+    ----------
+    value
+        Estimate.
+    low, high
+        Ends of the interval; NaN where one run alone gives none.
+    n
+        Independent runs, or pairs of runs, behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def map(self, function: Callable[[float], float]) -> "Interval":
+        """Interval of an increasing function of the estimate."""
+        return Interval(*(float(function(x)) for x in self[:3]), self.n)
+
+
+MISSING = Interval(np.nan, np.nan, np.nan, 0)
+
+
+def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Mean of independent values, NaN left out, with its t-interval.
+
+    Parameters
+    ----------
+    values
+        Any shape and unit; one number per run.
+    level
+        Probability of coverage.
+    """
+    x = np.asarray(values, dtype=float)
+    x = x[np.isfinite(x)]
+    if not x.size:
+        return MISSING
+    if x.size == 1:
+        return Interval(float(x[0]), np.nan, np.nan, 1)
+    half = stats.t.ppf((1 + level) / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
+    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), x.size)
+
+
+def crossed_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
+    r"""Mean over a grid of architectures and seeds, both random, with its interval.
+
+    All students of one seed learn from the same teacher, and an architecture may suit one method
+    better than another, so the cells of the grid are not independent. In the crossed model
+
+    .. math:: x_{as} = \mu + \alpha_a + \sigma_s + \varepsilon_{as}
+
+    the variance of the grand mean is estimated by :math:`(M_a + M_s - M_e) / (n_a n_s)` from the
+    mean squares, at least :math:`\max(M_a, M_s, M_e) / (n_a n_s)`, with the degrees of freedom of
+    the terms that enter (Satterthwaite, Biometrics Bull. 2, 110 (1946)).
+
+    Parameters
+    ----------
+    values
+        (n_architectures, n_seeds); rows, then columns, with a missing cell are left out.
+    level
+        Probability of coverage.
+    """
+    x = np.asarray(values, dtype=float)
+    x = x[np.isfinite(x).any(axis=1)][:, np.isfinite(x).any(axis=0)]
+    x = x[np.isfinite(x).all(axis=1)] if np.isfinite(x).all(axis=1).any() else x
+    x = x[:, np.isfinite(x).all(axis=0)]
+    n_a, n_s = x.shape
+    if min(n_a, n_s) < 2:
+        return t_interval(x, level)
+    mean = x.mean()
+    rows, columns = x.mean(axis=1) - mean, x.mean(axis=0) - mean
+    rest = x - mean - rows[:, None] - columns
+    freedom = np.array([n_a - 1, n_s - 1, (n_a - 1) * (n_s - 1)])
+    squares = np.array([n_s * rows @ rows, n_a * columns @ columns, (rest**2).sum()]) / freedom
+    sign = np.array([1, 1, -1])
+    if sign @ squares <= squares.max():
+        kept = squares == squares.max()
+        variance, df = squares.max(), float(freedom[kept].max())
+    else:
+        variance = float(sign @ squares)
+        df = variance**2 / float((squares**2 / freedom).sum())
+    half = stats.t.ppf((1 + level) / 2, df) * np.sqrt(variance / x.size)
+    return Interval(float(mean), float(mean - half), float(mean + half), x.size)
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike, level: float = LEVEL) -> Interval:
+    """Geometric mean of the ratio of paired positive values over architectures and seeds.
+
+    Parameters
+    ----------
+    numerator, denominator
+        (n_architectures, n_seeds) or (n_seeds,), in the same unit.
+    level
+        Probability of coverage.
+    """
+    logs = np.log(np.asarray(numerator, dtype=float)) - np.log(np.asarray(denominator, dtype=float))
+    interval = crossed_interval(logs, level) if logs.ndim == 2 else t_interval(logs, level)
+    return interval.map(np.exp)
+
+
+def slope(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Interval:
+    """Least-squares slope of y against x with its t-interval; n - 2 degrees of freedom."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    kept = np.isfinite(x) & np.isfinite(y)
+    n = int(kept.sum())
+    if n < 2 or np.ptp(x[kept]) == 0:
+        return MISSING
+    fit = stats.linregress(x[kept], y[kept])
+    if n == 2:
+        return Interval(float(fit.slope), np.nan, np.nan, n)
+    half = stats.t.ppf((1 + level) / 2, n - 2) * fit.stderr
+    return Interval(float(fit.slope), float(fit.slope - half), float(fit.slope + half), n)
+
+
+def rank_correlation(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Interval:
+    """Spearman's correlation with Fisher's interval, variance 1.06/(n - 3).
+
+    See Fieller, Hartley & Pearson, Biometrika 44, 470 (1957).
+    """
+    x, y = np.ravel(np.asarray(x, dtype=float)), np.ravel(np.asarray(y, dtype=float))
+    kept = np.isfinite(x) & np.isfinite(y)
+    n = int(kept.sum())
+    if n < 3 or np.ptp(x[kept]) == 0 or np.ptp(y[kept]) == 0:
+        return MISSING
+    rho = float(stats.spearmanr(x[kept], y[kept]).statistic)
+    if n < 5 or abs(rho) > 1 - 1e-12:
+        return Interval(rho, np.nan, np.nan, n)
+    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(1.06 / (n - 3))
+    return Interval(rho, *(float(np.tanh(np.arctanh(rho) + s * half)) for s in (-1, 1)), n)
+
+
+def frame_bootstrap(
+    numerator: ArrayLike,
+    denominator: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> tuple[float, float]:
+    """Percentile interval of the mean RMSE ratio when the test frames are drawn again.
+
+    Tells how far the finite test set alone could move the ratio of these trained models.
+
+    Parameters
+    ----------
+    numerator, denominator
+        Mean-square errors per frame, (..., n_frames), the leading axes being runs.
+    weights
+        Atoms per frame, (n_frames,); equal if None.
+    n_resamples, seed
+        Number of bootstrap samples and seed of their drawing.
+    level
+        Probability of coverage.
+    """
+    a, b = (np.asarray(x, dtype=float) for x in (numerator, denominator))
+    a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+    runs = np.isfinite(a).any(axis=1) & np.isfinite(b).any(axis=1)
+    if not runs.any():
+        return np.nan, np.nan
+    a, b = a[runs], b[runs]
+    frames = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)
+    w = np.ones(a.shape[1]) if weights is None else np.asarray(weights, dtype=float)
+    n = int(frames.sum())
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_resamples) * w[frames]
+    logs = 0.5 * (np.log(drawn @ a[:, frames].T) - np.log(drawn @ b[:, frames].T)).mean(axis=1)
+    low, high = np.exp(np.quantile(logs, [(1 - level) / 2, (1 + level) / 2]))
+    return float(low), float(high)
+
+
+def over_seeds(array: xr.DataArray, dim: str = "seed") -> xr.Dataset:
+    """Geometric mean of a positive array over seeds with its t-interval, element by element.
+
+    Returns
+    -------
+    Dataset with ``mean``, ``low``, ``high`` in the array's unit and ``n``; ``low`` and ``high`` are
+    NaN where fewer than two seeds are finite.
+    """
+    logs = np.log(array.where(array > 0))
+    n = logs.notnull().sum(dim)
+    mean = logs.mean(dim)
+    spread = np.sqrt(((logs - mean) ** 2).sum(dim) / (n - 1).where(n > 1))
+    half = xr.apply_ufunc(stats.t.ppf, (1 + LEVEL) / 2, (n - 1).where(n > 1)) * spread / np.sqrt(n)
+    return xr.Dataset(
+        {"mean": np.exp(mean), "low": np.exp(mean - half), "high": np.exp(mean + half), "n": n}
+    )
+
+
+def log_binned(curves: xr.DataArray, dim: str = "epoch", n_bins: int = 24) -> xr.DataArray:
+    """Means over bins of equal width in log(epoch), counted from 1.
+
+    The mean over these bins gives each factor of two in training length the same weight.
+
+    Parameters
+    ----------
+    curves
+        Any unit, with a dimension ``dim`` in steps of one epoch.
+    n_bins
+        Number of bins; fewer where a bin would hold no epoch.
+
+    Returns
+    -------
+    The array with ``dim`` replaced by the bins, whose coordinate is the mean epoch.
+    """
+    position = np.arange(1, curves.sizes[dim] + 1)
+    edges = np.unique(np.geomspace(1, position.size + 1, n_bins + 1).round().astype(int))
+    parts = []
+    for low, high in zip(edges, edges[1:], strict=False):
+        part = curves.isel({dim: slice(low - 1, high - 1)}).mean(dim)
+        parts.append(part.assign_coords({dim: float(position[low - 1 : high - 1].mean())}))
+    return xr.concat(parts, dim)

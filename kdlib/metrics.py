@@ -1,0 +1,157 @@
+"""Errors of a model, pooled over a whole part of the data.
+
+An RMSE is the root of summed squares over the count, never a mean of batch RMSEs. Energies are per
+atom, forces per component.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+
+from kdlib.datasets import PARTS, Split
+from kdlib.hipnn import Potential
+
+#: Share of the largest force errors left out of the trimmed RMSE, which a few frames cannot drive.
+TRIMMED = 1e-3
+
+
+class ErrorSum:
+    """Running sums of absolute and squared errors."""
+
+    def __init__(self) -> None:
+        self.count, self.absolute, self.squared = 0, 0.0, 0.0
+
+    def add(self, errors: np.ndarray) -> None:
+        """Add the errors of a batch, of any shape."""
+        flat = np.asarray(errors, dtype=float).ravel()
+        self.count += flat.size
+        self.absolute += float(np.abs(flat).sum())
+        self.squared += float(flat @ flat)
+
+    @property
+    def rmse(self) -> float:
+        """Root-mean-square of everything added."""
+        return (self.squared / self.count) ** 0.5 if self.count else np.nan
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute value of everything added."""
+        return self.absolute / self.count if self.count else np.nan
+
+
+def rmse(errors: np.ndarray) -> float:
+    """Root-mean-square error."""
+    return float(np.sqrt(np.mean(np.square(errors)))) if np.size(errors) else np.nan
+
+
+def mae(errors: np.ndarray) -> float:
+    """Mean absolute error."""
+    return float(np.mean(np.abs(errors))) if np.size(errors) else np.nan
+
+
+def trimmed_rmse(errors: np.ndarray, trimmed: float = TRIMMED) -> float:
+    """RMSE without the largest share ``trimmed`` of the errors."""
+    size = np.sort(np.abs(np.ravel(errors)))
+    return rmse(size[: max(1, int(np.ceil(len(size) * (1 - trimmed))))])
+
+
+def residuals(
+    potential: Potential,
+    frames: Sequence[Atoms],
+    atomic_energies: Sequence[np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Model minus reference.
+
+    Parameters
+    ----------
+    potential
+        Model.
+    frames
+        Frames with energies and forces.
+    atomic_energies
+        A teacher's labels, one (n_atoms,) array per frame, eV.
+
+    Returns
+    -------
+    dict
+        ``energy`` (n_frames,) eV/atom, ``cell_energy`` (n_frames,) eV, ``force`` (n_atoms, 3)
+        eV/Angstrom, ``atomic_energy`` (n_atoms,) eV where labels are given, and ``frame``
+        (n_atoms,).
+    """
+    ds = potential.predict(frames)
+    cell = ds.energy.values - [atoms.calc.results["energy"] for atoms in frames]
+    found = {
+        "cell_energy": cell,
+        "energy": cell / [len(atoms) for atoms in frames],
+        "force": ds.forces.values - np.concatenate([a.calc.results["forces"] for a in frames]),
+        "frame": ds.frame_index.values,
+    }
+    if atomic_energies is not None:
+        found["atomic_energy"] = ds.atomic_energies.values - np.concatenate(atomic_energies)
+    return found
+
+
+def summary(errors: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Pooled errors of :func:`residuals` under the names of the result files."""
+    labels = errors.get("atomic_energy", np.empty(0))
+    return {
+        "energy_rmse": rmse(errors["energy"]),
+        "energy_mae": mae(errors["energy"]),
+        "cell_energy_rmse": rmse(errors["cell_energy"]),
+        "force_rmse": rmse(errors["force"]),
+        "force_mae": mae(errors["force"]),
+        "force_rmse_trimmed": trimmed_rmse(errors["force"]),
+        "atomic_energy_rmse": rmse(labels),
+        "atomic_energy_mae": mae(labels),
+    }
+
+
+def evaluate(
+    potential: Potential,
+    frames: Sequence[Atoms],
+    split: Split,
+    atomic_energies: Sequence[np.ndarray] | None = None,
+    parts: Iterable[str] = PARTS,
+) -> xr.Dataset:
+    """Errors of one model on every part, and of each test frame for the bootstrap over frames.
+
+    Parameters
+    ----------
+    potential
+        Model.
+    frames, split
+        Data and their frozen division.
+    atomic_energies
+        Labels of the model's own teacher for all ``frames``, one (n_atoms,) array per frame, eV.
+    parts
+        Which parts to evaluate.
+
+    Returns
+    -------
+    xr.Dataset
+        The accuracy variables of the result schema over ``split`` and ``frame``.
+    """
+    columns, test = [], {}
+    for part in parts:
+        chosen = getattr(split, part)
+        if not len(chosen):
+            columns.append({})
+            continue
+        labels = None if atomic_energies is None else [atomic_energies[k] for k in chosen]
+        errors = residuals(potential, [frames[k] for k in chosen], labels)
+        columns.append(summary(errors))
+        if part == "test":
+            test = errors
+    names = max(columns, key=len)
+    ds = xr.Dataset(
+        {n: ("split", [column.get(n, np.nan) for column in columns]) for n in names},
+        coords={"split": list(parts)},
+    )
+    squares = (test["force"] ** 2).mean(1)
+    counts = np.bincount(test["frame"])
+    ds["frame_force_mse"] = ("frame", np.bincount(test["frame"], squares) / counts)
+    ds["frame_energy_error"] = ("frame", test["energy"])
+    ids = [int(frames[k].info["frame"]) for k in split.test]
+    return ds.assign_coords(frame=ids)

@@ -1,0 +1,194 @@
+"""The steps of a run: notebooks with declared parameters, inputs and outputs, in their order.
+
+A notebook says in its metadata which result files it reads and writes,
+`{"kdlib": {"reads": ["accuracy_teacher.nc"], "writes": ["accuracy_students.nc"]}}`; the order of
+the steps follows from that and from nothing else. Parameters are the assignments in its one cell
+tagged `parameters`, each with a type and a comment.
+"""
+
+import ast
+import heapq
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from kdlib.errors import InputError
+
+PARAMETERS_TAG = "parameters"
+"""Tag of the cell that papermill overrides."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell: `seeds: list = [0, 1]  # training seeds`."""
+
+    name: str
+    type: str
+    """Annotation as written, empty when there is none."""
+    default: str
+    """Source text of the default value."""
+    help: str
+    """The comment behind it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook of a run."""
+
+    path: Path
+    reads: tuple[str, ...] = ()
+    """Result files it starts from, relative to the results folder."""
+    writes: tuple[str, ...] = ()
+    """Result files it makes, relative to the results folder."""
+    cells: tuple[str, ...] = ()
+    """Source of every code cell."""
+
+    @property
+    def name(self) -> str:
+        """File name without its ending, e.g. `05_speed_and_memory`."""
+        return self.path.stem
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """What its parameters cell declares."""
+        return inspect(self.path)
+
+
+def read(path: Path) -> Step:
+    """Read one notebook's declarations."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises whatever its JSON reader and validator do
+        raise InputError(f"{path}: not a readable notebook ({error})") from error
+    declared = notebook.metadata.get("kdlib", {})
+    for key in ("reads", "writes"):
+        names = declared.get(key, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{path}: metadata kdlib.{key} must be a list of file names")
+    cells = tuple(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return Step(path, tuple(declared.get("reads", ())), tuple(declared.get("writes", ())), cells)
+
+
+def inspect(path: Path) -> dict[str, Parameter]:
+    """Return the declared parameters of a notebook, name to `Parameter`.
+
+    papermill only logs a missing parameters cell; here it is an error.
+    """
+    from papermill import inspect_notebook  # seconds to import, and not needed to import kdlib
+
+    notebook = nbformat.read(path, as_version=4)
+    tagged = [cell for cell in notebook.cells if PARAMETERS_TAG in cell.metadata.get("tags", ())]
+    if len(tagged) != 1:
+        raise InputError(
+            f"{path}: a notebook needs one cell tagged '{PARAMETERS_TAG}', found {len(tagged)}"
+        )
+    found = inspect_notebook(str(path))
+    return {
+        name: Parameter(
+            name=name,
+            type="" if entry["inferred_type_name"] == "None" else entry["inferred_type_name"],
+            default=entry["default"],
+            help=entry["help"],
+        )
+        for name, entry in found.items()
+    }
+
+
+def discover(folder: Path) -> list[Step]:
+    """Read all notebooks of a folder and return them in the order in which they must run."""
+    paths = sorted(path for path in folder.glob("*.ipynb") if not path.name.startswith("."))
+    if not paths:
+        raise InputError(f"{folder}: no notebooks found")
+    return order([read(path) for path in paths])
+
+
+def makers(steps: list[Step]) -> dict[str, Step]:
+    """Map every written file to the step that writes it."""
+    made: dict[str, Step] = {}
+    for step in steps:
+        for name in step.writes:
+            if name in made:
+                raise InputError(f"{name} is written by both {made[name].name} and {step.name}")
+            made[name] = step
+    return made
+
+
+def order(steps: list[Step]) -> list[Step]:
+    """Sort steps so that each comes after the makers of what it reads; ties by name.
+
+    Kahn's algorithm with a heap of the steps that are ready.
+    """
+    made = makers(steps)
+    by_name = {step.name: step for step in steps}
+    waits_for: dict[str, set[str]] = {}
+    for step in steps:
+        missing = [name for name in step.reads if name not in made]
+        if missing:
+            raise InputError(f"{step.path}: reads {missing[0]}, which no notebook writes")
+        waits_for[step.name] = {made[name].name for name in step.reads}
+    ready = [name for name, others in waits_for.items() if not others]
+    heapq.heapify(ready)
+    result: list[Step] = []
+    while ready:
+        name = heapq.heappop(ready)
+        result.append(by_name[name])
+        for other, others in waits_for.items():
+            if name in others:
+                others.remove(name)
+                if not others:
+                    heapq.heappush(ready, other)
+    if len(result) < len(steps):
+        circle = sorted(set(by_name) - {step.name for step in result})
+        raise InputError(f"notebooks read each other's files in a circle: {', '.join(circle)}")
+    return result
+
+
+def check_value(step: Step, name: str, value: Any) -> None:
+    """Refuse a parameter that a notebook does not declare, or a value of another type."""
+    parameter = step.parameters.get(name)
+    if parameter is None:
+        known = ", ".join(step.parameters)
+        raise InputError(f"{step.path.name}: no parameter '{name}' (it has: {known})")
+    allowed = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+    allowed |= {"list": (list,), "dict": (dict,)}
+    expected = allowed.get(parameter.type)
+    wrong_bool = isinstance(value, bool) and parameter.type != "bool"
+    if expected is not None and (wrong_bool or not isinstance(value, expected)):
+        raise InputError(
+            f"{step.path.name}: parameter '{name}' must be {parameter.type}, got {value!r}"
+        )
+
+
+def imported_modules(source: str, package: str = "") -> set[str]:
+    """Return the dotted names that Python source may import, submodules of `from` included.
+
+    Parameters
+    ----------
+    source
+        Python code; notebook cells may be joined.
+    package
+        Dotted name of the package that relative imports start from.
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join(parents) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            names.add(module)
+            names.update(f"{module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def text_constants(source: str) -> set[str]:
+    """Return all string literals of Python source."""
+    return {
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }

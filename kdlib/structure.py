@@ -1,0 +1,297 @@
+"""Structure of liquid aluminium under many models: g(r), its errors, diffusion (section 3.2).
+
+Every model starts from the same configuration, one that a melt and a quench have made
+(:func:`starting_liquid`), equilibrates, and is sampled at constant temperature and volume. The
+error of a g(r) is taken against the model's own teacher, as in the paper, which flatters a student
+that inherited its teacher's faults; so also against teachers of other seeds and experiment.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Executor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+
+from kdlib import dynamics, hipnn, liquid, rdf, results, trajectory, workers
+from kdlib.dynamics import DynamicsError, MeltProtocol
+from kdlib.errors import InputError
+from kdlib.hipnn import Potential
+from kdlib.progress import Reporter
+
+#: Role, architecture, seed.
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class StructureProtocol:
+    """How the g(r) of a model is measured, and over what range its error is taken."""
+
+    temperature: float = 1200.0
+    """In K."""
+    equilibration_steps: int = 1000
+    """Steps under the model's own forces before samples are taken."""
+    n_steps: int = 20000
+    """Steps that are sampled."""
+    timestep: float = 2.0
+    """In fs."""
+    sample_every: int = 20
+    """Steps between samples; g(r) forgets itself in some 100 fs."""
+    n_bins: int = 160
+    """Bins of g(r) between 0 and ``r_max``."""
+    r_min: float = 2.0
+    """Lower bound of the error, Angstrom."""
+    r_max: float = 8.0
+    """Upper bound of the error, Angstrom."""
+    n_pieces: int = 4
+    """Equally long pieces of a run, from whose scatter the noise floor follows."""
+    backend: str = "fused"
+    """Of the calculator."""
+    device: str = "auto"
+    """Of the calculator."""
+    seed: int = 0
+    """Of the velocities."""
+
+    def __post_init__(self) -> None:
+        if self.n_steps // self.sample_every < 2 * self.n_pieces or self.n_pieces < 2:
+            raise InputError(
+                f"StructureProtocol: {self.n_steps} steps sampled every {self.sample_every} are "
+                f"too few for {self.n_pieces} pieces of two samples"
+            )
+
+
+def starting_liquid(
+    potential: Potential,
+    n_cells: int,
+    protocol: MeltProtocol | None = None,
+    backend: str = "fused",
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> Atoms:
+    """Melt a crystal under a model and quench it: the configuration that all models start from.
+
+    Parameters
+    ----------
+    potential
+        Model of the melt.
+    n_cells
+        Cubic cells of four atoms along each axis.
+    protocol
+        Temperatures and lengths; by default those of :class:`~kdlib.dynamics.MeltProtocol`.
+    backend
+        Of the calculator.
+    seed
+        Of displacements, velocities and random forces.
+    reporter
+        Shows a bar over the steps.
+    """
+    protocol = protocol or MeltProtocol()
+    atoms = liquid.liquid_aluminium(n_cells, seed, protocol.temperature)
+    atoms.calc = potential.calculator(backend=backend)
+    dynamics.melt(atoms, protocol, seed, reporter=reporter)
+    atoms.calc = None
+    return atoms
+
+
+def liquid_structure(
+    potential: Potential, start: Atoms, protocol: StructureProtocol = StructureProtocol()
+) -> xr.Dataset:
+    """Sample the liquid of one model.
+
+    Parameters
+    ----------
+    potential
+        Model.
+    start
+        Liquid to start from; not changed.
+    protocol
+        What is run.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``g(r)``, ``g_piece(piece, r)``, ``temperature`` (K, mean), ``diffusion`` (Angstrom^2/fs)
+        and ``is_liquid``; all NaN, with the reason in the attribute ``failure``, for a model whose
+        run explodes: that is a property of the model.
+    """
+    p = protocol
+    atoms = Atoms(start.numbers, start.positions, cell=start.cell, pbc=start.pbc)
+    atoms.calc = potential.calculator(backend=p.backend, device=p.device)
+    liquid.thermalize(atoms, p.temperature, np.random.default_rng(p.seed))
+    try:
+        for n_steps in (p.equilibration_steps, p.n_steps):
+            run = dynamics.nvt(atoms, p.temperature, n_steps, p.timestep, p.seed, p.sample_every)
+    except DynamicsError as error:
+        return _failed(p, str(error))
+    return _summary(run, p)
+
+
+def _summary(run: xr.Dataset, p: StructureProtocol) -> xr.Dataset:
+    positions, cell = run.positions.values, run.cell.values
+    msd = trajectory.mean_squared_displacement(run)
+    parts = rdf.pieces(positions, cell, p.n_pieces, p.r_max, p.n_bins)
+    return xr.Dataset(
+        {
+            "g": rdf.rdf(positions, cell, p.r_max, p.n_bins),
+            "g_piece": xr.concat(parts, "piece", coords="minimal", compat="override"),
+            "temperature": float(run.temperature.mean()),
+            "diffusion": trajectory.diffusion(msd),
+            "is_liquid": float(trajectory.is_liquid(msd)),
+        }
+    )
+
+
+def _failed(p: StructureProtocol, reason: str) -> xr.Dataset:
+    r = rdf.centres(p.r_max, p.n_bins)
+    empty = xr.DataArray(np.full((p.n_pieces, p.n_bins), np.nan), {"r": r}, ("piece", "r"))
+    scalars = dict.fromkeys(("temperature", "diffusion", "is_liquid"), np.nan)
+    return xr.Dataset({"g": empty[0], "g_piece": empty, **scalars}, attrs={"failure": reason})
+
+
+def liquid_structures(
+    models: Mapping[Key, Potential],
+    start: Atoms,
+    protocol: StructureProtocol = StructureProtocol(),
+    executor: Executor | None = None,
+    n_workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> xr.Dataset:
+    """Sample the liquid of many models from the same start.
+
+    Parameters
+    ----------
+    models
+        (role, architecture, seed) -> model.
+    start
+        Liquid that all start from.
+    protocol
+        What is run.
+    executor
+        Where; by default ``n_workers`` processes of one thread each.
+    n_workers
+        Processes of the default executor; by default one per core.
+    reporter
+        Shows a bar, and a line for each finished model.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables of :func:`liquid_structure` over role, architecture and seed, with the counts of
+        each architecture.
+    """
+    cells = []
+    own = nullcontext(executor) if executor else workers.single_threaded(n_workers)
+    with tempfile.TemporaryDirectory() as folder, own as pool:
+        futures = {}
+        for key, potential in models.items():
+            run_dir = Path(folder) / "_".join(map(str, key))
+            hipnn.save(potential.module, run_dir)
+            futures[pool.submit(_job, run_dir, start, protocol)] = key
+        with (reporter or Reporter()).bar(len(models), "liquids", "model") as bar:
+            for future in as_completed(futures):
+                key, found = futures[future], future.result()
+                cells.append(_cell(found, key, models[key]))
+                bar.update()
+                bar.line(_line(key, found))
+    return results.combine(cells)
+
+
+def _job(run_dir: Path, start: Atoms, protocol: StructureProtocol) -> xr.Dataset:
+    return liquid_structure(hipnn.load(run_dir), start, protocol)
+
+
+def _line(key: Key, found: xr.Dataset) -> str:
+    name = "{} {} seed {}".format(*key)
+    if "failure" in found.attrs:
+        return f"{name}: no liquid ({found.attrs['failure']})"
+    state = "liquid" if found.is_liquid else "not liquid"
+    temperature, diffusion = float(found.temperature), float(found.diffusion)
+    return f"{name}: {temperature:.0f} K, {state}, D = {diffusion:.2g} A^2/fs"
+
+
+def _cell(found: xr.Dataset, key: Key, potential: Potential) -> xr.Dataset:
+    config = potential.config
+    counts = {
+        "n_features": config.n_features,
+        "n_sensitivities": config.n_sensitivities,
+        "n_atom_layers": config.n_atom_layers,
+        "n_parameters": hipnn.n_parameters(potential.module),
+    }
+    labels = dict(zip(("role", "architecture", "seed"), ([name] for name in key), strict=True))
+    return found.expand_dims(labels).assign_coords(
+        {name: ("architecture", [count]) for name, count in counts.items()}
+    )
+
+
+def compare(ds: xr.Dataset, protocol: StructureProtocol = StructureProtocol()) -> xr.Dataset:
+    """Add the errors of g(r) and their noise floor.
+
+    Parameters
+    ----------
+    ds
+        From :func:`liquid_structures`, with the teachers among the models.
+    protocol
+        The one that was run: range of the error and number of pieces.
+
+    Returns
+    -------
+    xarray.Dataset
+        Kind ``rdf``: ``rdf_error`` against the own teacher (NaN for teachers),
+        ``rdf_error_other_teachers`` (mean over teachers of other seeds), ``rdf_error_experiment``;
+        ``rdf_floor``, the error that finite sampling gives two runs of one model (mean over the
+        teachers, see :func:`kdlib.rdf.noise_floor`), and ``rdf_floor_teachers``, the mean error
+        between teachers. Angstrom.
+    """
+    p = protocol
+    teachers = {int(s): _teacher(ds.g, s) for s in ds.seed.values}
+    teachers = {seed: g for seed, g in teachers.items() if g is not None}
+    if not teachers:
+        raise InputError("errors of g(r) need the liquid of a teacher; none is there or all failed")
+    measured = rdf.experiment()
+    names = ("rdf_error", "rdf_error_other_teachers", "rdf_error_experiment")
+    errors = {name: xr.full_like(ds.temperature, np.nan) for name in names}
+    for key, g in _models(ds.g):
+        others = [teacher for seed, teacher in teachers.items() if seed != key["seed"]]
+        if key["role"] != "teacher" and key["seed"] in teachers:
+            errors[names[0]].loc[key] = rdf.rdf_error(g, teachers[key["seed"]], p.r_min, p.r_max)
+        if others:
+            each = [rdf.rdf_error(g, teacher, p.r_min, p.r_max) for teacher in others]
+            errors[names[1]].loc[key] = np.mean(each)
+        errors[names[2]].loc[key] = rdf.rdf_error(g, measured, p.r_min, p.r_max)
+    floors = [
+        rdf.noise_floor(list(pieces), p.n_pieces, p.r_min, p.r_max)
+        for key, pieces in _models(ds.g_piece)
+        if key["role"] == "teacher"
+    ]
+    ds = ds.drop_vars("g_piece").assign(errors | {"rdf_floor": float(np.mean(floors))})
+    ds["g_experiment"] = measured.interp(r=ds.r).drop_attrs()
+    if len(teachers) > 1:
+        ds["rdf_floor_teachers"] = rdf.noise_floor(list(teachers.values()), 1, p.r_min, p.r_max)
+    return ds.assign_attrs(kind="rdf", r_min=p.r_min, r_max=p.r_max, **_sources(measured))
+
+
+def _sources(measured: xr.DataArray) -> dict:
+    return {
+        "experiment_temperature": measured.attrs["temperature"],
+        "experiment_source": measured.attrs["source"],
+    }
+
+
+def _models(values: xr.DataArray) -> list[tuple[dict, xr.DataArray]]:
+    """Role, architecture and seed of every model that ran, with its values."""
+    stacked = values.stack(model=("role", "architecture", "seed"))
+    others = [dim for dim in stacked.dims if dim != "model"]
+    ran = stacked.notnull().all(others)
+    keys = stacked.model.values[ran.values]
+    labels = ("role", "architecture", "seed")
+    named = [dict(zip(labels, key, strict=True)) for key in keys]
+    return [(key, values.sel(key).transpose(*others)) for key in named]
+
+
+def _teacher(g: xr.DataArray, seed: int) -> xr.DataArray | None:
+    found = [g for key, g in _models(g) if key["role"] == "teacher" and key["seed"] == seed]
+    return found[0] if found else None

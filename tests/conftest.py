@@ -1,0 +1,55 @@
+"""Small physical systems that several test modules share."""
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from kdlib import hipnn
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """One thread: reductions are then the same to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def rattled(n: int = 2, seed: int = 0, amplitude: float = 0.15) -> Atoms:
+    """Aluminium crystal with every atom displaced, so that nothing vanishes by symmetry."""
+    atoms = bulk("Al", a=4.1, cubic=True) * (n, n, n)
+    atoms.rattle(amplitude, seed=seed)
+    return atoms
+
+
+@pytest.fixture()
+def crystal() -> Atoms:
+    """32 rattled aluminium atoms."""
+    return rattled()
+
+
+@pytest.fixture(scope="session")
+def emt_frames() -> list[Atoms]:
+    """Forty 4-atom aluminium cells labelled by ASE's EMT, cheap to train on."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for k in range(40):
+        atoms = bulk("Al", a=rng.uniform(3.9, 4.3), cubic=True)
+        atoms.rattle(0.15, seed=k)
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        atoms.info["frame"] = k
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture()
+def small_config() -> hipnn.HipnnConfig:
+    """A HIP-NN that trains in no time, in float64."""
+    return hipnn.HipnnConfig(6, 5, 1, dtype="float64", cutoff=5.0, soft_max=4.5)

@@ -1,0 +1,301 @@
+"""Result Datasets with planted effects, so that figures and claims can be judged without training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from kdlib import results, schema
+
+#: Architecture -> trainable parameters, about those of HIP-NN.
+SIZES = {
+    "12-8-1": 1_500,
+    "16-8-1": 2_500,
+    "32-20-2": 25_000,
+    "64-20-2": 95_000,
+    "128-40-4": 720_000,
+}
+TEACHER = "128-40-4"
+
+
+@dataclass(frozen=True)
+class Plant:
+    """What is hidden in the synthetic results; the claims must find it again.
+
+    Ratios are of force RMSE (g(r) error) to that of the control of equal size, or to the teacher.
+    """
+
+    seeds: int = 4
+    noise: float = 0.02
+    student: float = 0.7
+    matched_control: float = 0.8
+    energy: float = 0.96
+    rdf: float = 0.7
+    same_size_student: float = 1.0
+    born_again: float = 0.9
+    born_again_control: float = 0.97
+    smallest_to_teacher: float = 2.2
+    seed: int = 0
+    rng: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rng", np.random.default_rng(self.seed))
+
+    def scatter(self, *shape: int) -> np.ndarray:
+        """Factors around 1 with the planted relative noise."""
+        return np.exp(self.noise * self.rng.standard_normal(shape))
+
+    def force(self) -> dict[tuple[str, str], float]:
+        """True force RMSE by role and architecture, eV/Angstrom."""
+        teacher = 0.09
+        table = {("teacher", TEACHER): teacher}
+        for name in SIZES:
+            control = teacher * self.smallest_to_teacher * (SIZES[name] / 1_500) ** -0.1
+            table["control", name] = control
+            table["student", name] = control * self.student
+            table["matched_control", name] = control * self.matched_control
+        for role in ("same_size_student", "born_again", "born_again_control"):
+            table[role, TEACHER] = teacher * getattr(self, role)
+        return table
+
+
+def _grid(plant: Plant) -> tuple[list[str], dict]:
+    roles = [role for role in schema.ROLES if any(role == key[0] for key in plant.force())]
+    coords = {
+        "role": roles,
+        "architecture": list(SIZES),
+        "seed": np.arange(plant.seeds),
+        "n_parameters": ("architecture", list(SIZES.values())),
+    }
+    return roles, coords
+
+
+def accuracy(plant: Plant) -> xr.Dataset:
+    """Accuracy of every role; students and controls at every size."""
+    roles, coords = _grid(plant)
+    shape = (len(roles), len(SIZES), plant.seeds)
+    force = np.full(shape, np.nan)
+    for (role, name), value in plant.force().items():
+        force[roles.index(role), list(SIZES).index(name)] = value * plant.scatter(plant.seeds)
+    ratio = np.array([plant.energy if role == "student" else 1.0 for role in roles])
+    energy = 0.05 * np.sqrt(force / 0.09) * plant.scatter(*shape)
+    control = energy[roles.index("control")]
+    energy[roles.index("student")] = control * plant.energy * plant.scatter(*shape[1:])
+    energy[roles.index("matched_control")] = control * plant.scatter(*shape[1:])
+    del ratio
+    splits = np.array([0.9, 0.98, 1.0, 1.05])
+    atoms = np.full(60, 32)
+    spread = plant.rng.gamma(2.0, 0.5, (1, 1, 1, 60))
+    ds = xr.Dataset(
+        {
+            "force_rmse": (("role", "architecture", "seed", "split"), force[..., None] * splits),
+            "force_mae": (
+                ("role", "architecture", "seed", "split"),
+                0.7 * force[..., None] * splits,
+            ),
+            "energy_rmse": (
+                ("role", "architecture", "seed", "split"),
+                0.1 * energy[..., None] * splits,
+            ),
+            "energy_mae": (
+                ("role", "architecture", "seed", "split"),
+                0.07 * energy[..., None] * splits,
+            ),
+            "frame_force_mse": (
+                ("role", "architecture", "seed", "frame"),
+                force[..., None] ** 2 * spread / spread.mean(),
+            ),
+            "frame_energy_error": (
+                ("role", "architecture", "seed", "frame"),
+                0.1 * energy[..., None] * plant.rng.standard_normal((1, 1, 1, 60)),
+            ),
+            "frame_n_atoms": ("frame", atoms),
+        },
+        {**coords, "split": list(schema.SPLITS), "frame": np.arange(60)},
+    )
+    return schema.describe(ds, "accuracy")
+
+
+def history(plant: Plant, n_epochs: int = 150) -> xr.Dataset:
+    """Power-law learning curves that differ between roles by a constant factor."""
+    roles, coords = _grid(plant)
+    epoch = np.arange(1, n_epochs + 1)
+    values = np.full((len(roles), len(SIZES), plant.seeds, n_epochs, 2), np.nan)
+    for (role, name), error in plant.force().items():
+        curve = error * (epoch / n_epochs) ** -0.4
+        noisy = curve[:, None] * np.array([0.9, 1.0]) * plant.scatter(plant.seeds, n_epochs, 2)
+        values[roles.index(role), list(SIZES).index(name)] = noisy
+        if role == "control":
+            values[roles.index(role), list(SIZES).index(name), 0, -20:] = np.nan
+    dims = ("role", "architecture", "seed", "epoch", "split")
+    ds = xr.Dataset(
+        {
+            "force_rmse": (dims, values),
+            "force_mae": (dims, 0.7 * values),
+            "energy_rmse": (dims, 0.06 * values),
+            "energy_mae": (dims, 0.04 * values),
+        },
+        {**coords, "epoch": epoch, "split": ["train", "valid"]},
+    )
+    return schema.describe(ds, "history")
+
+
+def speed(plant: Plant) -> xr.Dataset:
+    """Step times and memory that grow with the size, the fused ones hardly; big stock cells missing."""
+    size = np.array(list(SIZES.values()))
+    model = np.stack([40 * (size / 1_500) ** 0.35, 4 * (size / 1_500) ** 0.15], axis=1)
+    atoms, repeats = [500, 4000], 5
+    parts = np.stack([np.full_like(model, 3.0), model, np.full_like(model, 0.6)], axis=-1)
+    parts = np.concatenate([parts.sum(-1, keepdims=True), parts], axis=-1)
+    times = parts[:, :, None, :, None] * plant.scatter(len(size), 2, 2, 1, repeats)
+    times[-1, 0, 1] = np.nan
+    memory = np.stack([200 * (size / 1_500) ** 0.15, 8 * (size / 1_500) ** 0.03], axis=1)
+    ds = xr.Dataset(
+        {
+            "step_time": (("architecture", "backend", "n_atoms", "component", "repeat"), times),
+            "memory_per_atom": (("architecture", "backend"), memory * plant.scatter(len(size), 2)),
+        },
+        {
+            "architecture": list(SIZES),
+            "n_parameters": ("architecture", size),
+            "backend": list(schema.BACKENDS),
+            "n_atoms": atoms,
+            "component": list(schema.COMPONENTS),
+            "repeat": np.arange(repeats),
+        },
+    )
+    return schema.describe(ds, "speed")
+
+
+def liquid(plant: Plant) -> xr.Dataset:
+    """g(r) like that of liquid aluminium, with errors proportional to the planted ones."""
+    roles, coords = _grid(plant)
+    roles = ["teacher", "student", "control", "matched_control"]
+    coords["role"] = roles
+    r = np.arange(0.025, 10, 0.05)
+    shell = sum(
+        h * np.exp(-((r - c) ** 2) / (2 * w**2))
+        for h, c, w in ((1.5, 2.77, 0.22), (-0.27, 3.9, 0.35), (0.14, 5.2, 0.4))
+    )
+    base = (1 + shell) / (1 + np.exp(-(r - 2.45) / 0.06))
+    wave = np.sin(2 * np.pi * (r - 2.0) / 1.5) * np.exp(-((r - 3.5) ** 2) / 4)
+    error = np.full((4, len(SIZES), plant.seeds), np.nan)
+    for (role, name), force in plant.force().items():
+        if role in roles[1:]:
+            scale = {"student": plant.rdf, "control": 1.0, "matched_control": 0.85}[role]
+            control = plant.force()["control", name]
+            error[roles.index(role), list(SIZES).index(name)] = (
+                0.9 * control * scale * plant.scatter(plant.seeds)
+            )
+            del force
+    g = base + 0.5 * error[..., None] * wave
+    g[0, -1] = base + 0.003 * plant.rng.standard_normal((plant.seeds, r.size))
+    ds = xr.Dataset(
+        {
+            "g": (("role", "architecture", "seed", "r"), np.maximum(g, 0)),
+            "g_experiment": ("r", np.maximum(base - 0.05 * wave, 0)),
+            "rdf_error": (("role", "architecture", "seed"), error),
+            "rdf_error_other_teachers": (("role", "architecture", "seed"), error + 0.01),
+            "rdf_floor": ((), 0.03),
+            "rdf_floor_teachers": ((), 0.045),
+        },
+        {**coords, "r": r},
+    )
+    return schema.describe(ds, "rdf")
+
+
+def coverage(plant: Plant) -> xr.Dataset:
+    """Frames of six phases."""
+    rng, n = plant.rng, 400
+    names = ["liquid", "fcc", "vacancy", "bcc", "hcp", "melting"]
+    phase = rng.choice(names, n, p=[0.42, 0.2, 0.1, 0.09, 0.09, 0.1])
+    density = rng.uniform(2.0, 3.1, n)
+    hot = np.isin(phase, ["liquid", "melting"])
+    temperature = np.where(hot, rng.uniform(800, 3000, n), rng.uniform(50, 1500, n))
+    energy = -3.3 + 0.3 * (density - 2.7) ** 2 + 1e-4 * temperature + 0.1 * hot
+    r = np.arange(0.05, 8, 0.1)
+    g = [1 + k * 0.3 * np.sin(3 * r) * np.exp(-0.4 * r) for k in range(6)]
+    ds = xr.Dataset(
+        {
+            "energy": ("frame", energy),
+            "force_rms": ("frame", 0.02 * np.sqrt(temperature)),
+            "density": ("frame", density),
+            "temperature": ("frame", temperature),
+            "frame_phase": ("frame", phase),
+            "n_atoms": ("frame", rng.choice([16, 24, 32], n)),
+            "part": ("frame", rng.choice(schema.SPLITS, n, p=[0.76, 0.1, 0.1, 0.04])),
+            "g": (("phase", "r"), np.maximum(g, 0)),
+        },
+        {"frame": np.arange(n), "phase": names, "r": r},
+    )
+    return schema.describe(ds, "data")
+
+
+def predictions(plant: Plant) -> xr.Dataset:
+    """Parity data of a teacher, 80 frames of 32 atoms."""
+    rng, n = plant.rng, 80
+    names = np.array(["liquid", "fcc", "vacancy", "bcc", "hcp", "melting"])
+    phase = np.repeat(names, 14)[:n]
+    energy = rng.uniform(-3.6, -2.8, n)
+    force = rng.normal(scale=1.0, size=n * 96)
+    atom_phase = np.repeat(phase, 32)
+    coordination = np.clip(rng.normal(11.5, 1.2, n * 32).round(), 5, 16)
+    ds = xr.Dataset(
+        {
+            "reference_energy": ("frame", energy),
+            "predicted_energy": ("frame", energy + 0.004 * rng.standard_normal(n)),
+            "frame_phase": ("frame", phase),
+            "reference_force": ("sample", force),
+            "predicted_force": ("sample", force + 0.09 * rng.standard_normal(force.size)),
+            "atomic_energy": (
+                "atom",
+                -3.4 - 0.05 * (coordination - 12) + 0.1 * rng.standard_normal(n * 32),
+            ),
+            "coordination": ("atom", coordination),
+            "atom_phase": ("atom", atom_phase),
+        },
+        {"frame": np.arange(n)},
+    )
+    return schema.describe(ds, "parity")
+
+
+@pytest.fixture(scope="session")
+def planted() -> Callable[..., dict[str, xr.Dataset]]:
+    """Make the Datasets of a whole results folder by kind, with the given effects planted."""
+
+    def make(**effects: float) -> dict[str, xr.Dataset]:
+        plant = Plant(**effects)
+        return {
+            "accuracy": accuracy(plant),
+            "history": history(plant),
+            "speed": speed(plant),
+            "rdf": liquid(plant),
+            "data": coverage(plant),
+            "parity": predictions(plant),
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def drawn_from(planted) -> dict[str, xr.Dataset]:
+    """Name of a figure -> synthetic Dataset that it can be drawn from."""
+    from kdlib import claims, figures, losses
+
+    found = planted()
+    return {
+        "fig1_schematic": figures.schematic_data(),
+        "fig2_pareto": results.combine([found["accuracy"], found["speed"]]),
+        "fig3_capacity": results.combine([found["accuracy"], found["rdf"]]),
+        "fig4_dynamics": found["history"],
+        "fig5_cost": found["speed"],
+        "table1_schedule": figures.schedule_data(losses.TABLE_1),
+        "born_again": found["accuracy"],
+        "rdf": found["rdf"],
+        "parity": found["parity"],
+        "data": found["data"],
+        "step_breakdown": found["speed"],
+        "claims": claims.audit(found),
+    }

@@ -1,0 +1,211 @@
+"""Reference data: what ships, how it is checked, how it is divided."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from kdlib import datasets
+from kdlib.errors import InputError
+
+
+def labelled(atoms: Atoms, **results) -> Atoms:
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+@pytest.fixture()
+def frame() -> Atoms:
+    atoms = Atoms("Al2", [[0, 0, 0], [2.5, 0, 0]], cell=[6, 6, 6], pbc=True)
+    return labelled(atoms, energy=-6.0, forces=np.zeros((2, 3)))
+
+
+def test_embedded_data_are_physical_aluminium():
+    """PBE aluminium: bound by 2 to 4 eV per atom, net force zero, a card that fits the content."""
+    frames = datasets.load("al-pbe")
+    assert len({datasets.identity(atoms) for atoms in frames}) == len(frames) >= 99
+    for atoms in frames:
+        assert set(atoms.symbols) == {"Al"}
+        assert -4 < atoms.get_potential_energy() / len(atoms) < -2
+        assert np.abs(atoms.get_forces().sum(0)).max() < 0.05 * len(atoms) ** 0.5
+    card = datasets.card("al-pbe")
+    assert f"{len(frames)}: " in card
+    assert "PBE" in card
+
+
+def test_solid_is_bound_more_strongly_than_the_liquid():
+    """Mean energy per atom of fcc frames lies below that of liquid frames."""
+    frames = datasets.load("al-pbe")
+    mean = {
+        phase: np.mean(
+            [a.get_potential_energy() / len(a) for a in frames if a.info["phase"] == phase]
+        )
+        for phase in ("fcc", "liquid")
+    }
+    assert mean["fcc"] < mean["liquid"] - 0.1
+
+
+def test_altered_data_file_is_refused(monkeypatch, tmp_path):
+    """One flipped byte in the embedded file is an error that names the file."""
+    for source in datasets._data_folder().iterdir():
+        if source.is_file():
+            (tmp_path / source.name).write_bytes(source.read_bytes())
+    packed = tmp_path / "al-pbe.extxyz.xz"
+    content = bytearray(packed.read_bytes())
+    content[1000] ^= 1
+    packed.write_bytes(content)
+    monkeypatch.setattr(datasets, "_data_folder", lambda: tmp_path)
+    with pytest.raises(InputError, match=r"al-pbe\.extxyz\.xz: altered or truncated"):
+        datasets.load("al-pbe")
+
+
+def test_own_file_keeps_energies_and_forces(tmp_path, emt_frames):
+    """An extxyz file comes back with the labels it was written with."""
+    path = tmp_path / "own.extxyz"
+    write(path, emt_frames[:5])
+    back = datasets.load(path)
+    for old, new in zip(emt_frames, back, strict=False):
+        assert new.get_potential_energy() == pytest.approx(old.get_potential_energy(), abs=1e-8)
+        np.testing.assert_allclose(new.get_forces(), old.get_forces(), atol=1e-7)
+
+
+def break_energy(a):
+    labelled(a, energy=np.nan, forces=np.zeros((2, 3)))
+
+
+def break_forces(a):
+    labelled(a, energy=-6.0, forces=np.full((2, 3), np.inf))
+
+
+def forget_forces(a):
+    labelled(a, energy=-6.0)
+
+
+def forget_energy(a):
+    labelled(a, forces=np.zeros((2, 3)))
+
+
+def break_periodicity(a):
+    a.pbc = (True, True, False)
+
+
+def forget_cell(a):
+    a.cell = np.zeros((3, 3))
+
+
+def collide(a):
+    a.positions[1] = [0.3, 0, 0]
+
+
+def collide_with_image(a):
+    a.positions[1] = [5.8, 0, 0]
+
+
+def lose_positions(a):
+    a.positions[0, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule"),
+    [
+        (break_energy, "energy is not finite"),
+        (break_forces, "forces is not finite"),
+        (forget_forces, "has no forces"),
+        (forget_energy, "has no energy"),
+        (break_periodicity, "periodic along some"),
+        (forget_cell, "periodic without a cell"),
+        (collide, "0.30 Angstrom apart"),
+        (collide_with_image, "0.20 Angstrom apart"),
+        (lose_positions, "positions or cell are not finite"),
+    ],
+)
+def test_broken_frame_is_named(frame, fault, rule):
+    """The message names the source, the frame and the rule, for each kind of fault."""
+    broken = labelled(frame.copy(), energy=-6.0, forces=np.zeros((2, 3)))
+    fault(broken)
+    with pytest.raises(InputError, match=rf"set\.xyz: frame 1: .*{rule}"):
+        datasets.check([frame, broken], "set.xyz")
+
+
+def test_wrong_array_length_is_named(frame):
+    """Forces on another number of atoms are refused."""
+    frame.calc.results["forces"] = np.zeros((3, 3))
+    with pytest.raises(InputError, match=r"forces has shape \(3, 3\), must be \(2, 3\)"):
+        datasets.check([frame], "set.xyz")
+
+
+def test_truncated_file_is_named(tmp_path, emt_frames):
+    """A file that ends in the middle of a frame is an error naming file and frame."""
+    path = tmp_path / "cut.extxyz"
+    write(path, emt_frames[:3])
+    text = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(text[:-2]))
+    with pytest.raises(InputError, match=r"cut\.extxyz: frame"):
+        datasets.load(path)
+
+
+def test_missing_file_and_unknown_name():
+    """Neither a file nor a dataset: the message lists the datasets there are."""
+    with pytest.raises(InputError, match="al-pbe"):
+        datasets.load("al-pbee")
+
+
+def test_frame_keeps_its_part_when_the_dataset_grows(emt_frames):
+    """The part follows from the frame's identity and the seed alone."""
+    small, large = datasets.split(emt_frames[:30]), datasets.split(emt_frames)
+    for part in ("train", "valid", "test"):
+        kept = [k for k in getattr(large, part) if k < 30]
+        assert list(getattr(small, part)) == kept
+
+
+def test_split_is_a_partition_in_the_right_proportions():
+    """Parts do not overlap and cover everything; 4,000 frames come out at 80/10/10."""
+    atoms = Atoms("Al", [[0, 0, 0]])
+    frames = []
+    for k in range(4000):
+        copy = labelled(atoms.copy(), energy=-1.0, forces=np.zeros((1, 3)))
+        copy.info["frame"] = k
+        frames.append(copy)
+    split = datasets.split(frames)
+    together = np.concatenate([split.train, split.valid, split.test, split.transfer])
+    assert sorted(together) == list(range(4000))
+    assert len(split.train) / 4000 == pytest.approx(0.8, abs=0.02)
+    assert len(split.test) / 4000 == pytest.approx(0.1, abs=0.02)
+    assert list(datasets.split(frames, seed=1).test) != list(split.test)
+
+
+def test_large_cells_are_kept_apart():
+    """Frames 5000 and above of al-pbe are in the transfer part and nowhere else."""
+    frames = datasets.load("al-pbe")
+    split = datasets.split(frames)
+    assert {int(frames[k].info["frame"]) >= 5000 for k in split.transfer} == {True}
+    others = np.concatenate([split.train, split.valid, split.test])
+    assert max(int(frames[k].info["frame"]) for k in others) < 5000
+
+
+def test_split_hash_covers_data_and_division(emt_frames):
+    """Another seed, another label or another fraction changes the hash; repeating does not."""
+    reference = datasets.split(emt_frames).sha256
+    assert datasets.split(emt_frames).sha256 == reference
+    assert datasets.split(emt_frames, seed=3).sha256 != reference
+    assert datasets.split(emt_frames, fractions=(0.7, 0.15, 0.15)).sha256 != reference
+    changed = [a.copy() for a in emt_frames]
+    for old, new in zip(emt_frames, changed, strict=True):
+        labelled(new, energy=old.calc.results["energy"], forces=old.calc.results["forces"])
+    assert datasets.split(changed).sha256 == reference
+    changed[7].calc.results["energy"] += 1e-9
+    assert datasets.split(changed).sha256 != reference
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (1.0, 0.0, 0.0), (0.9, 0.1)])
+def test_impossible_fractions_are_refused(emt_frames, fractions):
+    """Three positive numbers adding up to one, or an error."""
+    with pytest.raises(InputError, match="fractions"):
+        datasets.split(emt_frames, fractions=fractions)
+
+
+def test_empty_part_is_refused(emt_frames):
+    """Too few frames for a test part are an error, not an empty test."""
+    with pytest.raises(InputError, match="part empty"):
+        datasets.split(emt_frames[:2])
