@@ -26,7 +26,7 @@ test: $(STAMP)  ## all tests, notebooks included
 lint: $(STAMP)  ## style of code and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 clean:  ## remove results, caches and builds; the environment stays
 	rm -rf results build dist *.egg-info .pytest_cache .ruff_cache

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numba
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 from kdlib import fused, hipnn
 from kdlib.batches import Batch
 from kdlib.errors import InputError
+from kdlib.fused import ForceField, VerletList
 from kdlib.hipnn import HipnnModule, Potential
 from kdlib.neighbors import NeighborList
 
@@ -30,16 +31,6 @@ logger = logging.getLogger(__name__)
 BACKENDS = ("fused", "hippynn")
 #: Atoms nearer than this (Angstrom) are an error in the input, not physics.
 CLOSEST_PAIR = 0.5
-
-
-class Model(Protocol):
-    """What computes properties from a configuration and its neighbour list."""
-
-    def __call__(
-        self, atoms: Atoms, neighbor_list: NeighborList, properties: Iterable[str]
-    ) -> dict[str, np.ndarray]:
-        """Return energy (eV), energies (eV), and on request forces and stress (3, 3)."""
-        ...
 
 
 class HipnnCalculator(Calculator):
@@ -96,9 +87,13 @@ class HipnnCalculator(Calculator):
         self.config = potential.config
         module = fused.restore(copy.deepcopy(potential.module)).to(self.device).eval()
         self._check_species = module.check_species
-        self.backend = _supported(module, backend)
-        self._model: Model = _FusedModel(module) if self.backend == "fused" else _Layers(module)
-        self.neighbor_list = NeighborList(potential.config.cutoff, skin)
+        self.backend = _supported(module, backend, self.device)
+        if self.backend == "fused":
+            self.neighbor_list = VerletList(self.config.cutoff, skin)
+            self._model = ForceField(module)
+        else:
+            self.neighbor_list = _Neighbors(self.config.cutoff, skin)
+            self._model = _Layers(module)
         self.timings: dict[str, float] = {"neighbor_list": 0.0, "model": 0.0, "calls": 0}
 
     def calculate(
@@ -110,8 +105,7 @@ class HipnnCalculator(Calculator):
         """Fill ``results`` with the energies and what ``properties`` asks for beyond them."""
         super().calculate(atoms, properties, system_changes)
         start = perf_counter()
-        if {"numbers", "cell", "pbc"} & set(system_changes):
-            self._check(self.atoms)
+        self._check(self.atoms, system_changes)
         if self.neighbor_list.update(self.atoms):
             self._check_distances(self.atoms)
         listed = perf_counter()
@@ -133,7 +127,12 @@ class HipnnCalculator(Calculator):
             results["stress"] = full_3x3_to_voigt_6_stress(symmetric)
         self.results |= results
 
-    def _check(self, atoms: Atoms) -> None:
+    def _check(self, atoms: Atoms, system_changes: Iterable[str]) -> None:
+        strays = ~np.isfinite(atoms.positions).all(axis=1)
+        if strays.any():
+            raise InputError(f"atom {strays.argmax()} is at a position that is not finite")
+        if not {"numbers", "cell", "pbc"} & set(system_changes):
+            return
         if len(atoms) == 0:
             raise InputError("a configuration without atoms has no energy")
         self._check_species(atoms.numbers, "calculator")
@@ -146,10 +145,7 @@ class HipnnCalculator(Calculator):
             raise InputError("a periodic configuration needs a cell of three independent vectors")
 
     def _check_distances(self, atoms: Atoms) -> None:
-        pairs = self.neighbor_list.pairs
-        i, distance = _closest(
-            atoms.positions, atoms.cell.array, pairs.row, pairs.second, pairs.shifts
-        )
+        i, distance = self.neighbor_list.closest(atoms)
         if not distance >= CLOSEST_PAIR:
             raise InputError(
                 f"atom {i} is {distance:.3g} Angstrom from another; the least allowed is "
@@ -161,18 +157,35 @@ def torch_device(name: str) -> torch.device:
     """Device of a name as :class:`HipnnCalculator` takes it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device {name!r}; there are 'cpu', 'cuda' and 'auto'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {name!r}: there is no CUDA device here")
-    return torch.device(name)
+    return device
 
 
-def _supported(module: HipnnModule, backend: str) -> str:
+def _supported(module: HipnnModule, backend: str, device: torch.device) -> str:
     """Return the backend that can run the module; log it if that is not the one asked for."""
-    reason = fused.supports(module) if backend == "fused" else None
-    if reason is not None:
-        logger.warning("no fused kernels for this model (%s): using hippynn's layers", reason)
-        return "hippynn"
-    return backend
+    if backend != "fused":
+        return backend
+    reason = fused.supports(module)
+    if reason is None and device.type != "cpu":
+        reason = f"there are none for {device.type}"
+    if reason is None:
+        return backend
+    logger.warning("no fused kernels for this model (%s): using hippynn's layers", reason)
+    return "hippynn"
+
+
+class _Neighbors(NeighborList):
+    """The neighbour list of hippynn's layers, with a look at the closest pair."""
+
+    def closest(self, atoms: Atoms) -> tuple[int, float]:
+        """Atom with the nearest neighbour, and its distance in Angstrom; inf without pairs."""
+        p = self.pairs
+        return _closest(atoms.positions, atoms.cell.array, p.row, p.second, p.shifts)
 
 
 @numba.njit(cache=True)
@@ -192,19 +205,6 @@ def _closest(
             if not d2 >= least:  # also for NaN
                 atom, least = i, d2
     return atom, np.sqrt(least)
-
-
-class _FusedModel:
-    """Our kernels, straight from positions to forces."""
-
-    def __init__(self, module: HipnnModule) -> None:
-        self._force_field = fused.ForceField(module)
-
-    def __call__(
-        self, atoms: Atoms, neighbor_list: NeighborList, properties: Iterable[str]
-    ) -> dict[str, np.ndarray]:
-        wanted = ("energy", "energies", *(p for p in properties if p in ("forces", "stress")))
-        return self._force_field(atoms.positions, atoms.cell.array, neighbor_list, wanted)
 
 
 class _Layers:

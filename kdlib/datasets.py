@@ -18,6 +18,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from kdlib.errors import InputError
 from kdlib.neighbors import neighbor_pairs
@@ -151,6 +152,12 @@ def split(
     for part in PARTS:
         digest.update(json.dumps([part, [identity(frames[k]) for k in indices[part]]]).encode())
     return Split(**indices, seed=seed, fractions=shares, sha256=digest.hexdigest())
+
+
+def species(frames: Sequence[Atoms]) -> tuple[str, ...]:
+    """Chemical symbols of a dataset, by atomic number."""
+    numbers = np.unique(np.concatenate([atoms.numbers for atoms in frames]))
+    return tuple(chemical_symbols[z] for z in numbers)
 
 
 def identity(atoms: Atoms) -> str:

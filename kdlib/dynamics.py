@@ -15,12 +15,11 @@ from ase import Atoms
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.nose_hoover_chain import NoseHooverChainNVT
-from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 
 from kdlib import units
 from kdlib.errors import InputError
-from kdlib.liquid import kinetic_temperature, thermalize
+from kdlib.liquid import kinetic_temperature, stop_drift, thermalize
 from kdlib.liquid import liquid_aluminium as liquid_aluminium
 from kdlib.progress import Reporter
 from kdlib.schema import COMPONENTS
@@ -175,7 +174,7 @@ def _thermostat(
         )
     if kind != "nose-hoover":
         raise InputError(f"unknown thermostat {kind!r}; there are 'nose-hoover' and 'langevin'")
-    Stationary(atoms, preserve_temperature=False)
+    stop_drift(atoms)
     # ASE's chain counts 3 N degrees of freedom, but the centre of mass rests.
     effective = temperature * (1 - 1 / max(len(atoms), 2))
     return NoseHooverChainNVT(
@@ -234,7 +233,7 @@ def melt(
         "melt",
         before_step=set_temperature,
     )
-    Stationary(atoms, preserve_temperature=False)
+    stop_drift(atoms)
     return ds
 
 

@@ -22,6 +22,7 @@ from kdlib.intervals import (
     t_interval,
 )
 from kdlib.pareto import dominance, step_time
+from kdlib.schema import ROLE_NAMES
 
 Results = Mapping[str, xr.Dataset]
 
@@ -69,10 +70,12 @@ def error_ratio(variable: str, role: str, other: str, kind: str = "accuracy") ->
         a, b = (errors(results, variable, name, kind) for name in (role, other))
         interval = ratio(a, b)
         if not interval.n:
-            raise Missing(f"no {role} and {other} share an architecture and a seed")
+            raise Missing(
+                f"no {ROLE_NAMES[role]} and {ROLE_NAMES[other]} share an architecture and a seed"
+            )
         paired = (a / b).notnull()
         grounds = (
-            f"{_words(role)}/{_words(other)}, {_count(paired, 'architecture')}, "
+            f"{ROLE_NAMES[role]}/{ROLE_NAMES[other]}, {_count(paired, 'architecture')}, "
             f"{_count(paired, 'seed')}"
         )
         return Finding(interval, grounds, _test_noise(results, variable, role, other))
@@ -99,7 +102,10 @@ def front_ratio(cost: str, role: str, other: str, backend: str = "hippynn") -> M
         a, b, paid = xr.align(a, b, paid, join="inner")
         interval, level, n_levels = dominance(paid.values, a.values, b.values)
         if not interval.n:
-            raise Missing(f"no {role} and {other} share an architecture whose {cost} was measured")
+            raise Missing(
+                f"{cost} was measured for no architecture that has both a {ROLE_NAMES[role]} "
+                f"and a {ROLE_NAMES[other]}"
+            )
         grounds = (
             f"largest of {n_levels} ratios at equal {cost} on {backend}, "
             f"at the {cost} of {a.architecture.values[level]}"
@@ -170,7 +176,7 @@ def cost_ratio(cost: str, backend: str) -> Measure:
 
     def measure(results: Results) -> Finding:
         paid = costs(results, cost, backend)
-        largest = paid.isel(architecture=int(paid.n_parameters.argmax()))
+        largest = paid.isel(architecture=int(paid.n_parameters.values.argmax()))
         small = paid.where(paid.n_parameters < largest.n_parameters, drop=True)
         if not small.size:
             raise Missing(f"{cost} on {backend} was measured for one size only")
@@ -207,7 +213,7 @@ def learning_ratio(role: str, other: str) -> Measure:
     def measure(results: Results) -> Finding:
         logs = _learning(results, role, other)
         interval = crossed_interval(logs.mean("epoch")).map(np.exp)
-        grounds = f"validation force RMSE, {_words(role)}/{_words(other)} at equal epoch"
+        grounds = f"validation force RMSE, {ROLE_NAMES[role]}/{ROLE_NAMES[other]} at equal epoch"
         return Finding(interval, grounds)
 
     return measure
@@ -224,7 +230,7 @@ def learning_drift(role: str, other: str) -> Measure:
         late = logs.isel(epoch=slice(half, None)).mean("epoch")
         early = logs.isel(epoch=slice(0, half)).mean("epoch")
         interval = crossed_interval(late - early).map(np.exp)
-        return Finding(interval, f"{_words(role)}/{_words(other)}, late over early epochs")
+        return Finding(interval, f"{ROLE_NAMES[role]}/{ROLE_NAMES[other]}, late over early epochs")
 
     return measure
 
@@ -240,7 +246,7 @@ def errors(results: Results, variable: str, role: str, kind: str = "accuracy") -
             raise Missing(f"{variable} was not measured on the test part")
         array = array.sel(split="test", drop=True)
     if role not in array.role.values or not array.sel(role=role).notnull().any():
-        raise Missing(f"no {_words(role)} has {variable}")
+        raise Missing(f"no {ROLE_NAMES[role]} has {variable}")
     return array.sel(role=role, drop=True).transpose("architecture", "seed", ...)
 
 
@@ -265,12 +271,14 @@ def _learning(results: Results, role: str, other: str) -> xr.DataArray:
         raise Missing("no history holds validation errors")
     for name in (role, other):
         if name not in ds.role.values:
-            raise Missing(f"no {_words(name)} has a history")
+            raise Missing(f"no {ROLE_NAMES[name]} has a history")
     curves = np.log(ds.force_rmse.sel(split="valid"))
     logs = curves.sel(role=role, drop=True) - curves.sel(role=other, drop=True)
     logs = logs.dropna("architecture", how="all").dropna("seed", how="all")
     if not logs.size:
-        raise Missing(f"no {role} and {other} share an architecture and a seed")
+        raise Missing(
+            f"no {ROLE_NAMES[role]} and {ROLE_NAMES[other]} share an architecture and a seed"
+        )
     logs = logs.isel(epoch=slice(0, int(logs.notnull().sum("epoch").where(lambda n: n > 0).min())))
     return log_binned(logs).transpose("architecture", "seed", "epoch")
 
@@ -290,12 +298,8 @@ def _test_noise(results: Results, variable: str, role: str, other: str) -> tuple
 def _largest(array: xr.DataArray) -> tuple[int, xr.DataArray]:
     """Size and values over seeds of the largest architecture that has any."""
     kept = array.dropna("architecture", how="all")
-    top = kept.isel(architecture=int(kept.n_parameters.argmax()))
+    top = kept.isel(architecture=int(kept.n_parameters.values.argmax()))
     return int(top.n_parameters), top
-
-
-def _words(role: str) -> str:
-    return role.replace("_", " ")
 
 
 def _count(paired: xr.DataArray, dim: str) -> str:

@@ -144,10 +144,13 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Interv
     if n < 3 or np.ptp(x[kept]) == 0 or np.ptp(y[kept]) == 0:
         return MISSING
     rho = float(stats.spearmanr(x[kept], y[kept]).statistic)
-    if n < 5 or abs(rho) > 1 - 1e-12:
+    if n < 5:
         return Interval(rho, np.nan, np.nan, n)
+    # Full agreement of the ranks is taken as one pair of neighbours short of it.
+    bound = 1 - 12 / (n * (n**2 - 1))
+    centre = np.arctanh(np.clip(rho, -bound, bound))
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(1.06 / (n - 3))
-    return Interval(rho, *(float(np.tanh(np.arctanh(rho) + s * half)) for s in (-1, 1)), n)
+    return Interval(rho, float(np.tanh(centre - half)), float(np.tanh(centre + half)), n)
 
 
 def frame_bootstrap(

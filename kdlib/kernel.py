@@ -19,7 +19,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 NAME = "python3"
 """Kernel name written into executed notebooks, so that JupyterLab opens them anywhere."""
 
-_QUIET = "--IPKernelApp.log_level=40"  # no warning that local TCP is not encrypted
+_QUIET = "--IPKernelApp.log_level=50"  # local TCP is unencrypted; a shutdown interrupts first
 
 
 class ThisPython(AsyncKernelManager):

@@ -4,7 +4,6 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_masses, atomic_numbers
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
 from kdlib import units
 from kdlib.errors import InputError
@@ -87,10 +86,19 @@ def tile(atoms: Atoms, n_atoms: int, temperature: float, seed: int) -> Atoms:
 
 
 def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
-    """Draw velocities of exactly ``temperature`` (K) without motion of the centre of mass."""
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-    Stationary(atoms, preserve_temperature=False)
-    atoms.set_momenta(atoms.get_momenta() * np.sqrt(temperature / kinetic_temperature(atoms)))
+    """Draw Maxwell-Boltzmann velocities, scaled to exactly ``temperature`` (K), without drift."""
+    mass = atoms.get_masses()[:, None]
+    atoms.set_momenta(np.sqrt(mass * units.KB * temperature) * rng.normal(size=(len(atoms), 3)))
+    stop_drift(atoms)
+    if len(atoms) > 1:
+        scale = np.sqrt(temperature / kinetic_temperature(atoms))
+        atoms.set_momenta(atoms.get_momenta() * scale)
+
+
+def stop_drift(atoms: Atoms) -> None:
+    """Take the motion of the centre of mass out of the velocities."""
+    momenta, mass = atoms.get_momenta(), atoms.get_masses()
+    atoms.set_momenta(momenta - mass[:, None] * momenta.sum(axis=0) / mass.sum())
 
 
 def kinetic_temperature(atoms: Atoms) -> float:

@@ -130,8 +130,9 @@ class Loop:
         hipnn.fit_e0(self.module, self.train, training.e0_decay)
         self.module.to(self.device)
         use_backend(self.module, training.backend)
-        trainable = [p for p in self.module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trainable, lr=training.learning_rate, fused=True)
+        # Gradients are asked for by name: those with respect to the pair vectors cost a kernel.
+        self.trainable = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.trainable, lr=training.learning_rate, fused=True)
         self.epoch = 0
         #: One row of numbers per epoch.
         self.rows: list[dict[str, float]] = []
@@ -181,7 +182,7 @@ class Loop:
                 raise TrainingError(f"epoch {self.epoch}, batch {number}: the loss is "
                                     f"{loss.item()} (frames {names})")  # fmt: skip
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward(inputs=self.trainable)
             self.optimizer.step()
             sums.add(prediction, batch)
             collected.append({"loss": loss, **{f"loss_{k}": v for k, v in terms.items()}})

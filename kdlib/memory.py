@@ -11,6 +11,8 @@ The memory per atom is the slope of the peak over the sizes. (The paper divides 
 its device by the largest number of atoms that ran.)
 """
 
+import ctypes
+import gc
 import resource
 import sys
 import tempfile
@@ -148,7 +150,15 @@ def _run(
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget the peak reached so far, where the system lets us."""
+    """Forget the peak reached so far, where the system lets us.
+
+    Freed memory that the C library keeps goes back to the system first: otherwise a run could live
+    in what the warm-up (compilers above all) left behind, and seem to need nothing.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc only
+        trim(0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():

@@ -85,7 +85,7 @@ def run(
         _lock(results),
         (reporter or Reporter()).bar(len(chosen), desc="notebooks", unit="nb") as bar,
     ):
-        for stale in (results / "notebooks").glob(".*.partial.ipynb"):
+        for stale in (results / "notebooks").glob("*.partial*"):
             stale.unlink()
         for step in chosen:
             bar.label(step.name)

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 
@@ -122,6 +123,8 @@ def load(path: str | os.PathLike[str], kind: str = "") -> xr.Dataset:
     if not path.is_file():
         raise InputError(f"{path}: no such result file; run the step that writes it first")
     try:
+        with h5py.File(path, "r") as file:  # h5netcdf would complain of damage on stderr
+            dict(file.attrs)
         ds = xr.load_dataset(path, engine=_ENGINE, decode_times=False, decode_timedelta=False)
     except Exception as error:  # a damaged HDF5 file can raise nearly anything
         raise InputError(f"{path}: not a readable NetCDF file (truncated or altered)") from error

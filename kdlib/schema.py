@@ -12,19 +12,20 @@ import xarray as xr
 
 from kdlib.errors import InputError
 
-#: Roles of a trained model, in the order in which tables and legends list them.
-ROLES = (
-    "teacher",
-    "student",
-    "control",
-    "matched_control",
-    "same_size_student",
-    "born_again",
-    "born_again_control",
-    "total_energy_control",
-    "shuffled",
-    "gauge_shifted",
-)
+#: Roles of a trained model and what tables and legends call them, in their order there.
+ROLE_NAMES = {
+    "teacher": "teacher",
+    "student": "student",
+    "control": "control",
+    "matched_control": "matched control",
+    "same_size_student": "same-size student",
+    "born_again": "Born-Again student",
+    "born_again_control": "Born-Again control",
+    "total_energy_control": "total-energy control",
+    "shuffled": "shuffled labels",
+    "gauge_shifted": "gauge-shifted labels",
+}
+ROLES = tuple(ROLE_NAMES)
 #: Parts of a dataset; `transfer` holds larger cells than were trained on.
 SPLITS = ("train", "valid", "test", "transfer")
 #: Implementations of the same network.
@@ -231,6 +232,12 @@ _RDF: Kind = {
     "is_liquid": Variable(_GRID, "1", "1 where the atoms diffuse as in a liquid", True, True),
 }
 
+_LABELS_OF_TEACHERS: Kind = {
+    "seed": Variable(("seed",), "1", "training seed of the teacher"),
+    "atomic_energies": Variable(("seed", "atom"), "eV", "atomic energy by the teacher"),
+    "frame_index": Variable(("atom",), "1", "position of the atom's frame in the dataset"),
+}
+
 _CLAIMS: Kind = {
     "claim": Variable(("claim",), _TEXT, "short name of the claim"),
     "statement": Variable(("claim",), _TEXT, "the claim in words"),
@@ -262,6 +269,7 @@ KINDS: dict[str, Kind] = {
     "claims": _CLAIMS,
     "data": _DATA,
     "history": _HISTORY,
+    "labels": _LABELS_OF_TEACHERS,
     "parity": _PARITY,
     "rdf": _RDF,
     "run": {

@@ -222,7 +222,7 @@ def _cell(found: xr.Dataset, key: Key, potential: Potential) -> xr.Dataset:
         "n_parameters": hipnn.n_parameters(potential.module),
     }
     labels = dict(zip(("role", "architecture", "seed"), ([name] for name in key), strict=True))
-    return found.expand_dims(labels).assign_coords(
+    return found.drop_attrs(deep=False).expand_dims(labels).assign_coords(
         {name: ("architecture", [count]) for name, count in counts.items()}
     )
 
@@ -289,7 +289,7 @@ def _models(values: xr.DataArray) -> list[tuple[dict, xr.DataArray]]:
     keys = stacked.model.values[ran.values]
     labels = ("role", "architecture", "seed")
     named = [dict(zip(labels, key, strict=True)) for key in keys]
-    return [(key, values.sel(key).transpose(*others)) for key in named]
+    return [(key, values.sel(key).transpose(..., "r")) for key in named]
 
 
 def _teacher(g: xr.DataArray, seed: int) -> xr.DataArray | None:

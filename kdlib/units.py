@@ -16,6 +16,8 @@ FS = _ase.fs
 GPA = _ase.GPa
 #: eV per K, Boltzmann's constant.
 KB = _ase.kB
+#: g/cm^3 per (g/mol)/Angstrom^3.
+GRAM_PER_CM3 = 1e24 / _ase._Nav
 
 
 def number_density(mass_density: float, molar_mass: float) -> float:

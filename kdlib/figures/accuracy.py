@@ -195,14 +195,16 @@ def _paired(ax: Axes, error: xr.DataArray, words: str) -> None:
         change = ratio(values.values, error.sel(role="teacher").values).map(lambda q: 100 * (q - 1))
         text = look.label.replace(" ", "\n", 1)
         if role != "teacher" and np.isfinite(change.value):
-            text += f"\n{change.value:+.1f} %"
+            percent = f"\n{change.value:+.1f} %"
             if np.isfinite(change.low):
-                text += f"\n[{change.low:+.1f}, {change.high:+.1f}]"
+                percent += f"\n[{change.low:+.1f}, {change.high:+.1f}]"
+            text += percent.replace("-", "−")
         names.append(text)
     log_ticks(ax, "y")
     ax.set_xticks(place, names)
     ax.set_xlim(-0.5, len(roles) - 0.5)
     ax.grid(axis="x", visible=False)
+    ax.set_xlabel("Role, and paired change against the teacher [95 % interval]")
     ax.set_ylabel(label(error, words))
 
 

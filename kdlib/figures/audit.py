@@ -17,19 +17,38 @@ VERDICT_LOOKS = {
     "not measured": ("–", "#888888"),
 }
 _LINE = 0.125  # inch per line of text
-_COLUMNS = {"section": 0.0, "claim": 0.055, "paper": 0.575, "ours": 0.66, "verdict": 0.875}
+_COLUMNS = {
+    "section": 0.005,
+    "claim": 0.07,
+    "claimed": 0.575,
+    "paper": 0.65,
+    "ours": 0.705,
+    "verdict": 0.88,
+}
+#: Letters in a line of a statement.
+_WRAP = 78
 
 
-@recipe("statement", "section", "paper_value", "value", "ci_low", "ci_high", "unit", "verdict")
+@recipe(
+    "statement",
+    "section",
+    "paper_value",
+    "value",
+    "ci_low",
+    "ci_high",
+    "unit",
+    "rule",
+    "verdict",
+)
 def claims(ds: xr.Dataset) -> Figure:
-    """Table of claims: section, claim, the paper's value, ours with its 95 % interval, verdict.
+    """Table of claims: section, claim, claimed range with the paper's value, ours, verdict.
 
     Parameters
     ----------
     ds
         Claims, from `kdlib.claims.audit`.
     """
-    statements = [fill(str(text), 66) for text in ds.statement.values]
+    statements = [fill(str(text), _WRAP) for text in ds.statement.values]
     heights = np.array([text.count("\n") + 1.55 for text in statements])
     total = (heights.sum() + 2.2) * _LINE
     figure, ax = canvas(TWO_COLUMNS, total)
@@ -48,7 +67,8 @@ def claims(ds: xr.Dataset) -> Figure:
         cells = {
             "section": str(row.section.values),
             "claim": text,
-            "paper": _number(float(row.paper_value), str(row.unit.values)),
+            "claimed": _claimed(row),
+            "paper": f"{float(row.paper_value):.3g}" if np.isfinite(row.paper_value) else "–",
             "ours": _interval(row),
         }
         for column, words in cells.items():
@@ -60,16 +80,18 @@ def claims(ds: xr.Dataset) -> Figure:
     return figure
 
 
-def _number(value: float, unit: str) -> str:
-    if not np.isfinite(value):
-        return "–"
-    return f"{value:.3g}" + ("" if unit == "1" else f" {unit}")
+def _claimed(row: xr.Dataset) -> str:
+    """Claimed range, short."""
+    text = str(row.rule.values)
+    for words, symbol in (("interval below ", "< "), ("interval above ", "> ")):
+        text = text.replace(words, symbol)
+    return text.removeprefix("interval within ").replace(" to ", "–")
 
 
 def _interval(row: xr.Dataset) -> str:
     value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
-    if not np.isfinite(value):
-        return "–"
-    if not np.isfinite(low):
-        return _number(value, str(row.unit.values))
-    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+    unit = str(row.unit.values)
+    text = f"{value:.3g}" if np.isfinite(value) else "–"
+    if np.isfinite(low):
+        text += f" [{low:.3g}, {high:.3g}]"
+    return text if unit == "1" else f"{text} {unit}"

@@ -54,7 +54,7 @@ def fig4_dynamics(ds: xr.Dataset) -> Figure:
     ds
         Training histories with ``force_rmse`` (eV/Angstrom) by role, seed, epoch and split.
     """
-    figure, axes = canvas(TWO_COLUMNS, 2.7, ncols=3, width_ratios=(1, 1, 0.95))
+    figure, axes = canvas(TWO_COLUMNS, 2.7, ncols=3, width_ratios=(1, 1, 1.1))
     curves = ds.force_rmse.isel(architecture=0)
     parts = [("train", "training"), ("valid", "validation")]
     for ax, (part, word) in zip(axes, parts, strict=False):

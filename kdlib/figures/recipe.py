@@ -55,8 +55,8 @@ def recipe(
         def drawn(ds: xr.Dataset) -> Figure:
             with style():
                 figure = draw(select(ds))
-                # Fixes the layout while the style holds: a later save only paints.
                 figure.draw_without_rendering()
+                figure.set_layout_engine("none")  # found once; saving only paints
             return figure
 
         drawn.select = select  # type: ignore[attr-defined]

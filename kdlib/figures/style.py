@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from kdlib.errors import InputError
+from kdlib.schema import ROLE_NAMES
 
 #: Widths of a figure in a two-column journal, inch.
 ONE_COLUMN, TWO_COLUMNS = 3.35, 7.0
@@ -75,16 +76,19 @@ class Look:
 
 #: Okabe & Ito's palette; a marker and a line style of its own for each role.
 ROLE_LOOKS = {
-    "teacher": Look("teacher", "#000000", "*"),
-    "student": Look("student", "#0072B2", "o"),
-    "control": Look("control", "#D55E00", "s", "--"),
-    "matched_control": Look("matched control", "#E69F00", "^", "-."),
-    "same_size_student": Look("same-size student", "#56B4E9", "D", (0, (5, 1))),
-    "born_again": Look("Born-Again", "#009E73", "P"),
-    "born_again_control": Look("Born-Again control", "#CC79A7", "X", "--"),
-    "total_energy_control": Look("total-energy control", "#8C6D31", "v", ":"),
-    "shuffled": Look("shuffled labels", "#999999", "<", ":"),
-    "gauge_shifted": Look("gauge-shifted labels", "#5E4FA2", ">", ":"),
+    role: Look(ROLE_NAMES[role], *look)
+    for role, look in {
+        "teacher": ("#000000", "*"),
+        "student": ("#0072B2", "o"),
+        "control": ("#D55E00", "s", "--"),
+        "matched_control": ("#E69F00", "^", "-."),
+        "same_size_student": ("#56B4E9", "D", (0, (5, 1))),
+        "born_again": ("#009E73", "P"),
+        "born_again_control": ("#CC79A7", "X", "--"),
+        "total_energy_control": ("#8C6D31", "v", ":"),
+        "shuffled": ("#999999", "<", ":"),
+        "gauge_shifted": ("#5E4FA2", ">", ":"),
+    }.items()
 }
 EXPERIMENT = Look("experiment", "#6E6E6E", "", ":")
 #: Backends are no roles: neutral grey and a colour that no role has; filled and open markers.
@@ -201,7 +205,7 @@ def log_ticks(ax: Axes, axis: str) -> None:
         found = MaxNLocator(5).tick_values(low, high)
     else:
         steps = (1, 2, 5) if high / low < 300 else (1,)
-        steps = (1, 1.5, 2, 3, 4, 6) if high / low < 10 else steps
+        steps = (1, 1.5, 2, 3, 4, 6, 8) if high / low < 10 else steps
         decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         found = np.array([step * 10.0**decade for decade in decades for step in steps])
     ticks = [float(tick) for tick in found if low <= tick <= high]

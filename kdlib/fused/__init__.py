@@ -1,3 +1,5 @@
+from kdlib.fused.forcefield import ForceField
 from kdlib.fused.layer import accelerate, restore, supports
+from kdlib.fused.verlet import VerletList
 
-__all__ = ["accelerate", "restore", "supports"]
+__all__ = ["ForceField", "VerletList", "accelerate", "restore", "supports"]

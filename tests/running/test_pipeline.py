@@ -356,6 +356,7 @@ def test_killed_run_leaves_no_process_and_resumes(
     if signum != signal.SIGKILL:
         return
 
+    (folder / "notebooks" / ".09_renamed.partial.ipynb").write_text("left by an earlier kill")
     again = slow_run(0)
     _, output = again.communicate(timeout=90)
     assert again.returncode == 0, output
