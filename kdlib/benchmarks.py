@@ -14,6 +14,7 @@ from ase import Atoms
 from kdlib import dynamics, liquid
 from kdlib.contestants import BACKENDS as BACKENDS
 from kdlib.contestants import Sizes, contestant, grid
+from kdlib.dynamics import DynamicsError
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
 from kdlib.memory import MemoryProtocol as MemoryProtocol
@@ -69,7 +70,7 @@ def time_per_step(
         One per architecture.
     sizes
         Backend -> numbers of atoms, multiples of the number of ``start``. Combinations that are
-        not listed are NaN.
+        not listed are NaN, and so are models whose run explodes.
     start
         Small equilibrated liquid that is repeated to every size.
     protocol
@@ -96,7 +97,10 @@ def time_per_step(
             atoms = liquid.tile(start, n, protocol.temperature, protocol.seed)
             atoms.calc = contestant(potential, backend, protocol.device, protocol.skin)
             where = {"architecture": label, "backend": backend, "n_atoms": n}
-            times.loc[where] = _step_times(atoms, protocol)
+            try:
+                times.loc[where] = _step_times(atoms, protocol)
+            except DynamicsError as error:
+                bar.line(f"{label} {backend} {n} atoms: not timed ({error})")
             bar.update()
     return ds.assign(step_time=times)
 

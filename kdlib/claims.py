@@ -18,18 +18,18 @@ from kdlib.choices import choices
 from kdlib.evidence import (
     Finding,
     Measure,
-    Missing,
     Results,
     best_smaller_student,
     cost_ratio,
     cost_slope,
     error_ratio,
+    find,
     front_ratio,
     learning_drift,
     learning_ratio,
     rdf_correlation,
 )
-from kdlib.intervals import MISSING, Interval
+from kdlib.intervals import Interval
 
 __all__ = ["PAPER", "Claim", "Margins", "audit", "choices", "claims", "verdict"]
 
@@ -309,10 +309,7 @@ def audit(
 
 
 def _row(claim: Claim, found: Results) -> dict[str, str | float | int]:
-    try:
-        finding = claim.measure(found)
-    except Missing as gap:
-        finding = Finding(MISSING, str(gap))
+    finding = find(claim.measure, found)
     interval = finding.interval
     judged = verdict(interval, claim.low, claim.high)
     return {
@@ -364,9 +361,8 @@ def _confound(claim: Claim, interval: Interval, found: Results) -> list[str]:
     }
     if claim.name not in pairs:
         return []
-    try:
-        alone = pairs[claim.name](found).interval
-    except Missing:
+    alone = find(pairs[claim.name], found).interval
+    if not alone.n:
         return ["its matched control was not measured, so the loss weights may explain it"]
     text = f"the loss weights without the labels give {alone.value:.3g}"
     if interval.value < 1 and alone.value < 1:

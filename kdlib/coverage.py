@@ -7,7 +7,7 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib import rdf, units
-from kdlib.datasets import PARTS, Split, identity
+from kdlib.datasets import PARTS, Split, frame_numbers
 
 UNKNOWN = "unknown"
 
@@ -44,7 +44,7 @@ def coverage(
             "frame_phase": ("frame", phases),
             "part": ("frame", part.astype(str)),
         },
-        coords={"frame": [identity(atoms) for atoms in frames]},
+        coords={"frame": frame_numbers(frames)},
     )
     if not all(atoms.pbc.all() for atoms in frames):
         return ds

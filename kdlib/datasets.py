@@ -167,6 +167,14 @@ def identity(atoms: Atoms) -> str:
     return _digest([atoms.numbers, atoms.positions, atoms.cell.array])
 
 
+def frame_numbers(frames: Sequence[Atoms]) -> np.ndarray:
+    """Identities as numbers where they are numbers, otherwise positions in the list."""
+    known = [atoms.info.get("frame") for atoms in frames]
+    if all(isinstance(number, int | np.integer) for number in known):
+        return np.array(known, dtype=int)
+    return np.arange(len(frames))
+
+
 def fingerprint(frames: Sequence[Atoms]) -> str:
     """sha256 over structures, energies and forces."""
     arrays = []

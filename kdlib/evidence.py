@@ -12,6 +12,7 @@ import xarray as xr
 
 from kdlib.intervals import (
     LEVEL,
+    MISSING,
     Interval,
     crossed_interval,
     frame_bootstrap,
@@ -51,6 +52,14 @@ class Finding:
 
 
 Measure = Callable[[Results], Finding]
+
+
+def find(measure: Measure, results: Results) -> Finding:
+    """Apply a measure; where data are missing, the finding is empty and its grounds say why."""
+    try:
+        return measure(results)
+    except Missing as gap:
+        return Finding(MISSING, str(gap))
 
 
 def error_ratio(variable: str, role: str, other: str, kind: str = "accuracy") -> Measure:

@@ -1,349 +1,44 @@
-"""HIP-NN models: configuration, construction from hippynn's own modules, saving and loading.
+"""HIP-NN models: build, save, load; what a model is made of is in `network` and `potential`.
 
-The network is hippynn's `HIP-NN with tensor sensitivity <https://doi.org/10.1063/5.0142127>`_
-(l_max 0: ``Hipnn``, 1: ``HipnnVec``, 2: ``HipnnQuad``) under hippynn's energy head ``HEnergy``,
-both unchanged, so that ``network.*`` and ``henergy.*`` of a state dict load into plain hippynn as
-they are. Only the geometry enters differently: displacement vectors of precomputed pairs instead of
-positions and cells, which gives energies, forces and virials from one code for any backend.
+A saved model is a folder with ``model.safetensors`` and ``config.json``; loading one executes no
+code.
 """
 
 import json
 import os
-import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-import xarray as xr
-from ase import Atoms
-from ase.data import atomic_numbers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kdlib import batches
-from kdlib.batches import Batch
 from kdlib.errors import InputError
+from kdlib.network import (
+    HipnnConfig,
+    HipnnModule,
+    Prediction,
+    build,
+    fit_e0,
+    hippynn_graph,
+    n_parameters,
+)
+from kdlib.potential import Potential
 
-with warnings.catch_warnings():  # hippynn 0.1.3 warns when it is imported under torch 2.13
-    warnings.simplefilter("ignore")
-    import hippynn
-    from hippynn.layers.targets import HEnergy
-    from hippynn.networks.hipnn import Hipnn, HipnnQuad, HipnnVec
+__all__ = [
+    "HipnnConfig",
+    "HipnnModule",
+    "Potential",
+    "Prediction",
+    "build",
+    "complete_state",
+    "fit_e0",
+    "hippynn_graph",
+    "load",
+    "n_parameters",
+    "save",
+]
 
-if TYPE_CHECKING:
-    from kdlib.calculator import HipnnCalculator
-
-# hippynn looks for pairs below its first sensitivity in every call; we refuse such frames on input.
-hippynn.settings.WARN_LOW_DISTANCES = False
-
-_NETWORKS = {0: Hipnn, 1: HipnnVec, 2: HipnnQuad}
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-
-
-@dataclass(frozen=True)
-class HipnnConfig:
-    """Architecture of a HIP-NN; the defaults are the paper's teacher (A.1).
-
-    Attributes
-    ----------
-    n_features
-        Width of every layer.
-    n_sensitivities
-        Radial basis functions of the interaction layer.
-    n_atom_layers
-        Feed-forward layers after each interaction layer.
-    n_interaction_layers
-        Message-passing steps; the paper uses one.
-    l_max
-        Highest tensor order of the sensitivities: 0, 1 or 2.
-    soft_min, soft_max
-        Centres of the first and the last sensitivity function, Angstrom.
-    cutoff
-        Hard cutoff, Angstrom.
-    species
-        Chemical symbols the model knows.
-    cusp_reg
-        Added under the square root of the l > 0 invariants (as in the authors' student script).
-    resnet
-        Residual connections around every layer (as in the authors' student script).
-    dtype
-        ``"float32"`` or ``"float64"``.
-    """
-
-    n_features: int = 128
-    n_sensitivities: int = 40
-    n_atom_layers: int = 4
-    n_interaction_layers: int = 1
-    l_max: int = 1
-    soft_min: float = 1.5
-    soft_max: float = 7.0
-    cutoff: float = 7.5
-    species: tuple[str, ...] = ("Al",)
-    cusp_reg: float = 1e-8
-    resnet: bool = True
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "species", tuple(self.species))
-        for name in ("n_features", "n_sensitivities", "n_atom_layers", "n_interaction_layers"):
-            if getattr(self, name) < 1:
-                raise InputError(f"HipnnConfig: {name} is {getattr(self, name)}, must be positive")
-        if self.l_max not in _NETWORKS:
-            raise InputError(f"HipnnConfig: l_max is {self.l_max}, must be 0, 1 or 2")
-        if not 0 < self.soft_min < self.soft_max <= self.cutoff:
-            raise InputError(
-                "HipnnConfig: need 0 < soft_min < soft_max <= cutoff, got "
-                f"{self.soft_min}, {self.soft_max}, {self.cutoff}"
-            )
-        if unknown := [s for s in self.species if s not in atomic_numbers] or not self.species:
-            raise InputError(f"HipnnConfig: species {self.species} holds unknown symbols {unknown}")
-        if self.dtype not in ("float32", "float64"):
-            raise InputError(f"HipnnConfig: dtype is {self.dtype!r}, must be float32 or float64")
-
-    @property
-    def label(self) -> str:
-        """Width, sensitivities and atom layers as in ``"128-40-4"``: the architecture's name."""
-        return f"{self.n_features}-{self.n_sensitivities}-{self.n_atom_layers}"
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The model's dtype as torch names it."""
-        return getattr(torch, self.dtype)
-
-    @property
-    def numbers(self) -> list[int]:
-        """Atomic numbers of the species."""
-        return [atomic_numbers[symbol] for symbol in self.species]
-
-    def network_kwargs(self) -> dict:
-        """Arguments of hippynn's network module."""
-        cusp = {"cusp_reg": self.cusp_reg} if self.l_max else {}
-        return {
-            "possible_species": [0, *self.numbers],
-            "n_features": self.n_features,
-            "n_sensitivities": self.n_sensitivities,
-            "dist_soft_min": self.soft_min,
-            "dist_soft_max": self.soft_max,
-            "dist_hard_max": self.cutoff,
-            "n_interaction_layers": self.n_interaction_layers,
-            "n_atom_layers": self.n_atom_layers,
-            "sensitivity_type": "inverse",
-            "resnet": self.resnet,
-            **cusp,
-        }
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says about a batch.
-
-    Attributes
-    ----------
-    energy
-        (n_frames,), eV.
-    atomic_energies
-        (n_atoms,), eV; they add up to ``energy``.
-    hierarchicality
-        HIP-NN's non-hierarchicality per frame, (n_frames,), dimensionless.
-    forces
-        (n_atoms, 3), eV/Angstrom, or None.
-    virial
-        dE/dstrain, (n_frames, 3, 3), eV, or None; the stress is virial / |cell volume|.
-    """
-
-    energy: Tensor
-    atomic_energies: Tensor
-    hierarchicality: Tensor
-    forces: Tensor | None = None
-    virial: Tensor | None = None
-
-
-class HipnnModule(torch.nn.Module):
-    """hippynn's network and energy head over a :class:`~kdlib.batches.Batch`.
-
-    The energy depends on the geometry through the pair vectors alone. With
-    g_p = dE/dr_p, the force on atom i is the sum of g_p over pairs that start at i, minus the sum
-    over pairs that end there, and dE/dstrain is the sum of r_p (x) g_p.
-    """
-
-    def __init__(self, config: HipnnConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.network = _NETWORKS[config.l_max](**config.network_kwargs())
-        self.henergy = HEnergy(self.network.feature_sizes)
-        known = torch.full((max(config.numbers) + 1,), -1, dtype=torch.int64)
-        known[config.numbers] = torch.arange(len(config.numbers))
-        self.register_buffer("_species_index", known, persistent=False)
-        self.to(config.torch_dtype)
-
-    def forward(
-        self, batch: Batch, forces: bool = True, stress: bool = False, create_graph: bool = False
-    ) -> Prediction:
-        """Energies, and on request forces and virials.
-
-        Parameters
-        ----------
-        batch
-            Frames, on the module's device and in its dtype.
-        forces, stress
-            What to derive.
-        create_graph
-            Keep the graph of the derivatives, so that a loss on forces can be trained.
-        """
-        vectors = batch.vectors.detach().requires_grad_(forces or stress)
-        total, atomic, _, hierarchicality, *_ = self.henergy(
-            self._features(batch, vectors), batch.frame, batch.n_frames
-        )
-        energy, atomic = total[:, 0], atomic[:, 0]
-        force = virial = None
-        if forces or stress:
-            (slope,) = torch.autograd.grad(energy.sum(), vectors, create_graph=create_graph)
-            force = self._forces(batch, slope) if forces else None
-            virial = self._virial(batch, slope) if stress else None
-        return Prediction(energy, atomic, hierarchicality[:, 0], force, virial)
-
-    def _features(self, batch: Batch, vectors: Tensor) -> list[Tensor]:
-        species = self._species_index[batch.numbers]
-        one_hot = torch.nn.functional.one_hot(species, len(self.config.species)).to(vectors.dtype)
-        geometry = (vectors,) if self.config.l_max else ()
-        return self.network(one_hot, batch.first, batch.second, vectors.norm(dim=1), *geometry)
-
-    @staticmethod
-    def _forces(batch: Batch, slope: Tensor) -> Tensor:
-        at_rest = slope.new_zeros(batch.n_atoms, 3)
-        return at_rest.index_add(0, batch.first, slope).index_add(0, batch.second, -slope)
-
-    @staticmethod
-    def _virial(batch: Batch, slope: Tensor) -> Tensor:
-        outer = batch.vectors[:, :, None] * slope[:, None, :]
-        empty = slope.new_zeros(batch.n_frames, 3, 3)
-        return empty.index_add(0, batch.frame[batch.first], outer)
-
-    def check_species(self, numbers: np.ndarray, where: str) -> None:
-        """Raise InputError when an atomic number is not one of the model's species."""
-        if strangers := sorted(set(np.unique(numbers)) - set(self.config.numbers)):
-            raise InputError(
-                f"{where}: atomic numbers {[int(z) for z in strangers]} are unknown to a model of "
-                f"{', '.join(self.config.species)}"
-            )
-
-
-def build(config: HipnnConfig, seed: int = 0) -> HipnnModule:
-    """Fresh model; the same seed gives the same weights, whatever was drawn before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return HipnnModule(config)
-
-
-def n_parameters(module: torch.nn.Module) -> int:
-    """Trainable numbers of the architecture (the frozen E0 of each species does not count)."""
-    e0 = module.henergy.layers[0].weight
-    return sum(p.numel() for p in module.parameters() if p is not e0 and p.is_floating_point())
-
-
-def fit_e0(module: HipnnModule, frames: Sequence[Batch], decay_factor: float = 1e-2) -> None:
-    """Set the energy of an isolated atom of each species and freeze it.
-
-    Least squares of E over the composition (training frames only), as hippynn's
-    ``hierarchical_energy_initialization`` does; later energy layers are damped by
-    ``decay_factor**k``, so that training starts from the reference energies.
-
-    Parameters
-    ----------
-    module
-        Model, changed in place.
-    frames
-        Training frames with energies in eV.
-    decay_factor
-        Damping per interaction layer.
-    """
-    index = module._species_index
-    counts = torch.stack(
-        [torch.bincount(index[b.numbers], minlength=len(module.config.species)) for b in frames]
-    ).double()
-    energy = torch.cat([b.energy for b in frames]).double()
-    e0 = torch.linalg.lstsq(counts, energy[:, None]).solution[:, 0]
-    first, *later = module.henergy.layers
-    with torch.no_grad():
-        first.weight.copy_(e0[None])
-        for power, layer in enumerate(later, start=1):
-            layer.weight.mul_(decay_factor**power)
-            layer.bias.mul_(decay_factor**power)
-    first.weight.requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class Potential:
-    """A trained model: what a calculator, a benchmark or a student's labels start from."""
-
-    module: HipnnModule
-    run_dir: Path | None = None
-
-    @property
-    def config(self) -> HipnnConfig:
-        """Architecture."""
-        return self.module.config
-
-    def predict(
-        self,
-        frames: Sequence[Atoms],
-        forces: bool = True,
-        stress: bool = False,
-        max_atoms: int = 4096,
-    ) -> xr.Dataset:
-        """Energies, forces, atomic energies (and stresses) of frames of any sizes.
-
-        Parameters
-        ----------
-        frames
-            Configurations; their own labels are not looked at.
-        forces, stress
-            What to compute beyond energies.
-        max_atoms
-            Atoms per evaluated batch: bounds the memory, not the result.
-
-        Returns
-        -------
-        xr.Dataset
-            ``energy(frame)`` eV, ``atomic_energies(atom)`` eV, ``forces(atom, xyz)`` eV/Angstrom,
-            ``stress(frame, xyz, xyz_2)`` eV/Angstrom^3, and ``frame_index(atom)``.
-        """
-        dtype, device = self.config.torch_dtype, next(self.module.parameters()).device
-        for k, atoms in enumerate(frames):
-            self.module.check_species(atoms.numbers, f"frame {atoms.info.get('frame', k)}")
-        bare = [Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc) for a in frames]
-        single = [batches.from_atoms(atoms, self.config.cutoff, dtype) for atoms in bare]
-        parts = [
-            self.module(chunk.to(device), forces, stress)
-            for chunk in batches.chunks(single, max_atoms)
-        ]
-        return _as_dataset(parts, frames)
-
-    def calculator(self, **options: object) -> "HipnnCalculator":
-        """ASE calculator; ``options`` as in :class:`kdlib.calculator.HipnnCalculator`."""
-        from kdlib.calculator import HipnnCalculator
-
-        return HipnnCalculator(self, **options)
-
-
-def _as_dataset(parts: Sequence[Prediction], frames: Sequence[Atoms]) -> xr.Dataset:
-    def joined(name: str) -> np.ndarray:
-        return torch.cat([getattr(part, name).detach().cpu() for part in parts]).double().numpy()
-
-    units = {"energy": "eV", "atomic_energies": "eV", "forces": "eV/Angstrom"}
-    dims = {"energy": "frame", "atomic_energies": "atom", "forces": ("atom", "xyz")}
-    names = [name for name in dims if getattr(parts[0], name) is not None]
-    ds = xr.Dataset({name: (dims[name], joined(name), {"units": units[name]}) for name in names})
-    if parts[0].virial is not None:
-        volume = np.abs([np.linalg.det(atoms.cell.array) for atoms in frames])[:, None, None]
-        ds["stress"] = (("frame", "xyz", "xyz_2"), joined("virial") / volume)
-        ds["stress"].attrs["units"] = "eV/Angstrom^3"
-    sizes = [len(atoms) for atoms in frames]
-    ds["frame_index"] = ("atom", np.repeat(np.arange(len(sizes)), sizes))
-    return ds
 
 
 def complete_state(module: HipnnModule, tensors: dict[str, Tensor]) -> dict:
@@ -397,18 +92,3 @@ def load(run_dir: str | Path) -> Potential:
     module.henergy.layers[0].weight.requires_grad_(False)
     module.eval()
     return Potential(module, folder)
-
-
-def hippynn_graph(module: HipnnModule) -> "hippynn.graphs.nodes.base.MultiNode":
-    """Hippynn's own energy node over the same network (periodic), for its tools and its calculator.
-
-    The node shares the module's tensors: training one trains the other.
-    """
-    from hippynn.graphs import inputs, networks, targets
-
-    species = inputs.SpeciesNode(db_name="species")
-    positions = inputs.PositionsNode(db_name="coordinates")
-    cell = inputs.CellNode(db_name="cell")
-    node = {0: networks.Hipnn, 1: networks.HipnnVec, 2: networks.HipnnQuad}[module.config.l_max]
-    network = node("HIPNN", (species, positions, cell), module=module.network, periodic=True)
-    return targets.HEnergyNode("energy", network, module=module.henergy)

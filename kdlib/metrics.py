@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
-from kdlib.datasets import PARTS, Split
+from kdlib.datasets import PARTS, Split, frame_numbers
 from kdlib.hipnn import Potential
 
 #: Share of the largest force errors left out of the trimmed RMSE, which a few frames cannot drive.
@@ -153,5 +153,4 @@ def evaluate(
     counts = np.bincount(test["frame"])
     ds["frame_force_mse"] = ("frame", np.bincount(test["frame"], squares) / counts)
     ds["frame_energy_error"] = ("frame", test["energy"])
-    ids = [int(frames[k].info["frame"]) for k in split.test]
-    return ds.assign_coords(frame=ids)
+    return ds.assign_coords(frame=frame_numbers(frames)[split.test])

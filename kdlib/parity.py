@@ -7,7 +7,7 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib.coverage import phase_of
-from kdlib.datasets import Split, identity
+from kdlib.datasets import Split, frame_numbers
 from kdlib.hipnn import Potential
 from kdlib.neighbors import neighbor_pairs
 
@@ -58,7 +58,7 @@ def parity(
             "atom_phase": ("atom", np.repeat([phase_of(atoms) for atoms in test], sizes)),
             "atom_frame": ("atom", ds.frame_index.values),
         },
-        coords={"frame": [identity(atoms) for atoms in test]},
+        coords={"frame": frame_numbers(frames)[split.test]},
     )
     if other is not None:
         values = other.predict(test, forces=False).atomic_energies.values

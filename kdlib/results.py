@@ -94,6 +94,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], kind: str = "", **attrs: 
     path = Path(path)
     kind = kind or str(ds.attrs.get("kind", ""))
     ds = schema.validate(schema.describe(ds, kind), kind, source=str(path))
+    ds = ds.drop_encoding()  # that of a file it was read from, e.g. a text width, may be too narrow
     # A figure's data were made elsewhere and earlier: it keeps their provenance.
     stamped = {**provenance(), **ds.attrs} if kind == "figure" else {**ds.attrs, **provenance()}
     merged = {**stamped, **attrs, "kind": kind}

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+from ase.calculators.emt import EMT
 
 from kdlib import dynamics, hipnn, liquid, rdf, results, trajectory, workers
 from kdlib.dynamics import DynamicsError, MeltProtocol
@@ -65,33 +67,30 @@ class StructureProtocol:
 
 
 def starting_liquid(
-    potential: Potential,
     n_cells: int,
     protocol: MeltProtocol | None = None,
-    backend: str = "fused",
     seed: int = 0,
+    calculator: BaseCalculator | None = None,
     reporter: Reporter | None = None,
 ) -> Atoms:
-    """Melt a crystal under a model and quench it: the configuration that all models start from.
+    """Melt a crystal and quench it: the configuration that all models start from.
 
     Parameters
     ----------
-    potential
-        Model of the melt.
     n_cells
         Cubic cells of four atoms along each axis.
     protocol
         Temperatures and lengths; by default those of :class:`~kdlib.dynamics.MeltProtocol`.
-    backend
-        Of the calculator.
     seed
         Of displacements, velocities and random forces.
+    calculator
+        Forces of the melt; by default ASE's EMT, a classical aluminium that favours no model.
     reporter
         Shows a bar over the steps.
     """
     protocol = protocol or MeltProtocol()
     atoms = liquid.liquid_aluminium(n_cells, seed, protocol.temperature)
-    atoms.calc = potential.calculator(backend=backend)
+    atoms.calc = calculator or EMT()
     dynamics.melt(atoms, protocol, seed, reporter=reporter)
     atoms.calc = None
     return atoms

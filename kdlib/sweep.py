@@ -214,8 +214,8 @@ def _processes(workers: int | None, n_tasks: int) -> ProcessPoolExecutor:
 
 def _start_worker() -> None:
     """One thread per worker, and no worker outlives the process that started it."""
+    numba.set_num_threads(1)  # starts numba's OpenMP pool, which resets the count that torch reads
     torch.set_num_threads(1)
-    numba.set_num_threads(1)
     parent = os.getppid()
 
     def watch() -> None:

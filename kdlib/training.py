@@ -30,9 +30,17 @@ __all__ = ["Run", "TrainingConfig", "TrainingError", "fit", "label_list", "load_
 HISTORY, CHECKPOINT = "history.nc", "checkpoint.safetensors"
 #: Modules whose source decides what a training does; a change makes trainings run again.
 SOURCES = (
-    "hipnn", "losses", "training", "loop", "metrics", "distillation", "batches", "neighbors",
+    "batches",
+    "distillation",
     "fused",
-)  # fmt: skip
+    "hipnn",
+    "loop",
+    "losses",
+    "metrics",
+    "neighbors",
+    "network",
+    "training",
+)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
-"""Worker processes for jobs that run side by side: fresh, one thread each, none left behind."""
+"""Worker processes for jobs that run side by side: fresh, one thread each, none left behind.
+
+This module imports neither numba nor torch: numba fixes the size of its thread pool when it is
+imported, and a pool of several threads of which one is used costs tens of milliseconds a call when
+all cores are busy. So a worker sets the number first and imports afterwards.
+"""
 
 import os
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-
-import numba
-import torch
 
 
 def single_threaded(
@@ -31,6 +33,12 @@ def single_threaded(
 
 
 def _start() -> None:
+    """Limit every library to one thread, and end when the parent process does."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+    import numba
+    import torch
+
     torch.set_num_threads(1)
     numba.set_num_threads(1)
     parent = os.getppid()

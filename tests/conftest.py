@@ -27,7 +27,7 @@ def rattled(n: int = 2, seed: int = 0, amplitude: float = 0.15) -> Atoms:
     return atoms
 
 
-@pytest.fixture()
+@pytest.fixture
 def crystal() -> Atoms:
     """32 rattled aluminium atoms."""
     return rattled()
@@ -49,7 +49,7 @@ def emt_frames() -> list[Atoms]:
     return frames
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_config() -> hipnn.HipnnConfig:
     """A HIP-NN that trains in no time, in float64."""
     return hipnn.HipnnConfig(6, 5, 1, dtype="float64", cutoff=5.0, soft_max=4.5)

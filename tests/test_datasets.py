@@ -15,7 +15,7 @@ def labelled(atoms: Atoms, **results) -> Atoms:
     return atoms
 
 
-@pytest.fixture()
+@pytest.fixture
 def frame() -> Atoms:
     atoms = Atoms("Al2", [[0, 0, 0], [2.5, 0, 0]], cell=[6, 6, 6], pbc=True)
     return labelled(atoms, energy=-6.0, forces=np.zeros((2, 3)))

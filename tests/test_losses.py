@@ -11,12 +11,12 @@ from kdlib.errors import InputError
 from kdlib.losses import TABLE_1, LossWeights, WeightSchedule
 
 
-@pytest.fixture()
+@pytest.fixture
 def module(small_config):
     return hipnn.build(small_config, seed=2)
 
 
-@pytest.fixture()
+@pytest.fixture
 def batch(emt_frames, small_config):
     labels = np.linspace(-0.1, 0.1, 4)
     singles = [

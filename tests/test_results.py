@@ -181,6 +181,17 @@ def test_combine_fills_the_grid_and_sorts_it():
     np.testing.assert_array_equal(teacher, parts[1].force_rmse.values.ravel())
 
 
+def test_combined_files_can_be_stored(tmp_path):
+    """Labels longer than those of the first file are written in full."""
+    paths = [
+        results.save(accuracy(role, "16-8-1", 2_500), tmp_path / f"{role}.nc", "accuracy")
+        for role in ("teacher", "matched_control")
+    ]
+    whole = results.combine([results.load(path) for path in paths])
+    back = results.load(results.save(whole, tmp_path / "whole.nc"))
+    assert back.role.values.tolist() == ["teacher", "matched_control"]
+
+
 def test_combine_refuses_contradictions():
     """Two parts that disagree on one value, or stem from two splits, cannot be one result."""
     one = schema.describe(accuracy("student", "16-8-1", 2_500), "accuracy")

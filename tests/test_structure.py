@@ -92,7 +92,7 @@ def test_errors_need_a_teacher():
 def test_liquids_of_models(classical, monkeypatch):
     """Models run from one start, side by side; equal models and seeds give equal liquids."""
     melt = MeltProtocol(melt_steps=40, quench_steps=20, equilibration_steps=20)
-    start = structure.starting_liquid(classical, 2, melt)
+    start = structure.starting_liquid(2, melt)
     assert len(start) == 32
     assert start.calc is None
     assert len(start) / start.get_volume() == pytest.approx(liquid.density(1200))

@@ -17,17 +17,17 @@ from kdlib.progress import Reporter
 from kdlib.training import TrainingConfig
 
 
-@pytest.fixture()
+@pytest.fixture
 def split(emt_frames):
     return datasets.split(emt_frames)
 
 
-@pytest.fixture()
+@pytest.fixture
 def settings():
     return TrainingConfig(batch_size=8, max_epochs=2, backend="hippynn")
 
 
-@pytest.fixture()
+@pytest.fixture
 def labels(emt_frames, small_config):
     teacher = hipnn.Potential(hipnn.build(small_config, seed=5))
     return dict.fromkeys((0, 1), distillation.atomic_energies(teacher, emt_frames))
@@ -96,9 +96,7 @@ class Count(Reporter):
         return bar
 
 
-def test_finished_trainings_are_not_repeated(
-    tmp_path, emt_frames, split, small_config, settings
-):
+def test_finished_trainings_are_not_repeated(tmp_path, emt_frames, split, small_config, settings):
     """The second sweep trains only what is new, and returns everything."""
     first, second = Count(), Count()
     todo = sweep.tasks(["control"], [small_config], settings, [0, 1])
@@ -110,7 +108,7 @@ def test_finished_trainings_are_not_repeated(
     assert len(runs) == 2
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_sweep_survives_a_dying_worker(tmp_path, emt_frames, split, small_config, settings):
     """Killing a worker process costs its current training, which is repeated."""
     longer = replace(settings, max_epochs=150, checkpoint_every=5)

@@ -22,12 +22,12 @@ from kdlib.training import TrainingConfig, TrainingError
 WEIGHTS = LossWeights(energy=1, force=10)
 
 
-@pytest.fixture()
+@pytest.fixture
 def split(emt_frames):
     return datasets.split(emt_frames)
 
 
-@pytest.fixture()
+@pytest.fixture
 def settings() -> TrainingConfig:
     return TrainingConfig(
         batch_size=8, max_epochs=4, learning_rate=1e-2, checkpoint_every=1, backend="hippynn"
@@ -106,7 +106,7 @@ training.fit(config, settings, TABLE_1.scaled(60), frames, datasets.split(frames
 """
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, emt_frames):
     """SIGKILL in the middle, start again: every bit of the weights and the errors is the same."""
     from ase.io import write
@@ -163,9 +163,7 @@ def test_key_follows_everything_that_decides_the_weights(
         training.run_key(small_config, settings, taught, split, labels),
         training.run_key(small_config, settings, taught, split, labels + 1e-9),
         training.run_key(small_config, dataclasses.replace(settings, seed=7), plain, split, None),
-        training.run_key(
-            small_config, settings, plain, datasets.split(emt_frames, seed=1), None
-        ),
+        training.run_key(small_config, settings, plain, datasets.split(emt_frames, seed=1), None),
         training.run_key(hipnn.HipnnConfig(), settings, plain, split, None),
     }
     monkeypatch.setattr(training, "_source_digest", lambda: b"other code")
@@ -261,8 +259,6 @@ def test_student_of_a_perfect_teacher_learns_its_partition(
     labels = distillation.atomic_energies(teacher, emt_frames)
     longer = dataclasses.replace(settings, max_epochs=20)
     only = LossWeights(energy=0, force=0, atomic_energy=100)
-    run = training.fit(
-        small_config, longer, only, emt_frames, split, tmp_path / "student", labels
-    )
+    run = training.fit(small_config, longer, only, emt_frames, split, tmp_path / "student", labels)
     error = run.history.atomic_energy_rmse.sel(split="valid").values
     assert error[-1] < 0.3 * error[0]

@@ -149,6 +149,7 @@ def _largest(values: xr.DataArray) -> xr.DataArray:
 def _floor(ax: Axes, ds: xr.Dataset) -> None:
     """Shade what cannot be told from noise; open the axis down to it."""
     floors = [float(ds[n]) for n in ("rdf_floor", "rdf_floor_teachers") if n in ds]
+    floors = [floor for floor in floors if np.isfinite(floor)]
     if not floors:
         return
     low, high = ax.get_ylim()
@@ -204,7 +205,7 @@ def _paired(ax: Axes, error: xr.DataArray, words: str) -> None:
     ax.set_xticks(place, names)
     ax.set_xlim(-0.5, len(roles) - 0.5)
     ax.grid(axis="x", visible=False)
-    ax.set_xlabel("Role, and paired change against the teacher [95 % interval]")
+    ax.set_xlabel("Paired change against the teacher [95 % interval]", fontsize=7)
     ax.set_ylabel(label(error, words))
 
 

@@ -23,10 +23,10 @@ _COLUMNS = {
     "claimed": 0.575,
     "paper": 0.65,
     "ours": 0.705,
-    "verdict": 0.88,
+    "verdict": 0.872,
 }
 #: Letters in a line of a statement.
-_WRAP = 78
+_WRAP = 72
 
 
 @recipe(
@@ -74,7 +74,15 @@ def claims(ds: xr.Dataset) -> Figure:
         for column, words in cells.items():
             ax.text(_COLUMNS[column], middle, words, va="center", fontsize=6.3, linespacing=1.05)
         verdict = f"{symbol}  {row.verdict.values}"
-        ax.text(_COLUMNS["verdict"], middle, verdict, va="center", color=color, weight="bold")
+        ax.text(
+            _COLUMNS["verdict"],
+            middle,
+            verdict,
+            va="center",
+            fontsize=7,
+            color=color,
+            weight="bold",
+        )
         ax.axhline(top + height, color="0.8", linewidth=0.4)
         top += height
     return figure

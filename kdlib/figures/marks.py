@@ -77,3 +77,5 @@ def frame_points(ax: Axes, axis: str, values: np.ndarray, margin: float = 0.12) 
         low, high = np.log(finite.min()), np.log(finite.max())
         pad = max(margin * (high - low), 0.08)
         getattr(ax, f"set_{axis}lim")(np.exp(low - pad), np.exp(high + pad))
+    else:
+        getattr(ax, f"set_{axis}lim")(0.1, 1)

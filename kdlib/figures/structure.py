@@ -53,6 +53,8 @@ def rdf(ds: xr.Dataset) -> Figure:
     teacher = _of_role(ds.g, "teacher")
     for role in ds.role.values.tolist():
         g, look = _of_role(ds.g, role), ROLE_LOOKS[role]
+        if not g.notnull().any():  # e.g. a liquid that was lost on the way
+            continue
         text = look.label
         if role != "teacher":
             error = over_seeds(_of_role(ds.rdf_error, role))["mean"]

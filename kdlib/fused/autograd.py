@@ -21,6 +21,8 @@ to the value by adding zero: ``autograd.grad(E, vectors)`` never computes parame
 ``autograd.backward(loss, inputs=parameters)`` never computes Hessian-vector products.
 
 Derivatives beyond these raise torch's error for once-differentiable functions.
+
+:func:`pair_forces`, from slopes to forces, is linear: two functions that are each other's backward.
 """
 
 from dataclasses import dataclass
@@ -96,6 +98,26 @@ def environment(vectors: Tensor, radial: Radial, graph: PairGraph) -> Tensor:
             radial.m, radial.sigma, vectors.detach(), graph
         )
     return value
+
+
+def pair_forces(slopes: Tensor, row: Tensor, second: Tensor) -> Tensor:
+    """Forces from the derivative of the energy by each pair vector.
+
+    Parameters
+    ----------
+    slopes
+        dE/d(r_j - r_i), (n_pairs, 3), eV/Angstrom, on the CPU, sorted by the first atom.
+    row
+        Pairs of atom i are ``row[i]:row[i + 1]``, (n_atoms + 1,) int64.
+    second
+        Atom j of each pair, (n_pairs,) int64.
+
+    Returns
+    -------
+    Tensor
+        (n_atoms, 3), eV/Angstrom; differentiable any number of times.
+    """
+    return _Forces.apply(slopes, row.numpy(), second.numpy())
 
 
 def _slopes(g: Tensor, vectors: Tensor, radial: Radial, graph: PairGraph) -> Tensor:
@@ -199,3 +221,35 @@ class _SlopesOfVectors(Function):
         radial = ctx.radial
         _run(loops.curvatures, vectors, ctx.graph, radial.m, radial.sigma, g, direction, out)
         return out, None, None, None
+
+
+class _Forces(Function):
+    """Forces from slopes."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, slopes: Tensor, row: np.ndarray, second: np.ndarray) -> Tensor:
+        ctx.row, ctx.second = row, second
+        with torch_threads():
+            return torch.from_numpy(
+                loops.gather_forces(slopes.detach().contiguous().numpy(), row, second)
+            )
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _ForcesAdjoint.apply(grad, ctx.row, ctx.second), None, None
+
+
+class _ForcesAdjoint(Function):
+    """Gradient by the slopes from the gradient by the forces."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, grad: Tensor, row: np.ndarray, second: np.ndarray) -> Tensor:
+        ctx.row, ctx.second = row, second
+        with torch_threads():
+            return torch.from_numpy(
+                loops.spread_forces(grad.detach().contiguous().numpy(), row, second)
+            )
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Forces.apply(grad, ctx.row, ctx.second), None, None

@@ -54,8 +54,9 @@ def _float64_from_bits(typingctx, bits):
 def exp2(y: float) -> float:
     r"""Return :math:`2^y = 2^i\,2^{y-i}` with i the nearest integer, for :math:`y \le 0`.
 
-    The power of two is written into the exponent bits. Below the smallest normal number (y < -126
-    in float32, -1022 in float64) the result stays there, 1e-38 or 2e-308.
+    The power of two is written into the exponent bits. Where y is below -100 (float32) or -900
+    (float64) the result is exactly zero: later products would be denormal numbers, which are many
+    times slower to work with. Exponent bits of zero mean 0.0, so -127 (-1023) makes the zero.
     """
     return math.exp2(y)
 
@@ -72,7 +73,7 @@ def cosine(phi: float) -> float:
 
 @njit(fastmath=FASTMATH, inline="always")
 def _exp2_float32(y):
-    y = max(y, _f32(-126.0))
+    y = y if y > _f32(-100.0) else _f32(-127.0)
     whole = np.floor(y + _f32(0.5))
     f = y - whole
     p = _f32(1.534581216e-4)
@@ -87,7 +88,7 @@ def _exp2_float32(y):
 
 @njit(fastmath=FASTMATH, inline="always")
 def _exp2_float64(y):
-    y = max(y, -1022.0)
+    y = y if y > -900.0 else -1023.0
     whole = np.floor(y + 0.5)
     f = y - whole
     p = 4.43528270695727715e-10

@@ -21,13 +21,13 @@ import math
 from numba import njit
 
 from kdlib.fused.elementary import FASTMATH, exp2
-from kdlib.fused.pairs import C, CX2, DC, FREE, UX, UY, UZ, X, padded
+from kdlib.fused.pairs import CX2, DC, FREE, UX, UY, UZ, C, X, padded
 
 #: exp(-sigma^2 delta^2 / 2) = 2^(-(h delta)^2) with h = SCALE sigma.
 SCALE = math.sqrt(math.log2(math.e) / 2)
 
 
-@njit(fastmath=FASTMATH)
+@njit(fastmath=FASTMATH, error_model="numpy")
 def add_environment(table, n, m, h, out):
     # e_ck = sum_p G_k C u_c
     real = m.dtype.type
@@ -44,7 +44,7 @@ def add_environment(table, n, m, h, out):
         out[0, k], out[1, k], out[2, k], out[3, k] = e0, ex, ey, ez
 
 
-@njit(fastmath=FASTMATH)
+@njit(fastmath=FASTMATH, error_model="numpy")
 def add_parameter_gradient(table, n, m, h, sigma, w, grad_m, grad_sigma):
     # L = sum_ck w_ck e_ck:  dL/dm_k     =  sigma^2 sum_p delta   S_k sum_c w_ck u_c
     #                        dL/dsigma_k = -sigma   sum_p delta^2 S_k sum_c w_ck u_c
@@ -64,7 +64,7 @@ def add_parameter_gradient(table, n, m, h, sigma, w, grad_m, grad_sigma):
         grad_sigma[k] -= sigma[k] * second
 
 
-@njit(fastmath=FASTMATH)
+@njit(fastmath=FASTMATH, error_model="numpy")
 def pair_slopes(table, n, m, h, sigma, g):
     # f(r) = sum_k S_k (g_0k + u . g_k);  with R = sum_k S_k' (g_0k + u . g_k), V = sum_k G_k g_k:
     # df/dr = [R - x C (V . u)] u + x C V
@@ -92,7 +92,7 @@ def pair_slopes(table, n, m, h, sigma, g):
         table[vz, p] = along * uz + xc * table[vz, p]
 
 
-@njit(fastmath=FASTMATH)
+@njit(fastmath=FASTMATH, error_model="numpy")
 def project(table, n, index, direction):
     # a = (u . d), at = C x (d - a u): the directional derivatives of r and of u (times C) along d
     real = table.dtype.type
@@ -113,7 +113,7 @@ def project(table, n, index, direction):
         table[tz, p] = xc * (table[tz, p] - along * uz)
 
 
-@njit(fastmath=FASTMATH)
+@njit(fastmath=FASTMATH, error_model="numpy")
 def add_slope_gradient(table, n, m, h, sigma, g, grad_g, grad_m, grad_sigma):
     # Q = sum_p d_p . df/dr_p = sum_pk [ S_k' a (g_0k + u . g_k) + G_k g_k . t ]  (a, t: `project`)
     # dQ/dg_0k   = sum_p S_k' a
@@ -150,7 +150,7 @@ def add_slope_gradient(table, n, m, h, sigma, g, grad_g, grad_m, grad_sigma):
         grad_sigma[k] += sigma[k] * sum_sigma
 
 
-@njit(fastmath=FASTMATH)
+@njit(fastmath=FASTMATH, error_model="numpy")
 def pair_curvatures(table, n, cutoff, m, h, sigma, g, index, direction, out):
     # Hessian of f times d, for f = s + u . b with s = sum_k S_k g_0k and b = sum_k S_k g_k (primes:
     # d/dr), from the changes along d: dr = a = u . d, du = v = x (d - a u), dx = -x^2 a:

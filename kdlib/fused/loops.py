@@ -29,6 +29,9 @@ from kdlib.fused.pairs import FREE, N_ROWS, gather, padded, resolve
 #: Blocks of atoms that the threads share out.
 N_BLOCKS = 32
 
+#: Arrays in which forces on both atoms of a pair add up, each over a fixed share of the atoms.
+_N_SHARES = 4
+
 
 @njit(cache=True)
 def rows_of(first, n_atoms):
@@ -64,7 +67,7 @@ def _stage(vectors, row, second, species, n_species, s, i, cutoff, table, index)
     return n
 
 
-@njit(parallel=True, fastmath=FASTMATH, cache=True)
+@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
 def environment(vectors, row, second, species, cutoff, m, sigma, out):
     """Fill ``out`` with the environment of every atom."""
     n_atoms, n_species = out.shape[0], out.shape[2]
@@ -79,7 +82,7 @@ def environment(vectors, row, second, species, cutoff, m, sigma, out):
                 add_environment(table, n, m, h, out[i, :, s])
 
 
-@njit(parallel=True, fastmath=FASTMATH, cache=True)
+@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
 def parameter_gradient(vectors, row, second, species, cutoff, m, sigma, weight):
     """Gradients by m and sigma of the sum of ``weight`` times the environment."""
     n_atoms, n_species = weight.shape[0], weight.shape[2]
@@ -97,7 +100,7 @@ def parameter_gradient(vectors, row, second, species, cutoff, m, sigma, weight):
     return partial.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=FASTMATH, cache=True)
+@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
 def slopes(vectors, row, second, species, cutoff, m, sigma, g, out):
     """Fill ``out`` (n_pairs, 3) with dE/dr of each pair, for g = dE/d(environment)."""
     n_atoms, n_species = g.shape[0], g.shape[2]
@@ -115,7 +118,7 @@ def slopes(vectors, row, second, species, cutoff, m, sigma, g, out):
                         out[index[p], c] = table[FREE + 1 + c, p]
 
 
-@njit(parallel=True, fastmath=FASTMATH, cache=True)
+@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
 def slope_gradient(vectors, row, second, species, cutoff, m, sigma, g, direction, out):
     """Gradients of sum_p direction_p . slope_p: by g into ``out``; by m and sigma returned."""
     n_atoms, n_species = g.shape[0], g.shape[2]
@@ -134,7 +137,7 @@ def slope_gradient(vectors, row, second, species, cutoff, m, sigma, g, direction
     return partial.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=FASTMATH, cache=True)
+@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
 def curvatures(vectors, row, second, species, cutoff, m, sigma, g, direction, out):
     """Fill ``out`` (n_pairs, 3) with the Hessian of each pair's energy times ``direction``."""
     n_atoms, n_species = g.shape[0], g.shape[2]
@@ -147,3 +150,30 @@ def curvatures(vectors, row, second, species, cutoff, m, sigma, g, direction, ou
                     vectors, row, second, species, n_species, s, i, cutoff, table, index
                 )
                 pair_curvatures(table, n, cutoff, m, h, sigma, g[i, :, s], index, direction, out)
+
+
+@njit(parallel=True, cache=True)
+def gather_forces(slopes, row, second):
+    """Sum of the slopes of pairs that start at an atom minus those that end there, (n_atoms, 3)."""
+    n_atoms = row.size - 1
+    partial = np.zeros((_N_SHARES, n_atoms, 3), slopes.dtype)
+    for share in prange(_N_SHARES):
+        mine = partial[share]
+        for i in range(share * n_atoms // _N_SHARES, (share + 1) * n_atoms // _N_SHARES):
+            for p in range(row[i], row[i + 1]):
+                for c in range(3):
+                    mine[i, c] += slopes[p, c]
+                    mine[second[p], c] -= slopes[p, c]
+    return partial.sum(axis=0)
+
+
+@njit(parallel=True, cache=True)
+def spread_forces(forces, row, second):
+    """Adjoint of `gather_forces`: force on the first minus force on the second atom of each pair."""
+    n_atoms = row.size - 1
+    out = np.empty((second.size, 3), forces.dtype)
+    for i in prange(n_atoms):
+        for p in range(row[i], row[i + 1]):
+            for c in range(3):
+                out[p, c] = forces[i, c] - forces[second[p], c]
+    return out

@@ -23,7 +23,7 @@ from kdlib.fused.loops import N_BLOCKS
 from kdlib.fused.pairs import FREE, N_ROWS, UX, UY, UZ, X, padded, resolve
 
 
-@njit(fastmath=FASTMATH)
+@njit(fastmath=FASTMATH, error_model="numpy")
 def _select(placed, i, row, index, species, channel, cutoff, table, near):
     """Stage the neighbours of atom i inside the cutoff (of one species, if ``channel`` >= 0).
 
@@ -47,7 +47,7 @@ def _select(placed, i, row, index, species, channel, cutoff, table, near):
     return n
 
 
-@njit(parallel=True, fastmath=FASTMATH, cache=True)
+@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
 def chunk_environment(
     placed, row, index, longest, species, start, stop, cutoff, m, sigma, out
 ):
@@ -67,7 +67,7 @@ def chunk_environment(
                 add_environment(table, n, m, h, out[a, :, s])
 
 
-@njit(fastmath=FASTMATH)
+@njit(fastmath=FASTMATH, error_model="numpy")
 def _add_virial(table, n, virial):
     # dE/dstrain = sum_p r_p (x) df/dr_p, with r = u / x
     real = table.dtype.type
@@ -80,7 +80,7 @@ def _add_virial(table, n, virial):
             virial[a, b] += total
 
 
-@njit(parallel=True, fastmath=FASTMATH, cache=True)
+@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
 def chunk_forces(
     placed, row, index, longest, species, start, stop, cutoff, m, sigma, g, forces, virials, strained
 ):

@@ -26,7 +26,7 @@ def padded(n):
     return ((n + 15) >> 4) << 4
 
 
-@njit(fastmath=FASTMATH)
+@njit(fastmath=FASTMATH, error_model="numpy")
 def gather(vectors, second, species, channel, start, stop, table, index):
     """Copy the vectors of pairs ``start:stop`` whose neighbour is of species ``channel``.
 
@@ -51,7 +51,7 @@ def gather(vectors, second, species, channel, start, stop, table, index):
     return n
 
 
-@njit(fastmath=FASTMATH)
+@njit(fastmath=FASTMATH, error_model="numpy")
 def resolve(table, n, cutoff):
     r"""Turn vectors into distances, directions and cutoff values.
 

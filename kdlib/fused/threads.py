@@ -14,8 +14,11 @@ def torch_threads() -> Iterator[int]:
     So ``torch.set_num_threads(1)`` (or ``OMP_NUM_THREADS=1``) in a worker process of a sweep keeps
     the kernels to one thread too. The caller's own numba setting is put back.
     """
-    before = numba.get_num_threads()
-    n_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    wanted = torch.get_num_threads()
+    before = numba.get_num_threads()  # the first call starts a pool that resets OpenMP's count
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
+    n_threads = min(wanted, numba.config.NUMBA_NUM_THREADS)
     numba.set_num_threads(n_threads)
     try:
         yield n_threads

@@ -22,7 +22,9 @@ WORDLESS = {"fig1_schematic", "claims"}
 UNITLESS = {
     "Trainable parameters", "Epoch", "Phase", "Frames", "Architecture", "g(r)",
     "Ratio of validation force RMSE", "g(r) − own teacher's", "Neighbours in the first shell",
-    "Force components per cell", "$w_A$", "$w_F$", "$w_E$", "g(r), offset by 2 per phase",
+    "Force components per cell",
+    "Paired change against the teacher [95 % interval]", "$w_A$", "$w_F$", "$w_E$",
+    "g(r), offset by 2 per phase",
 }  # fmt: skip
 
 
