@@ -144,10 +144,9 @@ def best_smaller_student(results: Results) -> Finding:
     if not found[best].high < 1:
         best = min(found, key=lambda name: np.nan_to_num(found[name].low, nan=found[name].value))
     size = int(small.n_parameters.sel(architecture=best))
-    grounds = (
-        f"{best} ({size / teacher_size:.1%} of the teacher's parameters), the best of "
-        f"{len(found)} smaller students, corrected for that choice"
-    )
+    grounds = f"{best} ({size / teacher_size:.1%} of the teacher's parameters)"
+    if len(found) > 1:
+        grounds += f", the best of {len(found)} smaller students, corrected for that choice"
     return Finding(found[best], grounds)
 
 

@@ -62,11 +62,16 @@ class _OneKernel(KernelSpecManager):
 
 
 def thread_settings() -> dict[str, str]:
-    """Return environment variables that give a kernel all cores, unless the user chose fewer."""
+    """Return environment variables that give a kernel all cores, unless the user chose otherwise.
+
+    Idle threads sleep: by default they spin between parallel loops, and when several trainings
+    share the cores, or the machine does other work, they take the time that the others need.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = os.environ.get("OMP_NUM_THREADS", str(cores or 1))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return {name: os.environ.get(name, threads) for name in names}
+    settings = dict.fromkeys(names, threads) | {"OMP_WAIT_POLICY": "passive"}
+    return {name: os.environ.get(name, value) for name, value in settings.items()}
 
 
 def main() -> None:

@@ -5,12 +5,12 @@ the names below, `describe` attaches units and long names, `validate` refuses an
 module knows nothing of how results are made.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import xarray as xr
 
 from kdlib.errors import InputError
+from kdlib.rules import Variable, broken_rule
 
 #: Roles of a trained model and what tables and legends call them, in their order there.
 ROLE_NAMES = {
@@ -43,35 +43,6 @@ _LABELS = {
     "component": COMPONENTS,
     "verdict": VERDICTS,
 }
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One variable of a result file.
-
-    Attributes
-    ----------
-    dims
-        Dimensions in the order in which they are stored.
-    units
-        Unit as written to the file; ``"1"`` for pure numbers and ``""`` for text.
-    long_name
-        What the numbers mean, for axes and for readers of the file.
-    optional
-        Whether a file of this kind may lack the variable.
-    positive
-        Whether negative values break a rule.
-    timing
-        Whether the value depends on the machine and the moment, not only on the inputs.
-    """
-
-    dims: tuple[str, ...]
-    units: str
-    long_name: str
-    optional: bool = False
-    positive: bool = False
-    timing: bool = False
-
 
 Kind = dict[str, Variable]
 
@@ -286,12 +257,13 @@ FREE_KINDS = ("benchmark", "figure", "series")
 def describe(ds: xr.Dataset, kind: str) -> xr.Dataset:
     """Copy of a Dataset with the schema's order of dimensions, units and long names.
 
-    Flags become floats, so that a missing combination can be NaN. A free kind is only copied.
+    Flags become floats, so that a missing combination can be NaN. In a free kind, variables that
+    say nothing of themselves are described if any kind knows their name and dimensions.
     Nothing is checked: that is for `validate`.
     """
     described = ds.copy()
     described.attrs["kind"] = kind
-    for name, variable in _schema(kind).items():
+    for name, variable in (_schema(kind) or _recognised(ds)).items():
         if name not in described.variables:
             continue
         array = described[name]
@@ -330,7 +302,7 @@ def validate(ds: xr.Dataset, kind: str, source: str = "") -> xr.Dataset:
     for name in map(str, ds.variables):
         if kind not in FREE_KINDS and name not in table:
             raise InputError(f"{source}: kind {kind!r} has no variable {name!r}")
-        problem = _problem(ds, name, table.get(name))
+        problem = broken_rule(ds[name], table.get(name), _LABELS.get(name, ()))
         if problem:
             raise InputError(f"{source}: variable {name!r} {problem}")
     return ds
@@ -345,49 +317,17 @@ def _schema(kind: str) -> Kind:
     return KINDS[kind]
 
 
+def _recognised(ds: xr.Dataset) -> Kind:
+    """Variables without a meaning of their own that a kind knows by name and dimensions."""
+    return {
+        name: variable
+        for table in KINDS.values()
+        for name, variable in table.items()
+        if name in ds.variables
+        and set(ds[name].dims) == set(variable.dims)
+        and "long_name" not in ds[name].attrs
+    }
+
+
 def _is_coordinate(name: str, variable: Variable) -> bool:
     return variable.dims == (name,) or (variable.dims == ("architecture",) and name[:2] == "n_")
-
-
-def _problem(ds: xr.Dataset, name: str, variable: Variable | None) -> str:
-    """Say which rule a variable breaks; empty if none."""
-    array = ds[name]
-    text = _is_text(array)
-    if array.dtype.kind not in "iuf" and not text:
-        return f"has dtype {array.dtype}, but must hold numbers or text"
-    if not array.attrs.get("long_name") or (not text and not array.attrs.get("units")):
-        return "must say its units and long_name (schema.describe attaches those of the schema)"
-    return _mismatch(array, variable) if variable else _bad_values(array, name, positive=False)
-
-
-def _mismatch(array: xr.DataArray, variable: Variable) -> str:
-    name, text = str(array.name), variable.units == _TEXT
-    if array.dims != variable.dims:
-        return f"has dimensions {array.dims}, but must have {variable.dims}"
-    if _is_text(array) != text:
-        return f"has dtype {array.dtype}, but must hold {'text' if text else 'numbers'}"
-    if not text and array.attrs["units"] != variable.units:
-        return f"is in {array.attrs['units']!r}, but must be in {variable.units!r}"
-    if name in _LABELS:
-        unknown = sorted(set(np.ravel(array.values).tolist()) - set(_LABELS[name]))
-        if unknown:
-            return f"holds {unknown[0]!r}, but must be one of {', '.join(_LABELS[name])}"
-    return _bad_values(array, name, positive=variable.positive)
-
-
-def _bad_values(array: xr.DataArray, name: str, *, positive: bool) -> str:
-    if array.dims == (name,) and len(set(array.values.tolist())) < array.size:
-        return "repeats a label, but labels of a dimension must be unique"
-    if _is_text(array):
-        return ""
-    if np.isinf(array.values).any():
-        return "holds an infinite value, but a missing value is NaN"
-    if positive and (array.values < 0).any():
-        return f"holds {float(np.nanmin(array.values)):.4g}, but must not be negative"
-    return ""
-
-
-def _is_text(array: xr.DataArray) -> bool:
-    if array.dtype.kind == "O":
-        return all(isinstance(item, str) for item in np.ravel(array.values).tolist())
-    return array.dtype.kind in "UT"

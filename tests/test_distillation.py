@@ -66,9 +66,10 @@ def test_any_calculator_with_atomic_energies_can_teach(emt_frames):
 class Silent(Calculator):
     """Energy only."""
 
-    implemented_properties = ["energy"]  # noqa: RUF012
+    implemented_properties = ["energy"]
 
     def calculate(self, *args, **kwargs):
+        """Fill ``results``, as ASE asks for."""
         super().calculate(*args, **kwargs)
         self.results["energy"] = 0.0
 
@@ -76,9 +77,10 @@ class Silent(Calculator):
 class Broken(Calculator):
     """Atomic energies that are not numbers."""
 
-    implemented_properties = ["energies"]  # noqa: RUF012
+    implemented_properties = ["energies"]
 
     def calculate(self, *args, **kwargs):
+        """Fill ``results``, as ASE asks for."""
         super().calculate(*args, **kwargs)
         self.results["energies"] = np.full(len(self.atoms), np.nan)
 

@@ -39,13 +39,14 @@ def test_crossed_interval_with_one_architecture_is_the_t_interval():
     assert crossed_interval(values.T) == t_interval(values)
 
 
+@pytest.mark.parametrize("shape", [(5, 4), (12, 12)])
 @pytest.mark.parametrize("spread", [(0, 0), (0.2, 0), (0, 0.2), (0.2, 0.2)])
-def test_crossed_interval_covers_the_mean(spread):
+def test_crossed_interval_covers_the_mean(spread, shape):
     """At least 94 % of intervals hold the true mean, whatever architectures and seeds share."""
     rng, hits, n = np.random.default_rng(3), 0, 1500
     for _ in range(n):
-        rows, columns = (s * rng.standard_normal(k) for s, k in zip(spread, (5, 4), strict=True))
-        x = 0.7 + rows[:, None] + columns + 0.1 * rng.standard_normal((5, 4))
+        rows, columns = (s * rng.standard_normal(k) for s, k in zip(spread, shape, strict=True))
+        x = 0.7 + rows[:, None] + columns + 0.1 * rng.standard_normal(shape)
         found = crossed_interval(x)
         hits += found.low <= 0.7 <= found.high
     assert hits / n > 0.94

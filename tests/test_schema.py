@@ -121,6 +121,14 @@ def test_nan_marks_a_missing_run(accuracy):
     schema.validate(accuracy, "accuracy")
 
 
+def test_free_kinds_recognise_variables_of_the_schema(accuracy):
+    """A figure's Dataset need not repeat what any kind says of a variable."""
+    bare = accuracy.drop_attrs()
+    assert schema.describe(bare, "figure").force_rmse.attrs == accuracy.force_rmse.attrs
+    own = bare.assign(force_rmse=bare.force_rmse.assign_attrs(units="meV/Angstrom", long_name="x"))
+    assert schema.describe(own, "figure").force_rmse.attrs["units"] == "meV/Angstrom"
+
+
 def test_unknown_kind_lists_the_known_ones(accuracy):
     """A wrong kind is refused with the choice there is."""
     with pytest.raises(InputError, match="unknown kind of result 'acuracy'; known are accuracy"):

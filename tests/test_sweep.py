@@ -91,6 +91,7 @@ class Count(Reporter):
         self.lines = []
 
     def bar(self, total, desc="", unit=""):
+        """Return a silent bar whose lines are kept."""
         bar = super().bar(total, desc, unit)
         bar.line = self.lines.append
         return bar

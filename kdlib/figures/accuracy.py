@@ -110,7 +110,8 @@ def fig3_capacity(ds: xr.Dataset) -> Figure:
     test = ds.sel(split="test")
     _against_size(axes[0], test, test.force_rmse, "force RMSE, test")
     _against_size(axes[1], test, in_units(test.energy_rmse, "meV/atom"), "energy RMSE, test")
-    if "rdf_error" in ds:
+    measured = "rdf_error" in ds and bool(ds.rdf_error.notnull().any())
+    if measured:
         _against_size(axes[2], test, ds.rdf_error, "g(r) error vs teacher")
         _floor(axes[2], ds)
     else:
@@ -118,7 +119,7 @@ def fig3_capacity(ds: xr.Dataset) -> Figure:
         axes[2].text(0.5, 0.5, "g(r) was not measured", ha="center", transform=axes[2].transAxes)
     for ax, text in zip(axes, "ABC", strict=True):
         letter(ax, text)
-    _legend(figure, ds, floor="rdf_floor" in ds)
+    _legend(figure, ds, floor=measured and "rdf_floor" in ds)
     return figure
 
 
@@ -196,9 +197,10 @@ def _paired(ax: Axes, error: xr.DataArray, words: str) -> None:
         change = ratio(values.values, error.sel(role="teacher").values).map(lambda q: 100 * (q - 1))
         text = look.label.replace(" ", "\n", 1)
         if role != "teacher" and np.isfinite(change.value):
-            percent = f"\n{change.value:+.1f} %"
+            digits = 1 if np.nanmax(np.abs(change[:3])) < 20 else 0
+            percent = f"\n{change.value:+.{digits}f} %"
             if np.isfinite(change.low):
-                percent += f"\n[{change.low:+.1f}, {change.high:+.1f}]"
+                percent += f"\n[{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
             text += percent.replace("-", "−")
         names.append(text)
     log_ticks(ax, "y")

@@ -18,13 +18,8 @@ VERDICT_LOOKS = {
 }
 _LINE = 0.125  # inch per line of text
 _COLUMNS = {
-    "section": 0.005,
-    "claim": 0.07,
-    "claimed": 0.575,
-    "paper": 0.65,
-    "ours": 0.705,
-    "verdict": 0.872,
-}
+    "section": 0.005, "claim": 0.07, "claimed": 0.56, "paper": 0.635, "ours": 0.69, "verdict": 0.868
+}  # fmt: skip
 #: Letters in a line of a statement.
 _WRAP = 72
 
@@ -97,9 +92,14 @@ def _claimed(row: xr.Dataset) -> str:
 
 
 def _interval(row: xr.Dataset) -> str:
+    """Value with three digits, and its interval with as many decimals."""
     value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
-    unit = str(row.unit.values)
-    text = f"{value:.3g}" if np.isfinite(value) else "–"
+    if not np.isfinite(value):
+        return "–"
+    decimals = int(np.clip(2 - np.floor(np.log10(max(abs(value), 1e-9))), 0, 4))
+    text = f"{value:.{decimals}f}"
     if np.isfinite(low):
-        text += f" [{low:.3g}, {high:.3g}]"
+        text += f" [{low:.{decimals}f}, {high:.{decimals}f}]"
+    unit = str(row.unit.values)
+    text = text.replace("-", "−")
     return text if unit == "1" else f"{text} {unit}"

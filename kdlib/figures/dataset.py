@@ -51,7 +51,7 @@ def data(ds: xr.Dataset) -> Figure:
     _by_phase(axes["A"], ds.density, ds.energy, ds.frame_phase)
     axes["A"].set_ylabel(label(ds.energy, "energy"))
     _by_phase(axes["B"], x, ds.force_rms, ds.frame_phase)
-    axes["B"].set_ylabel(label(ds.force_rms, "rms force component"))
+    axes["B"].set_ylabel(label(ds.force_rms, "RMS force component"))
     _parts(axes["C"], ds)
     if "g" in ds:
         _structures(axes["D"], ds)
@@ -102,7 +102,7 @@ def _parts(ax: Axes, ds: xr.Dataset) -> None:
 
 def _structures(ax: Axes, ds: xr.Dataset) -> None:
     """g(r) of each phase, one above the other."""
-    step = 2.0
+    step = max(2.0, float(np.ceil(0.6 * ds.g.max())))
     phases = _phases(ds.phase)
     for level, name in enumerate(reversed(phases)):
         look = phase_look(name)
@@ -159,6 +159,9 @@ def _energies(ax: Axes, ds: xr.Dataset) -> None:
         _by_phase(ax, x, y, ds.frame_phase)
     else:
         ax.scatter(x, y, s=7, color=ROLE_LOOKS["teacher"].color, alpha=0.5, linewidths=0)
+    both = np.concatenate([x.values, y.values])
+    pad = 0.05 * np.ptp(both)
+    ax.set(xlim=(both.min() - pad, both.max() + pad), ylim=(both.min() - pad, both.max() + pad))
     ax.axline((float(x[0]), float(x[0])), slope=1, color="0.3", linewidth=0.7, zorder=0)
     ax.set_xlabel(label(x, "reference energy"))
     ax.set_ylabel(label(y, "predicted energy"))

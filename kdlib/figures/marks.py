@@ -25,14 +25,15 @@ def runs(ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, *, filled: bool
         Open markers if false.
     """
     face = look.color if filled else "white"
-    xs = np.broadcast_to(x.values[:, None], y.transpose("architecture", "seed").shape)
+    place = _nudged(ax, x.values, look.nudge)
+    xs = np.broadcast_to(place[:, None], y.transpose("architecture", "seed").shape)
     ax.scatter(xs, y.values, s=7, color=look.color, alpha=0.3, linewidths=0, zorder=2)
     mean = over_seeds(y)
     kept = np.isfinite(mean["mean"].values) & np.isfinite(x.values)
     mid, low, high = (mean[name].values[kept] for name in ("mean", "low", "high"))
     bars = np.nan_to_num(np.array([mid - low, high - mid]))
     ax.errorbar(
-        x.values[kept],
+        place[kept],
         mid,
         yerr=bars,
         color=look.color,
@@ -43,6 +44,14 @@ def runs(ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, *, filled: bool
         capsize=1.8,
         zorder=4,
     )
+
+
+def _nudged(ax: Axes, x: np.ndarray, steps: int) -> np.ndarray:
+    """Move positions by steps of 1.3 % of the axis, whose limits are set already."""
+    if not steps:
+        return x
+    low, high = ax.get_xlim()
+    return x * (high / low) ** (0.013 * steps)
 
 
 def line(ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, *, filled: bool = True) -> None:

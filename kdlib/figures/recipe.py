@@ -6,6 +6,7 @@ from functools import wraps
 import xarray as xr
 from matplotlib.figure import Figure
 
+from kdlib import schema
 from kdlib.errors import InputError
 from kdlib.figures.style import style
 
@@ -48,7 +49,7 @@ def recipe(
             if dim in ds.dims:
                 present = ds[dim].values.tolist()
                 ds = ds.sel({dim: [name for name in wanted if name in present]})
-        return narrow(_without_empty(ds))
+        return schema.describe(narrow(_without_empty(ds)), "figure")
 
     def decorate(draw: Draw) -> Draw:
         @wraps(draw)

@@ -66,12 +66,15 @@ class Look:
         From palettes that stay apart for the colour-blind.
     marker, linestyle
         Second signal beside the colour, for print in grey.
+    nudge
+        Steps to the side, so that intervals of roles at one cost do not hide each other.
     """
 
     label: str
     color: str
     marker: str = "o"
     linestyle: str | tuple[int, tuple[int, ...]] = "-"
+    nudge: int = 0
 
 
 #: Okabe & Ito's palette; a marker and a line style of its own for each role.
@@ -80,8 +83,8 @@ ROLE_LOOKS = {
     for role, look in {
         "teacher": ("#000000", "*"),
         "student": ("#0072B2", "o"),
-        "control": ("#D55E00", "s", "--"),
-        "matched_control": ("#E69F00", "^", "-."),
+        "control": ("#D55E00", "s", "--", -1),
+        "matched_control": ("#E69F00", "^", "-.", 1),
         "same_size_student": ("#56B4E9", "D", (0, (5, 1))),
         "born_again": ("#009E73", "P"),
         "born_again_control": ("#CC79A7", "X", "--"),

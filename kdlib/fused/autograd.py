@@ -16,9 +16,9 @@ Vectors``
 ===================  =========================================  ==================================
 
 Torch tells a Python function which inputs *could* need a gradient, not which ones this backward
-pass asks for. It does prune whole functions. So each derivative lives in a function of its own, tied
-to the value by adding zero: ``autograd.grad(E, vectors)`` never computes parameter gradients, and
-``autograd.backward(loss, inputs=parameters)`` never computes Hessian-vector products.
+pass asks for. It does prune whole functions. So each derivative lives in a function of its own,
+tied to the value by adding zero: ``autograd.grad(E, vectors)`` never computes parameter gradients,
+and ``autograd.backward(loss, inputs=parameters)`` never computes Hessian-vector products.
 
 Derivatives beyond these raise torch's error for once-differentiable functions.
 
@@ -64,7 +64,7 @@ class PairGraph:
 
 @dataclass(frozen=True)
 class Radial:
-    """Sensitivity parameters, each (n_sensitivities,): m = 1/mu in 1/Angstrom, sigma in Angstrom."""
+    """Sensitivity parameters, (n_sensitivities,) each: m = 1/mu, 1/Angstrom; sigma, Angstrom."""
 
     m: Tensor
     sigma: Tensor
@@ -132,9 +132,7 @@ def _run(loop, vectors: Tensor, graph: PairGraph, m: Tensor, sigma: Tensor, *mor
     arrays = [t.detach().contiguous().numpy() for t in (vectors, m, sigma, *more)]
     cutoff = arrays[0].dtype.type(graph.cutoff)
     with torch_threads():
-        return loop(
-            arrays[0], graph.row, graph.second, graph.species, cutoff, *arrays[1:]
-        )
+        return loop(arrays[0], graph.row, graph.second, graph.species, cutoff, *arrays[1:])
 
 
 class _Environment(Function):
@@ -191,9 +189,7 @@ class _Slopes(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: FunctionCtx, direction: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: FunctionCtx, direction: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         g, m, sigma, vectors = ctx.saved_tensors
         by_g = torch.empty_like(g, memory_format=torch.contiguous_format)
         by_m, by_sigma = _run(

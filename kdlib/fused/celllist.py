@@ -16,12 +16,11 @@ with :math:`h_d` the distance between the cell's faces. The result, order includ
 on the number of threads.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numba import njit, prange
 
 from kdlib.errors import InputError
+from kdlib.fused.neighbortable import NeighborTable, place
 from kdlib.fused.threads import torch_threads
 
 #: Bins per search radius: smaller bins fit the sphere better, but cost more loops.
@@ -29,72 +28,6 @@ _BINS_PER_RADIUS = 2
 
 #: Threads share out blocks of this many atoms.
 _BLOCK = 64
-
-
-@dataclass(frozen=True)
-class NeighborTable:
-    """Every neighbour of every atom, ghosts included.
-
-    Attributes
-    ----------
-    row
-        Neighbours of atom i are ``index[row[i]:row[i + 1]]``, (n_atoms + 1,) int64.
-    index
-        Atoms (below n_atoms) and ghosts (from n_atoms on), int32.
-    owner
-        Atom that a ghost is an image of, (n_ghosts,) int32.
-    shift
-        Cell vectors between a ghost and its wrapped owner, (n_ghosts, 3) int32.
-    wrap
-        Cell vectors to be *subtracted* from an atom's position to wrap it, (n_atoms, 3) int32.
-    """
-
-    row: np.ndarray
-    index: np.ndarray
-    owner: np.ndarray
-    shift: np.ndarray
-    wrap: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def n_atoms(self) -> int:
-        """Number of real atoms."""
-        return len(self.wrap)
-
-    @property
-    def longest(self) -> int:
-        """Most neighbours that any atom has."""
-        return int(np.diff(self.row).max(initial=0))
-
-    def place(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
-        """Positions of wrapped atoms and ghosts, (n_atoms + n_ghosts, 3) float64, Angstrom.
-
-        Parameters
-        ----------
-        positions
-            (n_atoms, 3), Angstrom; near those that the table was built for.
-        cell
-            Cell vectors as rows, (3, 3), Angstrom.
-        """
-        positions, cell = np.ascontiguousarray(positions, float), np.ascontiguousarray(cell, float)
-        with torch_threads():
-            return _place(positions, cell, self.owner, self.shift, self.wrap)
-
-    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """First and second atom and lattice translation of each pair, without ghosts.
-
-        Returns
-        -------
-        tuple
-            ``first``, ``second`` (n_pairs,) int64 and ``shifts`` (n_pairs, 3) int32 such that a
-            pair's vector is ``positions[second] - positions[first] + shifts @ cell``.
-        """
-        atom = np.concatenate([np.arange(self.n_atoms), self.owner])
-        shift = np.concatenate([-self.wrap, self.shift - self.wrap[self.owner]])
-        first = np.repeat(np.arange(self.n_atoms), np.diff(self.row))
-        return first, atom[self.index], shift[self.index] + self.wrap[first]
 
 
 def build(
@@ -124,25 +57,24 @@ def build(
     with torch_threads():
         fractional, wrap = _wrapped(positions, inverse, pbc)
         owner, shift = _ghosts(fractional, pbc, reach)
-        placed = _place(positions, frame, owner, shift, wrap)
+        placed = place(positions, frame, owner, shift, wrap)
         low, bins, scale = _grid(fractional, pbc, reach, len(owner))
-        order, starts = _binned(fractional, owner, shift, low, bins, scale)
-        where = (fractional, placed, placed[order], order, starts, low, bins, scale, reach)
-        row = _fill(*where, cutoff, np.zeros(0, np.int64), np.zeros(0, np.int32))
-        index = np.empty(row[-1], np.int32)
-        _fill(*where, cutoff, row, index)
+        order, home, starts = _binned(fractional, owner, shift, low, bins, scale)
+        x, y, z = np.ascontiguousarray(placed[order].T)
+        # The tiny margin covers the rounding of bin borders.
+        margin = reach * (1 + 1e-9) + 1e-12
+        where = (fractional, x, y, z, home, starts, low, bins, scale, margin, cutoff**2)
+        row = _count(*where)
+        index = _fill(*where, order, row, int(np.diff(row).max(initial=0)))
     return NeighborTable(row, index, owner, shift, wrap)
 
 
 def _complete(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """Replace cell vectors of open axes by unit vectors orthogonal to the others."""
     frame = cell.copy()
-    if pbc.all() or abs(np.linalg.det(frame)) > 0:
-        missing = np.zeros(3, dtype=bool)
-    else:
-        missing = ~pbc
+    missing = [] if abs(np.linalg.det(frame)) > 0 else np.flatnonzero(~pbc)
     frame[missing] = 0
-    for axis in np.flatnonzero(missing):
+    for axis in missing:
         # The right singular vectors beyond the rank span what the known vectors do not.
         _, values, vectors = np.linalg.svd(frame)
         frame[axis] = vectors[int((values > 1e-12 * max(values.max(), 1)).sum())]
@@ -182,25 +114,6 @@ def _wrapped(positions, inverse, pbc):
                 wrap[i, d] = np.int32(whole)
             fractional[i, d] = f
     return fractional, wrap
-
-
-@njit(parallel=True, cache=True)
-def _place(positions, cell, owner, shift, wrap):
-    n = positions.shape[0]
-    placed = np.empty((n + owner.size, 3))
-    for i in prange(n):
-        for c in range(3):
-            moved = positions[i, c]
-            for d in range(3):
-                moved -= wrap[i, d] * cell[d, c]
-            placed[i, c] = moved
-    for g in prange(owner.size):
-        for c in range(3):
-            moved = placed[owner[g], c]
-            for d in range(3):
-                moved += shift[g, d] * cell[d, c]
-            placed[n + g, c] = moved
-    return placed
 
 
 @njit(cache=True)
@@ -243,7 +156,7 @@ def _bin(f, low, scale, n):
 
 @njit(cache=True)
 def _binned(fractional, owner, shift, low, bins, scale):
-    """Counting sort: atoms and ghosts in the order of their bins, and where each bin starts."""
+    """Counting sort: atoms and ghosts in the order of their bins, its inverse, bins' starts."""
     n = fractional.shape[0]
     home = np.empty(n + owner.size, np.int64)
     starts = np.zeros(bins[0] * bins[1] * bins[2] + 1, np.int64)
@@ -256,47 +169,70 @@ def _binned(fractional, owner, shift, low, bins, scale):
         starts[b + 1] += 1
     for b in range(starts.size - 1):
         starts[b + 1] += starts[b]
-    order, fill = np.empty(home.size, np.int32), starts[:-1].copy()
+    order, free = np.empty(home.size, np.int32), starts[:-1].copy()
     for a in range(home.size):
-        order[fill[home[a]]] = a
-        fill[home[a]] += 1
-    return order, starts
+        b = home[a]
+        home[a] = free[b]
+        order[free[b]] = a
+        free[b] += 1
+    return order, home, starts
+
+
+@njit(cache=True)
+def _window(fractional, i, low, bins, scale, margin):
+    """Bins that the sphere around atom i touches: first and last along each axis, (2, 3)."""
+    window = np.empty((2, 3), np.int64)
+    for d in range(3):
+        f = fractional[i, d]
+        window[0, d] = _bin(f - margin[d], low[d], scale[d], bins[d])
+        window[1, d] = _bin(f + margin[d], low[d], scale[d], bins[d])
+    return window
 
 
 @njit(parallel=True, cache=True)
-def _fill(
-    fractional, placed, sorted_positions, order, starts, low, bins, scale, reach, cutoff, row, index
-):
-    """Count the neighbours (``row`` empty: returns the rows) or fill them into ``index``."""
+def _count(fractional, x, y, z, home, starts, low, bins, scale, margin, square):
+    """Where each atom's row starts, (n_atoms + 1,), from the number of its neighbours."""
     n = fractional.shape[0]
-    counting = row.size == 0
-    counts = np.zeros(n + 1, np.int64)
-    square = cutoff * cutoff
-    # The tiny margin covers the rounding of bin borders.
-    margin = reach * (1 + 1e-9) + 1e-12
+    row = np.zeros(n + 1, np.int64)
     for block in prange((n + _BLOCK - 1) // _BLOCK):
         for i in range(block * _BLOCK, min((block + 1) * _BLOCK, n)):
-            x, y, z = placed[i, 0], placed[i, 1], placed[i, 2]
-            ax = _bin(fractional[i, 0] - margin[0], low[0], scale[0], bins[0])
-            bx = _bin(fractional[i, 0] + margin[0], low[0], scale[0], bins[0])
-            ay = _bin(fractional[i, 1] - margin[1], low[1], scale[1], bins[1])
-            by = _bin(fractional[i, 1] + margin[1], low[1], scale[1], bins[1])
-            az = _bin(fractional[i, 2] - margin[2], low[2], scale[2], bins[2])
-            bz = _bin(fractional[i, 2] + margin[2], low[2], scale[2], bins[2])
-            found = 0 if counting else row[i]
-            for cx in range(ax, bx + 1):
-                for cy in range(ay, by + 1):
+            window = _window(fractional, i, low, bins, scale, margin)
+            x0, y0, z0 = x[home[i]], y[home[i]], z[home[i]]
+            found = -1  # the atom itself
+            for cx in range(window[0, 0], window[1, 0] + 1):
+                for cy in range(window[0, 1], window[1, 1] + 1):
                     line = (cx * bins[1] + cy) * bins[2]
-                    for q in range(starts[line + az], starts[line + bz + 1]):
-                        dx = sorted_positions[q, 0] - x
-                        dy = sorted_positions[q, 1] - y
-                        dz = sorted_positions[q, 2] - z
-                        if dx * dx + dy * dy + dz * dz < square and order[q] != i:
-                            if not counting:
-                                index[found] = order[q]
-                            found += 1
-            counts[i + 1] = found
-    if counting:
-        for i in range(n):
-            counts[i + 1] += counts[i]
-    return counts
+                    for q in range(starts[line + window[0, 2]], starts[line + window[1, 2] + 1]):
+                        dx, dy, dz = x[q] - x0, y[q] - y0, z[q] - z0
+                        found += dx * dx + dy * dy + dz * dz < square
+            row[i + 1] = found
+    for i in range(n):
+        row[i + 1] += row[i]
+    return row
+
+
+@njit(parallel=True, cache=True)
+def _fill(fractional, x, y, z, home, starts, low, bins, scale, margin, square, order, row, longest):
+    """Neighbours of every atom, in the order of the bins.
+
+    Candidates are written before they are judged and overwritten if they are too far: no branch,
+    but one more element than the row holds, hence the scratch array.
+    """
+    n = fractional.shape[0]
+    index = np.empty(row[n], np.int32)
+    for block in prange((n + _BLOCK - 1) // _BLOCK):
+        scratch = np.empty(longest + 1, np.int32)
+        for i in range(block * _BLOCK, min((block + 1) * _BLOCK, n)):
+            window = _window(fractional, i, low, bins, scale, margin)
+            h = home[i]
+            x0, y0, z0 = x[h], y[h], z[h]
+            found = 0
+            for cx in range(window[0, 0], window[1, 0] + 1):
+                for cy in range(window[0, 1], window[1, 1] + 1):
+                    line = (cx * bins[1] + cy) * bins[2]
+                    for q in range(starts[line + window[0, 2]], starts[line + window[1, 2] + 1]):
+                        dx, dy, dz = x[q] - x0, y[q] - y0, z[q] - z0
+                        scratch[found] = order[q]
+                        found += (dx * dx + dy * dy + dz * dz < square) & (q != h)
+            index[row[i] : row[i + 1]] = scratch[:found]
+    return index

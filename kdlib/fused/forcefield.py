@@ -2,8 +2,8 @@
 
 A chunk of atoms goes through three steps before the next chunk starts, so that memory holds the
 neighbour table and one chunk: (a) environments by a pass over neighbours, (b) the rest of the
-network, dense per atom, in torch, whose autograd gives g = dE/d(environment), (c) a second pass over
-neighbours that turns g into forces on both atoms of every pair.
+network, dense per atom, in torch, whose autograd gives g = dE/d(environment), (c) a second pass
+over neighbours that turns g into forces on both atoms of every pair.
 """
 
 import copy
@@ -34,7 +34,7 @@ class ForceField:
         may differ in the last bits between chunk sizes.
     """
 
-    def __init__(self, module: torch.nn.Module, chunk: int = 2048) -> None:
+    def __init__(self, module: torch.nn.Module, chunk: int = 4096) -> None:
         if reason := supports(module):
             raise InputError(f"fused.ForceField: {reason}")
         self._module = accelerate(copy.deepcopy(module)).requires_grad_(False).eval()
@@ -82,10 +82,11 @@ class ForceField:
             pairs = (placed, table.row, table.index, table.longest, species)
             for start in range(0, len(atoms), self._chunk):
                 part = slice(start, min(start + self._chunk, len(atoms)))
-                env = self._environment(pairs, part)
+                where = (*pairs, part.start, part.stop, self._cutoff, self._m, self._sigma)
+                env = self._environment(where, part.stop - part.start)
                 energies[part], g = self._dense(env, channels[part], derive)
                 if derive:
-                    self._add_forces(pairs, part, g, forces, virials, strained)
+                    mdloops.chunk_forces(*where, g.numpy(), forces, virials, strained)
             results = {"energy": energies.sum(), "energies": energies}
             if "forces" in properties:
                 results["forces"] = mdloops.total_forces(forces, table.owner)
@@ -93,22 +94,11 @@ class ForceField:
             results["stress"] = virials.sum(axis=0) / abs(np.linalg.det(cell))
         return results
 
-    def _environment(self, pairs: tuple, part: slice) -> Tensor:
-        shape = (part.stop - part.start, 4, self._interaction.nf_in, len(self._m))
+    def _environment(self, where: tuple, n_atoms: int) -> Tensor:
+        shape = (n_atoms, 4, self._interaction.nf_in, len(self._m))
         env = torch.empty(shape, dtype=self._dtype)
-        mdloops.chunk_environment(
-            *pairs, part.start, part.stop, self._cutoff, self._m, self._sigma, env.numpy()
-        )
+        mdloops.chunk_environment(*where, env.numpy())
         return env
-
-    def _add_forces(
-        self, pairs: tuple, part: slice, g: Tensor, forces: np.ndarray, virials: np.ndarray,
-        strained: bool,
-    ) -> None:
-        mdloops.chunk_forces(
-            *pairs, part.start, part.stop, self._cutoff, self._m, self._sigma, g.numpy(),
-            forces, virials, strained,
-        )
 
     def _dense(self, env: Tensor, channels: Tensor, derive: bool) -> tuple[np.ndarray, Tensor]:
         """Atomic energies, eV, and their derivative by the environment."""

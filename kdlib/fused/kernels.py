@@ -1,15 +1,10 @@
-r"""Kernels of the pair sums for training; each walks over the pairs of one atom after another.
+r"""The sums over the pairs of one atom: environment, slopes, and their derivatives.
 
-Notation: pair p goes from atom i to atom j along :math:`\mathbf r = r\,\mathbf u`, :math:`x = 1/r`;
-for the sensitivity :math:`k`, :math:`\delta_k = x - m_k` with :math:`m_k = 1/\mu_k`, and
+Symbols, as in :mod:`kdlib.fused`: a pair along :math:`\mathbf r = r\,\mathbf u`, :math:`x = 1/r`,
+:math:`m_k = 1/\mu_k`, :math:`\delta_k = x - m_k`, and :math:`u_0 = 1`. Because dx/dr = -x^2,
 
-.. math::
-    G_k = \exp(-\tfrac12 \sigma_k^2 \delta_k^2), \qquad S_k = G_k\, C, \qquad
-    S_k' = \frac{dS_k}{dr} = G_k\,(C' + \sigma_k^2 \delta_k\, C x^2)
-
-(:math:`dG_k/dr = \sigma_k^2\delta_k x^2 G_k` because :math:`dx/dr = -x^2`). With
-:math:`u_0 = 1`, component :math:`c` of 0..3 and the species channel :math:`s` of the neighbour, the
-environment is :math:`e_{icks} = \sum_{p \in i, s_j = s} S_k(r)\, u_c`.
+.. math:: G_k' = \sigma_k^2 \delta_k x^2 G_k, \qquad
+          S_k' = G_k\,(C' + \sigma_k^2 \delta_k\, C x^2) .
 
 A kernel sees one atom: its pairs as a ``table`` (:mod:`kdlib.fused.pairs`), ``n`` of them, and rows
 ``(4, n_sensitivities)`` of the environment or of its gradient. :mod:`kdlib.fused.loops` runs them
@@ -28,7 +23,8 @@ SCALE = math.sqrt(math.log2(math.e) / 2)
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
-def add_environment(table, n, m, h, out):
+def sum_environment(table, n, m, h, out):
+    """Environment of the atom."""
     # e_ck = sum_p G_k C u_c
     real = m.dtype.type
     for k in range(m.size):
@@ -46,6 +42,7 @@ def add_environment(table, n, m, h, out):
 
 @njit(fastmath=FASTMATH, error_model="numpy")
 def add_parameter_gradient(table, n, m, h, sigma, w, grad_m, grad_sigma):
+    """Add the gradients by m and sigma of the environment times weights ``w``."""
     # L = sum_ck w_ck e_ck:  dL/dm_k     =  sigma^2 sum_p delta   S_k sum_c w_ck u_c
     #                        dL/dsigma_k = -sigma   sum_p delta^2 S_k sum_c w_ck u_c
     real = m.dtype.type
@@ -66,6 +63,7 @@ def add_parameter_gradient(table, n, m, h, sigma, w, grad_m, grad_sigma):
 
 @njit(fastmath=FASTMATH, error_model="numpy")
 def pair_slopes(table, n, m, h, sigma, g):
+    """Slope of each pair, for g = dE/d(environment), in rows FREE + 1 to FREE + 3."""
     # f(r) = sum_k S_k (g_0k + u . g_k);  with R = sum_k S_k' (g_0k + u . g_k), V = sum_k G_k g_k:
     # df/dr = [R - x C (V . u)] u + x C V
     real = m.dtype.type
@@ -94,6 +92,7 @@ def pair_slopes(table, n, m, h, sigma, g):
 
 @njit(fastmath=FASTMATH, error_model="numpy")
 def project(table, n, index, direction):
+    """Turn the directions of the pairs into the changes of r and u along them."""
     # a = (u . d), at = C x (d - a u): the directional derivatives of r and of u (times C) along d
     real = table.dtype.type
     a, tx, ty, tz = FREE, FREE + 1, FREE + 2, FREE + 3
@@ -115,6 +114,7 @@ def project(table, n, index, direction):
 
 @njit(fastmath=FASTMATH, error_model="numpy")
 def add_slope_gradient(table, n, m, h, sigma, g, grad_g, grad_m, grad_sigma):
+    """Gradients by g, m and sigma of the slopes times directions (see `project`)."""
     # Q = sum_p d_p . df/dr_p = sum_pk [ S_k' a (g_0k + u . g_k) + G_k g_k . t ]  (a, t: `project`)
     # dQ/dg_0k   = sum_p S_k' a
     # dQ/dg_ck   = sum_p (S_k' a u_c + G_k t_c)
@@ -152,6 +152,7 @@ def add_slope_gradient(table, n, m, h, sigma, g, grad_g, grad_m, grad_sigma):
 
 @njit(fastmath=FASTMATH, error_model="numpy")
 def pair_curvatures(table, n, cutoff, m, h, sigma, g, index, direction, out):
+    """Hessian of each pair's energy times the pair's direction, into ``out``."""
     # Hessian of f times d, for f = s + u . b with s = sum_k S_k g_0k and b = sum_k S_k g_k (primes:
     # d/dr), from the changes along d: dr = a = u . d, du = v = x (d - a u), dx = -x^2 a:
     # H d = [s'' a + (b'' . u) a + b' . v - x a (b' . u) - x (b . v) + x^2 a (b . u)] u

@@ -39,6 +39,7 @@ class _Fused:
     ) -> Tensor:
         """Sums of sensitivities over neighbours, (n_atoms, 4, n_species * n_sensitivities)."""
         n_atoms = len(in_features)
+        first, second = first.contiguous(), second.contiguous()
         row = loops.rows_of(first.numpy(), n_atoms)
         if not len(row):
             order = torch.argsort(first, stable=True)
@@ -157,7 +158,7 @@ def supports(module: torch.nn.Module) -> str | None:
         if reason := _obstacle(first):
             return reason
         if others:
-            return "only the first interaction layer, whose input is the species, has a fused kernel"
+            return "only the first interaction layer, with species as input, has a fused kernel"
     return None
 
 

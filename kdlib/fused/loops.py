@@ -1,9 +1,9 @@
 """The kernels run over all atoms of a batch, in parallel.
 
-Threads own contiguous blocks of atoms and write only to the rows of their own atoms and pairs; sums
-over all pairs (gradients of the sensitivity parameters) are kept per block and added in the order of
-the blocks. The number of blocks does not depend on the number of threads, so neither does any bit
-of a result.
+Threads own contiguous blocks of atoms and write only to the rows of their own atoms and pairs;
+sums over all pairs (gradients of the sensitivity parameters) are kept per block and added in the
+order of the blocks. The number of blocks does not depend on the number of threads, so neither does
+any bit of a result.
 
 Arguments shared by all loops: ``vectors`` (n_pairs, 3), Angstrom; ``row`` (n_atoms + 1) starts of
 each atom's pairs; ``second`` (n_pairs) neighbours; ``species`` (n_atoms) channel of each atom;
@@ -17,12 +17,12 @@ from numba import njit, prange
 from kdlib.fused.elementary import FASTMATH
 from kdlib.fused.kernels import (
     SCALE,
-    add_environment,
     add_parameter_gradient,
     add_slope_gradient,
     pair_curvatures,
     pair_slopes,
     project,
+    sum_environment,
 )
 from kdlib.fused.pairs import FREE, N_ROWS, gather, padded, resolve
 
@@ -76,10 +76,8 @@ def environment(vectors, row, second, species, cutoff, m, sigma, out):
         table, index = _workspace(row, m)
         for i in range(block * n_atoms // N_BLOCKS, (block + 1) * n_atoms // N_BLOCKS):
             for s in range(n_species):
-                n = _stage(
-                    vectors, row, second, species, n_species, s, i, cutoff, table, index
-                )
-                add_environment(table, n, m, h, out[i, :, s])
+                n = _stage(vectors, row, second, species, n_species, s, i, cutoff, table, index)
+                sum_environment(table, n, m, h, out[i, :, s])
 
 
 @njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
@@ -93,9 +91,7 @@ def parameter_gradient(vectors, row, second, species, cutoff, m, sigma, weight):
         by_m, by_sigma = partial[block, 0], partial[block, 1]
         for i in range(block * n_atoms // N_BLOCKS, (block + 1) * n_atoms // N_BLOCKS):
             for s in range(n_species):
-                n = _stage(
-                    vectors, row, second, species, n_species, s, i, cutoff, table, index
-                )
+                n = _stage(vectors, row, second, species, n_species, s, i, cutoff, table, index)
                 add_parameter_gradient(table, n, m, h, sigma, weight[i, :, s], by_m, by_sigma)
     return partial.sum(axis=0)
 
@@ -109,9 +105,7 @@ def slopes(vectors, row, second, species, cutoff, m, sigma, g, out):
         table, index = _workspace(row, m)
         for i in range(block * n_atoms // N_BLOCKS, (block + 1) * n_atoms // N_BLOCKS):
             for s in range(n_species):
-                n = _stage(
-                    vectors, row, second, species, n_species, s, i, cutoff, table, index
-                )
+                n = _stage(vectors, row, second, species, n_species, s, i, cutoff, table, index)
                 pair_slopes(table, n, m, h, sigma, g[i, :, s])
                 for p in range(n):
                     for c in range(3):
@@ -129,9 +123,7 @@ def slope_gradient(vectors, row, second, species, cutoff, m, sigma, g, direction
         by_m, by_sigma = partial[block, 0], partial[block, 1]
         for i in range(block * n_atoms // N_BLOCKS, (block + 1) * n_atoms // N_BLOCKS):
             for s in range(n_species):
-                n = _stage(
-                    vectors, row, second, species, n_species, s, i, cutoff, table, index
-                )
+                n = _stage(vectors, row, second, species, n_species, s, i, cutoff, table, index)
                 project(table, n, index, direction)
                 add_slope_gradient(table, n, m, h, sigma, g[i, :, s], out[i, :, s], by_m, by_sigma)
     return partial.sum(axis=0)
@@ -146,9 +138,7 @@ def curvatures(vectors, row, second, species, cutoff, m, sigma, g, direction, ou
         table, index = _workspace(row, m)
         for i in range(block * n_atoms // N_BLOCKS, (block + 1) * n_atoms // N_BLOCKS):
             for s in range(n_species):
-                n = _stage(
-                    vectors, row, second, species, n_species, s, i, cutoff, table, index
-                )
+                n = _stage(vectors, row, second, species, n_species, s, i, cutoff, table, index)
                 pair_curvatures(table, n, cutoff, m, h, sigma, g[i, :, s], index, direction, out)
 
 
@@ -169,7 +159,7 @@ def gather_forces(slopes, row, second):
 
 @njit(parallel=True, cache=True)
 def spread_forces(forces, row, second):
-    """Adjoint of `gather_forces`: force on the first minus force on the second atom of each pair."""
+    """Adjoint of `gather_forces`: force on the first atom of each pair minus that on the second."""
     n_atoms = row.size - 1
     out = np.empty((second.size, 3), forces.dtype)
     for i in prange(n_atoms):

@@ -1,24 +1,24 @@
 """Loops of the MD path: environments and forces of a chunk of atoms, from a neighbour table.
 
-No array here has a row per pair. Distances are found anew in both passes (cheaper than memory), from
-float64 positions; what is inside the cutoff is cast to the model's precision and staged as in
+No array here has a row per pair. Distances are found anew in both passes (cheaper than memory),
+from float64 positions; what is inside the cutoff is cast to the model's precision and staged as in
 :mod:`kdlib.fused.pairs`.
 
-The force pass adds to both atoms of a pair. Each thread does so in an array of its own, over a fixed
-share of the atoms, and the arrays are added in the order of the threads: no races, and the same bits
-in every call with the same number of threads. Forces add up in float64, so that their sum over all
-atoms vanishes to rounding.
+The force pass adds to both atoms of a pair. Each thread does so in an array of its own, over a
+fixed share of the atoms, and the arrays are added in the order of the threads: no races, and the
+same bits in every call with the same number of threads. Forces add up in float64, so that their sum
+over all atoms vanishes to rounding.
 
-Arguments shared by the loops: ``placed`` (n_atoms + n_ghosts, 3) float64 positions, Angstrom; ``row``
-and ``index`` of the :class:`~kdlib.fused.celllist.NeighborTable`; ``longest``, its longest row;
-``species`` (n_atoms + n_ghosts) channels; atoms ``start`` to ``stop`` are the chunk.
+Arguments shared by the loops: ``placed`` (n_atoms + n_ghosts, 3) float64 positions, Angstrom;
+``row`` and ``index`` of the :class:`~kdlib.fused.neighbortable.NeighborTable`; ``longest``, its
+longest row; ``species`` (n_atoms + n_ghosts) channels; atoms ``start`` to ``stop`` are the chunk.
 """
 
 import numpy as np
 from numba import njit, prange
 
 from kdlib.fused.elementary import FASTMATH
-from kdlib.fused.kernels import SCALE, add_environment, pair_slopes
+from kdlib.fused.kernels import SCALE, pair_slopes, sum_environment
 from kdlib.fused.loops import N_BLOCKS
 from kdlib.fused.pairs import FREE, N_ROWS, UX, UY, UZ, X, padded, resolve
 
@@ -48,9 +48,7 @@ def _select(placed, i, row, index, species, channel, cutoff, table, near):
 
 
 @njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
-def chunk_environment(
-    placed, row, index, longest, species, start, stop, cutoff, m, sigma, out
-):
+def chunk_environment(placed, row, index, longest, species, start, stop, cutoff, m, sigma, out):
     """Fill ``out`` (stop - start, 4, n_species, n_sensitivities) with environments."""
     n_species, count = out.shape[2], stop - start
     h = sigma * m.dtype.type(SCALE)
@@ -60,11 +58,9 @@ def chunk_environment(
         for a in range(block * count // N_BLOCKS, (block + 1) * count // N_BLOCKS):
             for s in range(n_species):
                 channel = s if n_species > 1 else -1
-                n = _select(
-                    placed, start + a, row, index, species, channel, cutoff, table, near
-                )
+                n = _select(placed, start + a, row, index, species, channel, cutoff, table, near)
                 resolve(table, n, cutoff)
-                add_environment(table, n, m, h, out[a, :, s])
+                sum_environment(table, n, m, h, out[a, :, s])
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
@@ -82,7 +78,20 @@ def _add_virial(table, n, virial):
 
 @njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
 def chunk_forces(
-    placed, row, index, longest, species, start, stop, cutoff, m, sigma, g, forces, virials, strained
+    placed,
+    row,
+    index,
+    longest,
+    species,
+    start,
+    stop,
+    cutoff,
+    m,
+    sigma,
+    g,
+    forces,
+    virials,
+    strained,
 ):
     """Add the chunk's share to ``forces`` (n_threads, n_atoms + n_ghosts, 3), eV/Angstrom.
 

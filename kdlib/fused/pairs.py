@@ -1,8 +1,8 @@
 r"""Geometry of one atom's pairs, staged in rows that fit the vector units.
 
 Pairs of an atom are copied from wherever they live into a small table, one row per quantity, and
-the table is filled up to a multiple of :data:`LANES` with pairs *at* the cutoff, whose sensitivities
-vanish. So every later loop over pairs is vector code without a remainder.
+the table is filled up to a multiple of 16 (one 512-bit register of float32) with pairs *at* the
+cutoff, whose sensitivities vanish. So every later loop over pairs is vector code without remainder.
 """
 
 import math
@@ -10,9 +10,6 @@ import math
 from numba import njit
 
 from kdlib.fused.elementary import FASTMATH, cosine, sine
-
-#: Pairs are padded to a multiple of this: one 512-bit register of float32.
-LANES = 16
 
 # Rows of the table. X is 1/r, U the unit vector, C and DC the cutoff function and its derivative,
 # CX2 is C / r^2. What follows is scratch of the kernels.
@@ -22,7 +19,7 @@ N_ROWS = FREE + 11
 
 @njit(inline="always")
 def padded(n):
-    """Round up to a multiple of LANES, in a form from which the compiler sees that it is one."""
+    """Round up to a multiple of 16, in a form from which the compiler sees that it is one."""
     return ((n + 15) >> 4) << 4
 
 

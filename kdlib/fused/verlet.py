@@ -5,7 +5,7 @@ from ase import Atoms
 from numba import njit
 
 from kdlib.fused import celllist
-from kdlib.fused.celllist import NeighborTable
+from kdlib.fused.neighbortable import NeighborTable
 
 
 class VerletList:
@@ -40,7 +40,10 @@ class VerletList:
             atoms.positions, atoms.cell.array, atoms.pbc, self.cutoff + self.skin
         )
         self._built_for = (
-            atoms.positions.copy(), atoms.numbers.copy(), atoms.cell.array.copy(), atoms.pbc.copy()
+            atoms.positions.copy(),
+            atoms.numbers.copy(),
+            atoms.cell.array.copy(),
+            atoms.pbc.copy(),
         )
         self.n_builds += 1
         return True

@@ -1,0 +1,94 @@
+"""The neighbours of every atom, periodic images being atoms of their own."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, prange
+
+from kdlib.fused.threads import torch_threads
+
+
+@dataclass(frozen=True)
+class NeighborTable:
+    """Every neighbour of every atom, ghosts included.
+
+    Attributes
+    ----------
+    row
+        Neighbours of atom i are ``index[row[i]:row[i + 1]]``, (n_atoms + 1,) int64.
+    index
+        Atoms (below n_atoms) and ghosts (from n_atoms on), int32.
+    owner
+        Atom that a ghost is an image of, (n_ghosts,) int32.
+    shift
+        Cell vectors between a ghost and its wrapped owner, (n_ghosts, 3) int32.
+    wrap
+        Cell vectors to be *subtracted* from an atom's position to wrap it, (n_atoms, 3) int32.
+    """
+
+    row: np.ndarray
+    index: np.ndarray
+    owner: np.ndarray
+    shift: np.ndarray
+    wrap: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of real atoms."""
+        return len(self.wrap)
+
+    @property
+    def longest(self) -> int:
+        """Most neighbours that any atom has."""
+        return int(np.diff(self.row).max(initial=0))
+
+    def place(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """Positions of wrapped atoms and ghosts, (n_atoms + n_ghosts, 3) float64, Angstrom.
+
+        Parameters
+        ----------
+        positions
+            (n_atoms, 3), Angstrom; near those that the table was built for.
+        cell
+            Cell vectors as rows, (3, 3), Angstrom.
+        """
+        positions, cell = np.ascontiguousarray(positions, float), np.ascontiguousarray(cell, float)
+        with torch_threads():
+            return place(positions, cell, self.owner, self.shift, self.wrap)
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """First and second atom and lattice translation of each pair, without ghosts.
+
+        Returns
+        -------
+        tuple
+            ``first``, ``second`` (n_pairs,) int64 and ``shifts`` (n_pairs, 3) int32 such that a
+            pair's vector is ``positions[second] - positions[first] + shifts @ cell``.
+        """
+        atom = np.concatenate([np.arange(self.n_atoms), self.owner])
+        shift = np.concatenate([-self.wrap, self.shift - self.wrap[self.owner]])
+        first = np.repeat(np.arange(self.n_atoms), np.diff(self.row))
+        return first, atom[self.index], shift[self.index] + self.wrap[first]
+
+
+@njit(parallel=True, cache=True)
+def place(positions, cell, owner, shift, wrap):
+    """Positions of wrapped atoms and of ghosts."""
+    n = positions.shape[0]
+    placed = np.empty((n + owner.size, 3))
+    for i in prange(n):
+        for c in range(3):
+            moved = positions[i, c]
+            for d in range(3):
+                moved -= wrap[i, d] * cell[d, c]
+            placed[i, c] = moved
+    for g in prange(owner.size):
+        for c in range(3):
+            moved = placed[owner[g], c]
+            for d in range(3):
+                moved += shift[g, d] * cell[d, c]
+            placed[n + g, c] = moved
+    return placed
