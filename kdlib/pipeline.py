@@ -177,7 +177,8 @@ def _why(step: Step, parts: Mapping[str, Any], record_path: Path, results: Path)
             if not isinstance(now, dict) or not isinstance(then, dict):
                 return f"{name} changed"
             items = sorted(i for i in {*now, *then} if now.get(i) != then.get(i))
-            return f"{name} changed: {', '.join(items)}"
+            rest = f" and {len(items) - 3} more" if len(items) > 3 else ""
+            return f"{name} changed: {', '.join(items[:3])}{rest}"
     for name in step.writes:
         if not (results / name).is_file():
             return f"{name} is missing"

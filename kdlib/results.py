@@ -189,7 +189,7 @@ def fingerprint(path: str | os.PathLike[str], timings: bool = True) -> str:
     table = schema.KINDS.get(ds.attrs["kind"], {})
     if not timings:
         ds = ds.drop_vars([name for name in ds.variables if name in table and table[name].timing])
-    return _digest(ds, ds.attrs)
+    return _digest(ds, {k: v for k, v in ds.attrs.items() if k not in PROVENANCE})
 
 
 def provenance() -> dict[str, str]:
