@@ -6,17 +6,13 @@ trainings repeated; an interrupted one goes on from its checkpoint.
 
 import json
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
-import numba
-import torch
 import xarray as xr
 from ase import Atoms
 
@@ -27,6 +23,7 @@ from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.losses import WeightSchedule
 from kdlib.progress import Reporter
 from kdlib.training import Run, TrainingConfig
+from kdlib.workers import single_threaded
 
 #: How often trainings are sent again after a worker process died.
 MAX_RESTARTS = 3
@@ -137,7 +134,7 @@ def run(
         for _ in range(MAX_RESTARTS + 1):
             if not waiting:
                 break
-            own = nullcontext(executor) if executor else _processes(workers, len(waiting))
+            own = nullcontext(executor) if executor else _pool(workers, len(waiting))
             with own as pool:
                 for task in _finished(pool, waiting, frames, split, folders):
                     waiting = [other for other in waiting if other is not task]
@@ -207,23 +204,8 @@ def _is_finished(run_dir: Path) -> bool:
     return (run_dir / training.HISTORY).exists()
 
 
-def _processes(workers: int | None, n_tasks: int) -> ProcessPoolExecutor:
-    count = min(workers or os.cpu_count() or 1, n_tasks)
-    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    """One thread per worker, and no worker outlives the process that started it."""
-    numba.set_num_threads(1)  # starts numba's OpenMP pool, which resets the count that torch reads
-    torch.set_num_threads(1)
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _pool(count: int | None, n_tasks: int) -> ProcessPoolExecutor:
+    return single_threaded(min(count or os.cpu_count() or 1, n_tasks))
 
 
 def _finished(

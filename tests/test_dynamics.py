@@ -112,6 +112,18 @@ def test_seed_decides_the_run(springs, thermostat):
     assert np.abs(positions(3) - positions(4)).max() > 1e-3
 
 
+def test_langevin_forces_follow_the_seed(springs):
+    """From the same velocities, other random forces lead elsewhere; a chain has none."""
+
+    def positions(seed: int, thermostat: str) -> np.ndarray:
+        atoms = springs.copy()
+        atoms.calc = springs.calc
+        return dynamics.nvt(atoms, 1200, 40, seed=seed, thermostat=thermostat).positions.values
+
+    assert np.abs(positions(3, "langevin") - positions(4, "langevin")).max() > 1e-3
+    np.testing.assert_array_equal(positions(3, "nose-hoover"), positions(4, "nose-hoover"))
+
+
 def test_melt_is_hot_first_and_cold_last(springs):
     """A melt ends its hot stage at 2500 K and its last stage at 1200 K."""
     protocol = MeltProtocol(melt_steps=600, quench_steps=300, equilibration_steps=600)
@@ -170,6 +182,7 @@ def test_seconds_of_the_components(springs):
         exact(*args, **kwargs)
 
     springs.calc.calculate = timed
+    springs.calc.reset()
     run = dynamics.nve(springs, 10)
     parts = dict(zip(run.component.values, run.seconds.values, strict=True))
     # Ten steps, one force call each; the call before the first step is not counted.

@@ -88,8 +88,9 @@ def test_reference_on_another_grid_is_interpolated():
     """A straight line stays the same on any grid."""
     g = on_grid(0.05 * (np.arange(160) + 0.5))
     r = np.arange(0.0, 10.0, 0.3)
-    reference = xr.DataArray(r - 0.2, {"r": r}, ("r",))
-    assert rdf.rdf_error(g, reference) == pytest.approx(1.2, rel=1e-9)
+    reference = xr.DataArray(r, {"r": r}, ("r",))
+    assert rdf.rdf_error(g, reference) == pytest.approx(0.0, abs=1e-12)
+    assert rdf.rdf_error(g, reference - 0.2) == pytest.approx(1.2, rel=1e-9)
 
 
 def test_error_needs_the_whole_range():

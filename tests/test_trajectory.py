@@ -64,6 +64,13 @@ def test_slow_creep_is_not_liquid():
     assert not trajectory.is_liquid(msd)
 
 
+def test_liquid_must_leave_its_places():
+    """Atoms that diffuse, but came less than 1 Angstrom far, may still sit in their cages."""
+    msd = trajectory.mean_squared_displacement(run_of(random_walk(2e-4, 20.0, n=70), 20.0))
+    assert trajectory.diffusion(msd) > LiquidCriterion().min_diffusion
+    assert not trajectory.is_liquid(msd)
+
+
 def test_short_run_has_no_diffusion():
     """A run shorter than the ballistic time says nothing about diffusion."""
     msd = trajectory.mean_squared_displacement(run_of(random_walk(9e-4, 20.0, n=10), 20.0))

@@ -44,9 +44,13 @@ differentiable, :mod:`~kdlib.fused.loops` runs the :mod:`~kdlib.fused.kernels` o
 :mod:`~kdlib.fused.mdloops`, :mod:`~kdlib.fused.verlet` and :mod:`~kdlib.fused.celllist`.
 """
 
+from kdlib.fused import compiled
 from kdlib.fused.autograd import pair_forces
 from kdlib.fused.forcefield import ForceField
 from kdlib.fused.layer import accelerate, restore, supports
 from kdlib.fused.verlet import VerletList
 
 __all__ = ["ForceField", "VerletList", "accelerate", "pair_forces", "restore", "supports"]
+
+# As Python does with its bytecode: what was compiled from older sources must not run.
+compiled.discard_stale()

@@ -71,7 +71,7 @@ def cosine(phi: float) -> float:
     return math.cos(phi)
 
 
-@njit(fastmath=FASTMATH, inline="always")
+@njit(fastmath=FASTMATH)
 def _exp2_float32(y):
     y = y if y > _f32(-100.0) else _f32(-127.0)
     whole = np.floor(y + _f32(0.5))
@@ -86,7 +86,7 @@ def _exp2_float32(y):
     return p * _float32_from_bits((_i32(whole) + _i32(127)) << _i32(23))
 
 
-@njit(fastmath=FASTMATH, inline="always")
+@njit(fastmath=FASTMATH)
 def _exp2_float64(y):
     y = y if y > -900.0 else -1023.0
     whole = np.floor(y + 0.5)
@@ -106,7 +106,7 @@ def _exp2_float64(y):
     return p * _float64_from_bits((_i64(whole) + _i64(1023)) << _i64(52))
 
 
-@njit(fastmath=FASTMATH, inline="always")
+@njit(fastmath=FASTMATH)
 def _sine_float32(phi):
     z = phi * phi
     p = _f32(1.0 / 6227020800.0)
@@ -118,7 +118,7 @@ def _sine_float32(phi):
     return phi + phi * z * p
 
 
-@njit(fastmath=FASTMATH, inline="always")
+@njit(fastmath=FASTMATH)
 def _sine_float64(phi):
     z = phi * phi
     p = 1.0 / 51090942171709440000.0
@@ -134,7 +134,7 @@ def _sine_float64(phi):
     return phi + phi * z * p
 
 
-@njit(fastmath=FASTMATH, inline="always")
+@njit(fastmath=FASTMATH)
 def _cosine_float32(phi):
     z = phi * phi
     p = _f32(-1.0 / 87178291200.0)
@@ -147,7 +147,7 @@ def _cosine_float32(phi):
     return p * z + _f32(1.0)
 
 
-@njit(fastmath=FASTMATH, inline="always")
+@njit(fastmath=FASTMATH)
 def _cosine_float64(phi):
     z = phi * phi
     p = -1.0 / 1124000727777607680000.0
@@ -164,21 +164,21 @@ def _cosine_float64(phi):
     return p * z + 1.0
 
 
-@overload(exp2, inline="always")
+@overload(exp2)
 def _choose_exp2(y):
     if y == types.float32:
         return lambda y: _exp2_float32(y)
     return lambda y: _exp2_float64(y)
 
 
-@overload(sine, inline="always")
+@overload(sine)
 def _choose_sine(phi):
     if phi == types.float32:
         return lambda phi: _sine_float32(phi)
     return lambda phi: _sine_float64(phi)
 
 
-@overload(cosine, inline="always")
+@overload(cosine)
 def _choose_cosine(phi):
     if phi == types.float32:
         return lambda phi: _cosine_float32(phi)
