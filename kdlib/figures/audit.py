@@ -99,7 +99,13 @@ def _interval(row: xr.Dataset) -> str:
     decimals = int(np.clip(2 - np.floor(np.log10(max(abs(value), 1e-9))), 0, 4))
     text = f"{value:.{decimals}f}"
     if np.isfinite(low):
-        text += f" [{low:.{decimals}f}, {high:.{decimals}f}]"
+        ends = [_short(end, decimals) for end in (low, high)]
+        text += f" [{ends[0]}, {ends[1]}]"
     unit = str(row.unit.values)
     text = text.replace("-", "−")
     return text if unit == "1" else f"{text} {unit}"
+
+
+def _short(end: float, decimals: int) -> str:
+    """End of an interval; one beyond ten thousand by its order of magnitude, to keep its column."""
+    return f"{end:.{decimals}f}" if abs(end) < 1e4 else f"{end:.0e}".replace("e+", "e")
