@@ -5,6 +5,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import kdlib
 from kdlib.errors import InputError
@@ -32,14 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Execute the notebooks of a profile that are not up to date."""
-    from kdlib import pipeline, profile, progress, results
+    from kdlib import pipeline, profile, results
 
     chosen = profile.load(options.profile)
     default = results.project_root() / "results" / chosen.name
     folder = options.results.resolve() if options.results else default
-    reporter = progress.reporter()
-    if type(reporter) is progress.Reporter:  # output to a file: lines say how far it got
-        reporter = progress.LineReporter()
+    reporter = _reporter()
     try:
         outcomes = pipeline.run(
             chosen,
@@ -66,6 +65,23 @@ def figures(options: argparse.Namespace) -> int:
     folder = root / "results" / options.profile if options.profile else root
     for path in figures.redraw(folder, options.only):
         sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Time stock hippynn, both backends and LAMMPS side by side."""
+    from dataclasses import replace
+
+    from kdlib import bench, figures
+
+    names = {"sizes": options.sizes, "n_steps": options.steps, "repeats": options.repeats}
+    chosen = {name: value for name, value in names.items() if value}
+    chosen |= {"sizes": tuple(options.sizes)} if options.sizes else {}
+    protocol = replace(bench.QUICK if options.quick else bench.FULL, **chosen)
+    out, lammps = options.out.resolve(), options.lammps or ""
+    ds = bench.run(out, protocol, options.results or "", lammps, _reporter())
+    figures.save(figures.benchmark(ds), ds, out.parent, "benchmark")
+    sys.stdout.write(bench.table(ds))
     return 0
 
 
@@ -96,6 +112,14 @@ def info(options: argparse.Namespace) -> int:
     width = max(len(name) for name, _ in lines)
     sys.stdout.writelines(f"{name:<{width}}  {text}\n" for name, text in lines)
     return 0
+
+
+def _reporter() -> Any:
+    """Reporter for this place; into a file, lines say how far the work got."""
+    from kdlib import progress
+
+    found = progress.reporter()
+    return progress.LineReporter() if type(found) is progress.Reporter else found
 
 
 def _device() -> str:
@@ -131,6 +155,16 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=figures)
     command.add_argument("--profile", default="", help="of results/PROFILE, not of figures/")
     command.add_argument("--only", default="", metavar="NAME", help="one figure, e.g. fig2_pareto")
+
+    command = commands.add_parser("bench", help="MD and training against stock hippynn and LAMMPS")
+    command.set_defaults(command=bench)
+    command.add_argument("--sizes", type=_positive, nargs="+", metavar="N", help="atoms, n x 500")
+    command.add_argument("--steps", type=_positive, metavar="N", help="steps of a timed block")
+    command.add_argument("--repeats", type=_positive, metavar="N", help="timed blocks")
+    command.add_argument("--out", type=Path, default="benchmark.nc", help="file (%(default)s)")
+    command.add_argument("--results", type=Path, metavar="DIR", help="with trained potentials")
+    command.add_argument("--lammps", type=Path, metavar="LMP", help="executable of LAMMPS")
+    command.add_argument("--quick", action="store_true", help="500 atoms, some steps: a trial")
 
     command = commands.add_parser("fetch", help="download a dataset")
     command.set_defaults(command=fetch)

@@ -94,6 +94,7 @@ class HipnnCalculator(Calculator):
         else:
             self.neighbor_list = _Neighbors(self.config.cutoff, skin)
             self._model = _Layers(module)
+        self._n_checked = 0
         self.timings: dict[str, float] = {"neighbor_list": 0.0, "model": 0.0, "calls": 0}
 
     def calculate(
@@ -104,13 +105,22 @@ class HipnnCalculator(Calculator):
     ) -> None:
         """Fill ``results`` with the energies and what ``properties`` asks for beyond them."""
         super().calculate(atoms, properties, system_changes)
+        try:
+            self._calculate(properties, system_changes)
+        except InputError:
+            self.reset()  # otherwise ASE takes the configuration for known in the next call
+            raise
+
+    def _calculate(self, properties: Iterable[str], system_changes: Iterable[str]) -> None:
         start = perf_counter()
         self._check(self.atoms, system_changes)
-        if self.neighbor_list.update(self.atoms):
-            self._check_distances(self.atoms)
-        listed = perf_counter()
         if "stress" in properties and not self.atoms.pbc.all():
             raise InputError("a stress needs a cell that is periodic in three directions")
+        self.neighbor_list.update(self.atoms)
+        if self.neighbor_list.n_builds != self._n_checked:
+            self._check_distances(self.atoms)
+            self._n_checked = self.neighbor_list.n_builds
+        listed = perf_counter()
         found = self._model(self.atoms, self.neighbor_list, properties)
         self.timings["neighbor_list"] += listed - start
         self.timings["model"] += perf_counter() - listed

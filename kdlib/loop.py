@@ -20,13 +20,12 @@ from kdlib import batches, checkpoints, fused, hipnn, losses
 from kdlib.batches import Batch
 from kdlib.datasets import Split, identity
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig, HipnnModule, Prediction
+from kdlib.hipnn import HipnnConfig, HipnnModule
 from kdlib.losses import LossWeights, WeightSchedule
-from kdlib.metrics import ErrorSum
+from kdlib.metrics import TARGETS, TargetErrors
 
 #: Atoms per evaluated batch of the validation part: bounds the memory, not the result.
 VALIDATION_ATOMS = 2048
-_TARGETS = ("energy", "force", "atomic_energy")
 _PARTS = ("train", "valid")
 _log = logging.getLogger(__name__)
 
@@ -161,7 +160,7 @@ class Loop:
         control = config.selection_energy * energy + config.selection_force * force
         row["selection"] = control if config.selection == "validation" else row["loss"]
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        row |= {f"weight_{name}": getattr(weights, name) for name in _TARGETS}
+        row |= {f"weight_{name}": getattr(weights, name) for name in TARGETS}
         self._select(row["selection"])
         self.seconds += time.perf_counter() - started
         row["seconds"] = self.seconds
@@ -170,7 +169,7 @@ class Loop:
     def _pass(self, weights: LossWeights) -> dict[str, float]:
         order = np.random.default_rng([self.training.seed, self.epoch]).permutation(len(self.train))
         size = self.training.batch_size
-        sums, collected = _ErrorSums(), []
+        sums, collected = TargetErrors(), []
         for number, start in enumerate(range(0, len(order), size)):
             chosen = order[start : start + size]
             batch = batches.collate([self.train[k] for k in chosen]).to(self.device)
@@ -240,31 +239,6 @@ class Loop:
         return _as_history(self.rows, self.best["epoch"])
 
 
-class _ErrorSums:
-    """Pooled errors of the targets that a batch holds."""
-
-    def __init__(self) -> None:
-        self.sums = {name: ErrorSum() for name in (*_TARGETS, "cell_energy")}
-
-    def add(self, prediction: Prediction, batch: Batch) -> None:
-        def add(name: str, difference: Tensor) -> None:
-            self.sums[name].add(difference.detach().cpu().double().numpy())
-
-        cell = prediction.energy - batch.energy
-        add("cell_energy", cell)
-        add("energy", cell / torch.bincount(batch.frame, minlength=batch.n_frames))
-        add("force", prediction.forces - batch.forces)
-        if batch.atomic_energies is not None:
-            add("atomic_energy", prediction.atomic_energies - batch.atomic_energies)
-
-    def row(self, part: str) -> dict[str, float]:
-        return {
-            f"{name}_{measure}_{part}": getattr(errors, measure)
-            for name, errors in self.sums.items()
-            for measure in ("rmse", "mae")
-        }
-
-
 def use_backend(module: HipnnModule, backend: str) -> None:
     """Swap in the fused kernels where they are wanted and possible; say so where they are not."""
     if backend != "fused":
@@ -276,7 +250,7 @@ def use_backend(module: HipnnModule, backend: str) -> None:
 
 
 def _evaluate(module: HipnnModule, parts: Sequence[Batch], part: str) -> dict[str, float]:
-    sums = _ErrorSums()
+    sums = TargetErrors()
     for batch in parts:
         sums.add(module(batch), batch)
     return sums.row(part)
@@ -297,9 +271,9 @@ def _as_history(rows: Sequence[dict[str, float]], best_epoch: int) -> xr.Dataset
     def column(name: str) -> list[float]:
         return [row.get(name, np.nan) for row in rows]
 
-    names = ("loss", "selection", "learning_rate", "seconds", *(f"weight_{t}" for t in _TARGETS))
+    names = ("loss", "selection", "learning_rate", "seconds", *(f"weight_{t}" for t in TARGETS))
     ds = xr.Dataset({name: ("epoch", column(name)) for name in names})
-    for name in (f"{target}_{measure}" for target in _TARGETS for measure in ("rmse", "mae")):
+    for name in (f"{target}_{measure}" for target in TARGETS for measure in ("rmse", "mae")):
         ds[name] = (("epoch", "split"), np.transpose([column(f"{name}_{p}") for p in _PARTS]))
     terms = np.transpose([column(f"loss_{term}") for term in losses.TERMS])
     ds["loss_term"] = (("epoch", "term"), terms)

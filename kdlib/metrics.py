@@ -7,12 +7,17 @@ atom, forces per component.
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
 import xarray as xr
 from ase import Atoms
+from torch import Tensor
 
+from kdlib.batches import Batch
 from kdlib.datasets import PARTS, Split, frame_numbers
-from kdlib.hipnn import Potential
+from kdlib.hipnn import Potential, Prediction
 
+#: What a model is trained on.
+TARGETS = ("energy", "force", "atomic_energy")
 #: Share of the largest force errors left out of the trimmed RMSE, which a few frames cannot drive.
 TRIMMED = 1e-3
 
@@ -39,6 +44,34 @@ class ErrorSum:
     def mae(self) -> float:
         """Mean absolute value of everything added."""
         return self.absolute / self.count if self.count else np.nan
+
+
+class TargetErrors:
+    """Pooled errors of the targets that batches hold."""
+
+    def __init__(self) -> None:
+        self.sums = {name: ErrorSum() for name in (*TARGETS, "cell_energy")}
+
+    def add(self, prediction: Prediction, batch: Batch) -> None:
+        """Add what a model says of a batch against what the batch holds."""
+
+        def add(name: str, difference: Tensor) -> None:
+            self.sums[name].add(difference.detach().cpu().double().numpy())
+
+        cell = prediction.energy - batch.energy
+        add("cell_energy", cell)
+        add("energy", cell / torch.bincount(batch.frame, minlength=batch.n_frames))
+        add("force", prediction.forces - batch.forces)
+        if batch.atomic_energies is not None:
+            add("atomic_energy", prediction.atomic_energies - batch.atomic_energies)
+
+    def row(self, part: str) -> dict[str, float]:
+        """RMSE and MAE of every target, named ``<target>_<measure>_<part>``."""
+        return {
+            f"{name}_{measure}_{part}": getattr(errors, measure)
+            for name, errors in self.sums.items()
+            for measure in ("rmse", "mae")
+        }
 
 
 def rmse(errors: np.ndarray) -> float:

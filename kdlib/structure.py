@@ -221,8 +221,10 @@ def _cell(found: xr.Dataset, key: Key, potential: Potential) -> xr.Dataset:
         "n_parameters": hipnn.n_parameters(potential.module),
     }
     labels = dict(zip(("role", "architecture", "seed"), ([name] for name in key), strict=True))
-    return found.drop_attrs(deep=False).expand_dims(labels).assign_coords(
-        {name: ("architecture", [count]) for name, count in counts.items()}
+    return (
+        found.drop_attrs(deep=False)
+        .expand_dims(labels)
+        .assign_coords({name: ("architecture", [count]) for name, count in counts.items()})
     )
 
 

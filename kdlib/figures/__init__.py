@@ -20,12 +20,14 @@ from kdlib.figures.cost import fig5_cost, step_breakdown
 from kdlib.figures.dataset import data, parity
 from kdlib.figures.learning import fig4_dynamics, schedule_data, table1_schedule
 from kdlib.figures.schematic import fig1_schematic, schematic_data
+from kdlib.figures.side_by_side import benchmark
 from kdlib.figures.structure import rdf
 from kdlib.figures.style import ROLE_LOOKS, style
 
 __all__ = [
     "REDRAW",
     "ROLE_LOOKS",
+    "benchmark",
     "born_again",
     "claims",
     "data",
@@ -61,6 +63,7 @@ REDRAW: dict[str, Callable[[xr.Dataset], Figure]] = {
         data,
         step_breakdown,
         claims,
+        benchmark,
     )
 }
 

@@ -1,13 +1,18 @@
 """Energies, forces and stress for molecular dynamics, without autograd over pairs.
 
 A chunk of atoms goes through three steps before the next chunk starts, so that memory holds the
-neighbour table and one chunk: (a) environments by a pass over neighbours, (b) the rest of the
+neighbour table and few chunks: (a) environments by a pass over neighbours, (b) the rest of the
 network, dense per atom, in torch, whose autograd gives g = dE/d(environment), (c) a second pass
 over neighbours that turns g into forces on both atoms of every pair.
+
+With several threads, each works through the chunks of its own share of the atoms and adds up forces
+in an array of its own; the arrays are added in the order of the shares. So there are no races, and
+the same number of threads gives the same bits in every call.
 """
 
 import copy
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,8 +23,21 @@ from torch import Tensor
 from kdlib.errors import InputError
 from kdlib.fused import mdloops
 from kdlib.fused.layer import accelerate, supports
-from kdlib.fused.threads import torch_threads
+from kdlib.fused.threads import Workers
 from kdlib.fused.verlet import VerletList
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One evaluation: its geometry, and the arrays that the shares fill."""
+
+    pairs: tuple
+    channels: Tensor
+    derive: bool
+    strained: bool
+    energies: np.ndarray
+    forces: np.ndarray
+    virials: np.ndarray
 
 
 class ForceField:
@@ -30,20 +48,23 @@ class ForceField:
     module
         A :class:`kdlib.hipnn.HipnnModule`; its weights are copied.
     chunk
-        Atoms that go through the network at a time. Bounds the memory; sums over a matrix product
-        may differ in the last bits between chunk sizes.
+        Atoms that go through the network at a time. Bounds the memory; results may differ in the
+        last bits between chunk sizes.
+    least_share
+        Fewest atoms that are worth a thread of their own.
     """
 
-    def __init__(self, module: torch.nn.Module, chunk: int = 4096) -> None:
+    def __init__(self, module: torch.nn.Module, chunk: int = 2048, least_share: int = 100) -> None:
         if reason := supports(module):
             raise InputError(f"fused.ForceField: {reason}")
         self._module = accelerate(copy.deepcopy(module)).requires_grad_(False).eval()
-        self._chunk = chunk
+        self._chunk, self._least_share = chunk, least_share
         self._interaction = self._module.network.interaction_layers[0]
         radial = self._interaction.radial()
         self._m, self._sigma = radial.m.numpy().copy(), radial.sigma.numpy().copy()
         self._dtype = radial.m.dtype
         self._cutoff = self._m.dtype.type(self._interaction.sensitivity.hard_max_dist)
+        self._workers = Workers()
 
     def __call__(
         self,
@@ -69,36 +90,50 @@ class ForceField:
             (n_atoms, 3), eV/Angstrom, and ``stress`` (3, 3), eV/Angstrom^3.
         """
         table, cell = neighbor_list.table, atoms.cell.array
-        channels = self._module._species_index[torch.from_numpy(atoms.numbers.astype(np.int64))]
-        derive = bool({"forces", "stress"} & set(properties))
-        strained = "stress" in properties
-        energies = np.empty(len(atoms))
-        with torch_threads() as n_threads:
-            placed = table.place(atoms.positions, cell)
-            species = channels.numpy().astype(np.int32)
-            species = np.concatenate([species, species[table.owner]])
-            forces = np.zeros((n_threads if derive else 0, len(placed), 3))
-            virials = np.zeros((n_threads, 3, 3))
-            pairs = (placed, table.row, table.index, table.longest, species)
-            for start in range(0, len(atoms), self._chunk):
-                part = slice(start, min(start + self._chunk, len(atoms)))
-                where = (*pairs, part.start, part.stop, self._cutoff, self._m, self._sigma)
-                env = self._environment(where, part.stop - part.start)
-                energies[part], g = self._dense(env, channels[part], derive)
-                if derive:
-                    mdloops.chunk_forces(*where, g.numpy(), forces, virials, strained)
-            results = {"energy": energies.sum(), "energies": energies}
-            if "forces" in properties:
-                results["forces"] = mdloops.total_forces(forces, table.owner)
-        if strained:
-            results["stress"] = virials.sum(axis=0) / abs(np.linalg.det(cell))
+        n_shares = max(1, min(torch.get_num_threads(), len(atoms) // self._least_share))
+        task = self._task(atoms, neighbor_list, set(properties), n_shares)
+        borders = [share * len(atoms) // n_shares for share in range(n_shares + 1)]
+        self._workers.run(
+            lambda share: self._run(task, share, borders[share], borders[share + 1]), n_shares
+        )
+        results = {"energy": task.energies.sum(), "energies": task.energies}
+        if "forces" in properties:
+            results["forces"] = mdloops.total_forces(task.forces, table.owner)
+        if task.strained:
+            results["stress"] = task.virials.sum(axis=0) / abs(np.linalg.det(cell))
         return results
 
-    def _environment(self, where: tuple, n_atoms: int) -> Tensor:
-        shape = (n_atoms, 4, self._interaction.nf_in, len(self._m))
-        env = torch.empty(shape, dtype=self._dtype)
-        mdloops.chunk_environment(*where, env.numpy())
-        return env
+    def _task(
+        self, atoms: Atoms, neighbor_list: VerletList, properties: set[str], n_shares: int
+    ) -> _Task:
+        table = neighbor_list.table
+        placed = table.place(atoms.positions, atoms.cell.array)
+        channels = self._module._species_index[torch.from_numpy(atoms.numbers.astype(np.int64))]
+        species = channels.numpy().astype(np.int32)
+        species = np.concatenate([species, species[table.owner]])
+        return _Task(
+            pairs=(placed, table.row, table.index, table.longest, species),
+            channels=channels,
+            derive=bool({"forces", "stress"} & properties),
+            strained="stress" in properties,
+            energies=np.empty(len(atoms)),
+            forces=np.zeros((n_shares, len(placed), 3)),
+            virials=np.zeros((n_shares, 3, 3)),
+        )
+
+    def _run(self, task: _Task, share: int, first: int, last: int) -> None:
+        """Energies of the atoms of one share, and their part of the forces."""
+        for start in range(first, last, self._chunk):
+            stop = min(start + self._chunk, last)
+            where = (*task.pairs, start, stop, self._cutoff, self._m, self._sigma)
+            shape = (stop - start, 4, self._interaction.nf_in, len(self._m))
+            env = torch.empty(shape, dtype=self._dtype)
+            mdloops.chunk_environment(*where, env.numpy())
+            energies, g = self._dense(env, task.channels[start:stop], task.derive)
+            task.energies[start:stop] = energies
+            if task.derive:
+                forces, virial = task.forces[share], task.virials[share]
+                mdloops.chunk_forces(*where, g.numpy(), forces, virial, task.strained)
 
     def _dense(self, env: Tensor, channels: Tensor, derive: bool) -> tuple[np.ndarray, Tensor]:
         """Atomic energies, eV, and their derivative by the environment."""

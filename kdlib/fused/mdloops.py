@@ -2,12 +2,8 @@
 
 No array here has a row per pair. Distances are found anew in both passes (cheaper than memory),
 from float64 positions; what is inside the cutoff is cast to the model's precision and staged as in
-:mod:`kdlib.fused.pairs`.
-
-The force pass adds to both atoms of a pair. Each thread does so in an array of its own, over a
-fixed share of the atoms, and the arrays are added in the order of the threads: no races, and the
-same bits in every call with the same number of threads. Forces add up in float64, so that their sum
-over all atoms vanishes to rounding.
+:mod:`kdlib.fused.pairs`. The force pass adds to both atoms of a pair, in float64, so that the sum
+of all forces vanishes to rounding; callers in several threads pass an array each.
 
 Arguments shared by the loops: ``placed`` (n_atoms + n_ghosts, 3) float64 positions, Angstrom;
 ``row`` and ``index`` of the :class:`~kdlib.fused.neighbortable.NeighborTable`; ``longest``, its
@@ -15,11 +11,10 @@ longest row; ``species`` (n_atoms + n_ghosts) channels; atoms ``start`` to ``sto
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from kdlib.fused.elementary import FASTMATH
 from kdlib.fused.kernels import SCALE, pair_slopes, sum_environment
-from kdlib.fused.loops import N_BLOCKS
 from kdlib.fused.pairs import FREE, N_ROWS, UX, UY, UZ, X, padded, resolve
 
 
@@ -47,20 +42,19 @@ def _select(placed, i, row, index, species, channel, cutoff, table, near):
     return n
 
 
-@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
+@njit(fastmath=FASTMATH, error_model="numpy", nogil=True, cache=True)
 def chunk_environment(placed, row, index, longest, species, start, stop, cutoff, m, sigma, out):
     """Fill ``out`` (stop - start, 4, n_species, n_sensitivities) with environments."""
-    n_species, count = out.shape[2], stop - start
+    n_species = out.shape[2]
     h = sigma * m.dtype.type(SCALE)
-    for block in prange(N_BLOCKS):
-        table = np.empty((N_ROWS, padded(longest + 1)), m.dtype)
-        near = np.empty(longest + 1, np.int32)
-        for a in range(block * count // N_BLOCKS, (block + 1) * count // N_BLOCKS):
-            for s in range(n_species):
-                channel = s if n_species > 1 else -1
-                n = _select(placed, start + a, row, index, species, channel, cutoff, table, near)
-                resolve(table, n, cutoff)
-                sum_environment(table, n, m, h, out[a, :, s])
+    table = np.empty((N_ROWS, padded(longest + 1)), m.dtype)
+    near = np.empty(longest + 1, np.int32)
+    for a in range(stop - start):
+        for s in range(n_species):
+            channel = s if n_species > 1 else -1
+            n = _select(placed, start + a, row, index, species, channel, cutoff, table, near)
+            resolve(table, n, cutoff)
+            sum_environment(table, n, m, h, out[a, :, s])
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
@@ -76,71 +70,54 @@ def _add_virial(table, n, virial):
             virial[a, b] += total
 
 
-@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
+@njit(fastmath=FASTMATH, error_model="numpy", nogil=True, cache=True)
 def chunk_forces(
-    placed,
-    row,
-    index,
-    longest,
-    species,
-    start,
-    stop,
-    cutoff,
-    m,
-    sigma,
-    g,
-    forces,
-    virials,
-    strained,
+    placed, row, index, longest, species, start, stop, cutoff, m, sigma, g, forces, virial, strained
 ):
-    """Add the chunk's share to ``forces`` (n_threads, n_atoms + n_ghosts, 3), eV/Angstrom.
+    """Add the chunk's share to ``forces`` (n_atoms + n_ghosts, 3), eV/Angstrom.
 
-    ``g`` is dE/d(environment). With ``strained``, dE/dstrain is added to ``virials``
-    (n_threads, 3, 3), eV.
+    ``g`` is dE/d(environment). With ``strained``, dE/dstrain is added to ``virial`` (3, 3), eV.
     """
-    n_threads, n_species, count = forces.shape[0], g.shape[2], stop - start
+    n_species = g.shape[2]
     h = sigma * m.dtype.type(SCALE)
-    for thread in prange(n_threads):
-        table = np.empty((N_ROWS, padded(longest + 1)), m.dtype)
-        near = np.empty(longest + 1, np.int32)
-        mine, virial = forces[thread], virials[thread]
-        for a in range(thread * count // n_threads, (thread + 1) * count // n_threads):
-            i = start + a
-            fx = fy = fz = 0.0
-            for s in range(n_species):
-                channel = s if n_species > 1 else -1
-                n = _select(placed, i, row, index, species, channel, cutoff, table, near)
-                resolve(table, n, cutoff)
-                pair_slopes(table, n, m, h, sigma, g[a, :, s])
-                for p in range(n):
-                    j = near[p]
-                    sx = np.float64(table[FREE + 1, p])
-                    sy = np.float64(table[FREE + 2, p])
-                    sz = np.float64(table[FREE + 3, p])
-                    mine[j, 0] -= sx
-                    mine[j, 1] -= sy
-                    mine[j, 2] -= sz
-                    fx += sx
-                    fy += sy
-                    fz += sz
-                if strained:
-                    _add_virial(table, n, virial)
-            mine[i, 0] += fx
-            mine[i, 1] += fy
-            mine[i, 2] += fz
+    table = np.empty((N_ROWS, padded(longest + 1)), m.dtype)
+    near = np.empty(longest + 1, np.int32)
+    for a in range(stop - start):
+        i = start + a
+        fx = fy = fz = 0.0
+        for s in range(n_species):
+            channel = s if n_species > 1 else -1
+            n = _select(placed, i, row, index, species, channel, cutoff, table, near)
+            resolve(table, n, cutoff)
+            pair_slopes(table, n, m, h, sigma, g[a, :, s])
+            for p in range(n):
+                j = near[p]
+                sx = np.float64(table[FREE + 1, p])
+                sy = np.float64(table[FREE + 2, p])
+                sz = np.float64(table[FREE + 3, p])
+                forces[j, 0] -= sx
+                forces[j, 1] -= sy
+                forces[j, 2] -= sz
+                fx += sx
+                fy += sy
+                fz += sz
+            if strained:
+                _add_virial(table, n, virial)
+        forces[i, 0] += fx
+        forces[i, 1] += fy
+        forces[i, 2] += fz
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True)
 def total_forces(forces, owner):
-    """Add up the threads' forces, and those on ghosts to their owners; (n_atoms, 3)."""
-    n_threads, n_all = forces.shape[0], forces.shape[1]
-    n_atoms = n_all - owner.size
-    for a in prange(n_all):
-        for thread in range(1, n_threads):
-            for c in range(3):
-                forces[0, a, c] += forces[thread, a, c]
+    """Sum (n_shares, n_atoms + n_ghosts, 3) over shares, and ghosts to owners; (n_atoms, 3)."""
+    n_atoms = forces.shape[1] - owner.size
     total = forces[0, :n_atoms].copy()
-    for g in range(owner.size):
-        for c in range(3):
-            total[owner[g], c] += forces[0, n_atoms + g, c]
+    for share in range(forces.shape[0]):
+        for a in range(n_atoms if share > 0 else 0):
+            for c in range(3):
+                total[a, c] += forces[share, a, c]
+        for g in range(owner.size):
+            for c in range(3):
+                total[owner[g], c] += forces[share, n_atoms + g, c]
     return total

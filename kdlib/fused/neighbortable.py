@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
-
-from kdlib.fused.threads import torch_threads
+from numba import njit
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,7 @@ class NeighborTable:
             Cell vectors as rows, (3, 3), Angstrom.
         """
         positions, cell = np.ascontiguousarray(positions, float), np.ascontiguousarray(cell, float)
-        with torch_threads():
-            return place(positions, cell, self.owner, self.shift, self.wrap)
+        return place(positions, cell, self.owner, self.shift, self.wrap)
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """First and second atom and lattice translation of each pair, without ghosts.
@@ -74,18 +71,18 @@ class NeighborTable:
         return first, atom[self.index], shift[self.index] + self.wrap[first]
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True)
 def place(positions, cell, owner, shift, wrap):
     """Positions of wrapped atoms and of ghosts."""
     n = positions.shape[0]
     placed = np.empty((n + owner.size, 3))
-    for i in prange(n):
+    for i in range(n):
         for c in range(3):
             moved = positions[i, c]
             for d in range(3):
                 moved -= wrap[i, d] * cell[d, c]
             placed[i, c] = moved
-    for g in prange(owner.size):
+    for g in range(owner.size):
         for c in range(3):
             moved = placed[owner[g], c]
             for d in range(3):

@@ -1,7 +1,14 @@
-"""One knob for threads: compiled loops use as many as torch does."""
+"""One knob for threads: compiled loops and chunks use as many as torch does.
 
-from collections.abc import Iterator
+``torch.set_num_threads(1)`` (or ``OMP_NUM_THREADS=1``) in a worker process of a sweep so keeps
+everything here to one thread too.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Barrier
 
 import numba
 import torch
@@ -11,11 +18,11 @@ import torch
 def torch_threads() -> Iterator[int]:
     """Run numba's parallel loops on ``torch.get_num_threads()`` threads; yields that number.
 
-    So ``torch.set_num_threads(1)`` (or ``OMP_NUM_THREADS=1``) in a worker process of a sweep keeps
-    the kernels to one thread too. The caller's own numba setting is put back.
+    The caller's own numba setting is put back. When numba starts its threads it also tells OpenMP,
+    and with it torch, to use all cores from then on; torch's number is put back too.
     """
     wanted = torch.get_num_threads()
-    before = numba.get_num_threads()  # the first call starts a pool that resets OpenMP's count
+    before = numba.get_num_threads()  # starts numba's threads, the first time
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
     n_threads = min(wanted, numba.config.NUMBA_NUM_THREADS)
@@ -24,3 +31,48 @@ def torch_threads() -> Iterator[int]:
         yield n_threads
     finally:
         numba.set_num_threads(before)
+
+
+class Workers:
+    """Python threads that each compute on one core.
+
+    Work that is cut into large independent pieces runs better this way than with parallel loops
+    inside each step: nobody waits at the end of a loop, and no idle OpenMP thread (torch and numba
+    bring one pool each) spins on a core that the other one wants.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._size = 0
+        self._process = 0
+
+    def run(self, task: Callable[[int], None], n_pieces: int) -> None:
+        """Call ``task(0)`` to ``task(n_pieces - 1)``, at the same time if there are several."""
+        if n_pieces == 1:
+            task(0)
+            return
+        if self._size < n_pieces or self._process != os.getpid():
+            self._start(n_pieces)
+        list(self._pool.map(task, range(n_pieces)))
+
+    def _start(self, size: int) -> None:
+        if self._pool is not None and self._process == os.getpid():
+            self._pool.shutdown()  # a forked process has no threads to stop
+        everyone_is_up = Barrier(size)
+
+        def prepare(_: int) -> None:
+            # Setting the number holds for this thread, unless torch initialises the thread later
+            # (hence the first call), and for threads that torch has not seen yet (hence the repair
+            # below, once all workers are up).
+            torch.get_num_threads()
+            torch.set_num_threads(1)
+            everyone_is_up.wait()
+
+        n_threads = torch.get_num_threads()
+        self._pool, self._size, self._process = ThreadPoolExecutor(size), size, os.getpid()
+        list(self._pool.map(prepare, range(size)))
+        torch.set_num_threads(n_threads)
+
+    def __getstate__(self) -> dict:
+        # Threads are neither copied nor pickled.
+        return {"_pool": None, "_size": 0, "_process": 0}

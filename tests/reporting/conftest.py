@@ -298,4 +298,27 @@ def drawn_from(planted) -> dict[str, xr.Dataset]:
         "data": found["data"],
         "step_breakdown": found["speed"],
         "claims": claims.audit(found),
+        "benchmark": _benchmark(),
     }
+
+
+def _benchmark() -> xr.Dataset:
+    """A teacher and a student against everybody; stock hippynn extrapolated at the largest size."""
+    from kdlib.bench.plan import CONTESTANTS, BenchProtocol, empty, record
+    from kdlib.bench.table import with_ratios
+    from kdlib.hipnn import HipnnConfig
+
+    protocol = BenchProtocol(repeats=3)
+    ds = empty([HipnnConfig(128, 40, 4), HipnnConfig(16, 8, 1)], protocol)
+    for k, label in enumerate(ds.architecture.values.tolist()):
+        for j, name in enumerate(CONTESTANTS):
+            where = {"architecture": label, "contestant": name}
+            for n in protocol.sizes:
+                blocks = n * 50e-6 * 400 / (1 + 6 * j) / (1 + 4 * k) * np.array([0.9, 1, 1.2])
+                record(ds, {**where, "n_atoms": n}, np.tile(blocks, (4, 1)), 2, 50)
+            ds["memory_per_atom"].loc[where] = 450.0 / (1 + 10 * j) / (1 + k)
+            ds["skin"].loc[where] = 1.0
+    ds["status"].loc[{"contestant": "stock", "n_atoms": 48000}] = "extrapolated from 4000"
+    ds["epoch_time"].loc[{"backend": "hippynn"}] = 3.0
+    ds["epoch_time"].loc[{"backend": "fused"}] = 0.2
+    return with_ratios(ds)

@@ -26,7 +26,7 @@ UNITLESS = {
     "Ratio of validation force RMSE", "g(r) − own teacher's", "Neighbours in the first shell",
     "Force components per cell",
     "Paired change against the teacher [95 % interval]", "$w_A$", "$w_F$", "$w_E$",
-    "g(r), offset by 2 per phase",
+    "g(r), offset by 2 per phase", "Number of atoms", "Architecture and frames per batch",
 }  # fmt: skip
 
 
@@ -81,7 +81,18 @@ def test_every_axis_says_its_unit(drawn, name):
     quantities = [text for text in labels if text not in UNITLESS]
     for text in quantities:
         unit = text[text.rindex("(") + 1 : -1]
-        known = ("eV/Å", "eV/atom", "meV/atom", "eV", "Å", "K", "g/cm³", "kB/atom", "µs/atom/step")
+        known = (
+            "eV/Å",
+            "eV/atom",
+            "meV/atom",
+            "eV",
+            "Å",
+            "K",
+            "g/cm³",
+            "kB/atom",
+            "µs/atom/step",
+            "s",
+        )
         assert unit in known, text
 
 
@@ -224,7 +235,7 @@ def test_missing_variable_is_named(drawn_from):
 
 def test_unknown_or_absent_figures_are_refused(drawn, drawn_from, tmp_path):
     """A wrong name lists the right ones; an empty folder has nothing to redraw."""
-    with pytest.raises(InputError, match="unknown figure 'fig9'; known are born_again, claims"):
+    with pytest.raises(InputError, match="unknown figure 'fig9'; known are benchmark, born_again"):
         figures.save(drawn["claims"], drawn_from["claims"], tmp_path, "fig9")
     with pytest.raises(InputError, match="holds no figure.nc"):
         figures.redraw(tmp_path)

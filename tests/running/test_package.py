@@ -166,11 +166,11 @@ def test_no_tracked_file_is_large(tracked: list[Path]) -> None:
 
 
 def test_modules_stay_small(project: Path) -> None:
-    """A module holds one noun, in at most 300 lines."""
+    """A module holds one noun: 300 lines as a rule, 350 at most."""
     long = [
         path.relative_to(project)
         for path in (project / "kdlib").rglob("*.py")
-        if len(path.read_text().splitlines()) > 300
+        if len(path.read_text().splitlines()) > 350
     ]
     assert not long
 

@@ -1,0 +1,106 @@
+"""Figure of the side-by-side benchmark: time and memory of MD, time of a training epoch."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdlib.figures import marks
+from kdlib.figures.recipe import recipe
+from kdlib.figures.style import BACKEND_LOOKS, TWO_COLUMNS, Look, canvas, label, letter, log_ticks
+
+_LOOKS = {
+    "stock": BACKEND_LOOKS["hippynn"],
+    "stock_best": Look("stock hippynn, best skin", "#4D4D4D", "s", ":"),
+    "hippynn": Look("our calculator, hippynn's layers", "#999999", "D", "-."),
+    "fused": Look("our calculator, fused kernels", "#882255", "o", "--"),
+    "lammps": Look("LAMMPS eam/alloy", "#117733", "^", "-"),
+}
+
+
+@recipe("step_time", "memory_per_atom", "epoch_time", "status")
+def benchmark(ds: xr.Dataset) -> Figure:
+    """Time per MD step against size, peak memory per atom, training time per epoch.
+
+    Markers are medians over blocks, bars the quartiles; open markers are extrapolated from a
+    smaller size.
+
+    Parameters
+    ----------
+    ds
+        Benchmark: ``step_time`` (us/atom/step), ``memory_per_atom`` (kB/atom), ``epoch_time`` (s).
+    """
+    ran = ds.step_time.notnull().any(["contestant", "n_atoms", "component", "repeat"])
+    labels = ds.architecture.values[ran.values].tolist()
+    top = [f"time {name}" for name in labels]
+    mosaic = [top if len(top) > 1 else top * 2, ["memory", "training"]]
+    figure, axes = canvas(TWO_COLUMNS, 5.0, mosaic=mosaic)
+    total = ds.step_time.sel(component="total")
+    for name, text in zip(labels, "AB", strict=False):
+        ax = axes[f"time {name}"]
+        _times(ax, total.sel(architecture=name), ds.status.sel(architecture=name))
+        letter(ax, f"{text}  {name}")
+    _memory(axes["memory"], ds.memory_per_atom.sel(architecture=labels))
+    _epochs(axes["training"], ds.epoch_time)
+    for ax, text in zip((axes["memory"], axes["training"]), "ABCD"[len(labels) :], strict=False):
+        letter(ax, text)
+    handles, names = axes[f"time {labels[0]}"].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _times(ax: Axes, times: xr.DataArray, status: xr.DataArray) -> None:
+    marks.frame_points(ax, "y", times.values)
+    marks.frame_points(ax, "x", times.n_atoms.values.astype(float))
+    for name in times.contestant.values.tolist():
+        look, here = _LOOKS[name], times.sel(contestant=name)
+        low, mid, high = (here.quantile(q, "repeat").values for q in (0.25, 0.5, 0.75))
+        x, kept = here.n_atoms.values, np.isfinite(mid)
+        ax.plot(x[kept], mid[kept], color=look.color, linestyle=look.linestyle, zorder=2)
+        measured = status.sel(contestant=name).values == "measured"
+        for chosen, face in ((kept & measured, look.color), (kept & ~measured, "white")):
+            ax.errorbar(
+                x[chosen], mid[chosen], yerr=[(mid - low)[chosen], (high - mid)[chosen]],
+                color=look.color, marker=look.marker, markerfacecolor=face, linestyle="none",
+                capsize=2, label=look.label if face != "white" else None,
+            )  # fmt: skip
+    ax.set_ylabel(label(times, "time per MD step"))
+    ax.set_xlabel("Number of atoms")
+    log_ticks(ax, "x")
+    log_ticks(ax, "y")
+
+
+def _memory(ax: Axes, memory: xr.DataArray) -> None:
+    marks.frame_points(ax, "y", memory.values)
+    for name in memory.contestant.values.tolist():
+        look, here = _LOOKS[name], memory.sel(contestant=name)
+        ax.plot(
+            range(here.size), here.values, color=look.color, marker=look.marker, linestyle="none"
+        )
+    ax.set_xticks(range(memory.architecture.size), memory.architecture.values.tolist())
+    ax.set_xlim(-0.5, memory.architecture.size - 0.5)
+    ax.set_ylabel(label(memory))
+    ax.set_xlabel("Architecture")
+    log_ticks(ax, "y")
+
+
+def _epochs(ax: Axes, seconds: xr.DataArray) -> None:
+    """One pair of points per architecture and batch size."""
+    median = seconds.median("epoch").stack(case=("architecture", "batch_size"))
+    median = median.dropna("case", how="all")
+    marks.frame_points(ax, "y", median.values)
+    for backend in median.backend.values.tolist():
+        look = BACKEND_LOOKS[backend]
+        ax.plot(
+            range(median.case.size),
+            median.sel(backend=backend).values,
+            color=look.color,
+            marker=look.marker,
+            linestyle="none",
+        )
+    cases = [f"{name}\nbatch {size}" for name, size in median.case.values.tolist()]
+    ax.set_xticks(range(len(cases)), cases, fontsize=5.5)
+    ax.set_xlim(-0.5, len(cases) - 0.5)
+    ax.set_ylabel(label(seconds))
+    ax.set_xlabel("Architecture and frames per batch")
+    log_ticks(ax, "y")
