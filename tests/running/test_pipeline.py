@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
@@ -315,7 +316,10 @@ def slow_run(
         (tmp_path / "p.yaml").write_text(f"notebooks: {{02_y: {{wait: {seconds}}}}}")
         command = [sys.executable, "-m", "kdlib", "run", "--profile", tmp_path / "p.yaml"]
         command += ["--results", tmp_path / "results", "--notebooks", tmp_path / "notebooks"]
-        started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        # A shell starts its background jobs with SIGINT ignored, and children inherit that.
+        heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stderr=pipe, text=True, preexec_fn=heed))
         return started[-1]
 
     yield start
