@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
-reproduce: $(STAMP)  ## data to figures; PROFILE=laptop for the shipped results
+reproduce: $(STAMP)  ## data to figures; PROFILE=laptop for four seeds (hours)
 	$(BIN)/kdlib run --profile $(PROFILE)
 
 figures: $(STAMP)  ## draw the shipped figures again from the data beside them
