@@ -165,6 +165,14 @@ def test_no_tracked_file_is_large(tracked: list[Path]) -> None:
     assert not [path for path in tracked if path.stat().st_size > 2**20]
 
 
+def test_shipped_figures_lie_beside_their_data(project: Path) -> None:
+    """A picture without the file that it is drawn from, or the other way round, is an orphan."""
+    names = {path.name for path in (project / "figures").iterdir()}
+    stems = {name.split(".")[0] for name in names}
+    assert stems
+    assert names == {f"{stem}.{end}" for stem in stems for end in ("png", "svg", "nc")}
+
+
 def test_modules_stay_small(project: Path) -> None:
     """A module holds one noun: 300 lines as a rule, 350 at most."""
     long = [
