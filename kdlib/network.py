@@ -7,6 +7,7 @@ they are. Only the geometry enters differently: displacement vectors of precompu
 positions and cells, which gives energies, forces and virials from one code for any backend.
 """
 
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ with warnings.catch_warnings():  # hippynn 0.1.3 warns when it is imported under
 # hippynn looks for pairs below its first sensitivity in every call; we refuse such frames on input.
 hippynn.settings.WARN_LOW_DISTANCES = False
 
+# hippynn draws initial weights from torch's one generator: one thread at a time, or seeds mix.
+_DRAWING = threading.Lock()
 _NETWORKS = {0: Hipnn, 1: HipnnVec, 2: HipnnQuad}
 
 
@@ -221,7 +224,7 @@ class HipnnModule(torch.nn.Module):
 
 def build(config: HipnnConfig, seed: int = 0) -> HipnnModule:
     """Fresh model; the same seed gives the same weights, whatever was drawn before."""
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return HipnnModule(config)
 

@@ -185,6 +185,18 @@ def test_what_does_not_fit_is_extrapolated(faked, protocol, monkeypatch):
     assert ("fused", 20, 0) in faked
 
 
+def test_lammps_stands_beside_every_architecture_that_ran(protocol, monkeypatch):
+    """Its times are entered for what was simulated, not for what was only trained."""
+    run = lammps.parse(OUTPUT, peak=5.0)
+    monkeypatch.setattr(lammps, "run", lambda *_, **__: run)
+    ds = empty([CONFIG, HipnnConfig(6, 5, 1)], protocol)
+    bench_of_two = md._Bench(protocol, liquid.liquid_aluminium(1, seed=0), ds, Bar())
+    assert bench_of_two.classical(None, ["4-5-1"]) == run.version
+    times = ds.step_time.sel(contestant="lammps", component="total", n_atoms=4)
+    np.testing.assert_allclose(times.sel(architecture="4-5-1")[:2], run.seconds[0] * 1e6 / 40)
+    assert times.sel(architecture="6-5-1").isnull().all()
+
+
 def test_real_processes(tmp_path):
     """One MD run in a process of its own gives blocks that add up and a peak."""
     hipnn.save(hipnn.build(CONFIG), tmp_path / "run")

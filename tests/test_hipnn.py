@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -221,3 +222,14 @@ def test_impossible_configurations_are_refused(broken, rule):
     """Each rule of the configuration has its own message."""
     with pytest.raises(InputError, match=rule):
         HipnnConfig(**broken)
+
+
+def test_initial_weights_do_not_depend_on_other_threads():
+    """Models built side by side in threads have the weights of their seed, bit by bit."""
+    config = CONFIGS["l_max 1"]
+    alone = [hipnn.build(config, seed).network.interaction_layers[0] for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda k: hipnn.build(config, k % 4), range(80)))
+    for k, module in enumerate(together):
+        layer = module.network.interaction_layers[0]
+        assert torch.equal(layer.int_weights, alone[k % 4].int_weights)

@@ -17,6 +17,8 @@ from kdlib.loop import Loop, TrainingConfig
 from kdlib.memory import peak, reset_peak
 from kdlib.stock import StockCalculator
 
+#: Steps of the small liquid that compile everything; TorchScript recompiles in its first calls.
+SMALL_STEPS = 10
 _CPU = torch.device("cpu")
 
 
@@ -72,7 +74,7 @@ def md(job: MdJob) -> MdResult:
     potential = hipnn.load(job.run_dir)
     small = liquid.tile(job.start, len(job.start), job.temperature, seed=0)
     small.calc = contestant(potential, job.backend, "cpu", job.skin)
-    dynamics.nve(small, 2, job.timestep)
+    dynamics.nve(small, SMALL_STEPS, job.timestep)
     del small
     reset_peak(_CPU)
     atoms = liquid.tile(job.start, job.n_atoms, job.temperature, seed=0)

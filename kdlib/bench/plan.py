@@ -27,7 +27,7 @@ class BenchProtocol:
     """Steps of 1 fs of each block; about two rebuilds at a skin of 1 Angstrom."""
     repeats: int = 6
     """Blocks; median and quartiles are over them."""
-    warmup_steps: int = 3
+    warmup_steps: int = 5
     """Steps at full size before the first block."""
     budget: float = 150.0
     """Seconds after which a run begins no further block."""
