@@ -16,9 +16,8 @@ from kdlib import hipnn
 from kdlib.calculator import HipnnCalculator
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
+from kdlib.schema import BACKENDS as BACKENDS
 from kdlib.stock import stock_calculator
-
-BACKENDS = ("stock", "hippynn", "fused")
 
 #: Backend -> numbers of atoms that it runs.
 Sizes = Mapping[str, Sequence[int]]

@@ -92,7 +92,7 @@ def error_ratio(variable: str, role: str, other: str, kind: str = "accuracy") ->
     return measure
 
 
-def front_ratio(cost: str, role: str, other: str, backend: str = "hippynn") -> Measure:
+def front_ratio(cost: str, role: str, other: str, backend: str = "stock") -> Measure:
     """Best force error affordable at a cost, of one role over another's, at the worst cost level.
 
     Parameters

@@ -169,7 +169,7 @@ class Loop:
     def _pass(self, weights: LossWeights) -> dict[str, float]:
         order = np.random.default_rng([self.training.seed, self.epoch]).permutation(len(self.train))
         size = self.training.batch_size
-        sums, collected = TargetErrors(), []
+        errors, collected = TargetErrors(), []
         for number, start in enumerate(range(0, len(order), size)):
             chosen = order[start : start + size]
             batch = batches.collate([self.train[k] for k in chosen]).to(self.device)
@@ -183,13 +183,13 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward(inputs=self.trainable)
             self.optimizer.step()
-            sums.add(prediction, batch)
+            errors.add(prediction, batch)
             collected.append({"loss": loss, **{f"loss_{k}": v for k, v in terms.items()}})
         means = {
             name: torch.stack([c[name].detach() for c in collected]).mean().item()
             for name in collected[0]
         }
-        return means | sums.row("train")
+        return means | errors.row("train")
 
     def _select(self, value: float) -> None:
         best, config = self.best, self.training
@@ -250,10 +250,10 @@ def use_backend(module: HipnnModule, backend: str) -> None:
 
 
 def _evaluate(module: HipnnModule, parts: Sequence[Batch], part: str) -> dict[str, float]:
-    sums = TargetErrors()
+    errors = TargetErrors()
     for batch in parts:
-        sums.add(module(batch), batch)
-    return sums.row(part)
+        errors.add(module(batch), batch)
+    return errors.row(part)
 
 
 def _tensors(module: HipnnModule) -> dict[str, Tensor]:

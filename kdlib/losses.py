@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from kdlib.batches import Batch
 from kdlib.errors import InputError
@@ -29,21 +31,31 @@ TERMS = ("energy", "force", "atomic_energy", "total_energy", "l2", "hierarchical
 TABLE_1_EPOCHS = 500
 
 
-def rmse(predicted: Tensor, reference: Tensor) -> Tensor:
-    """Root-mean-square error, with subgradient 0 where the error is exactly zero."""
-    mean_square = torch.square(predicted - reference).mean()
-    positive = mean_square > 0
-    return torch.where(positive, torch.where(positive, mean_square, 1.0).sqrt(), 0.0)
+class _Error(Function):
+    """RMSE + MAE of differences, with its gradient: one function instead of a dozen small ones."""
 
+    # L = sqrt(mean d^2) + mean |d|:  dL/dd = (d / RMSE + sign d) / n
+    @staticmethod
+    def forward(ctx: FunctionCtx, difference: Tensor) -> Tensor:
+        rmse = difference.square().mean().sqrt()
+        ctx.save_for_backward(difference, rmse)
+        return rmse + difference.abs().mean()
 
-def mae(predicted: Tensor, reference: Tensor) -> Tensor:
-    """Mean absolute error, with subgradient 0 where the error is exactly zero."""
-    return (predicted - reference).abs().mean()
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+        difference, rmse = ctx.saved_tensors
+        # Where the RMSE is zero, so is every difference: any denominator gives subgradient 0.
+        direction = difference / rmse.clamp_min(torch.finfo(rmse.dtype).tiny)
+        return direction.add_(difference.sign()).mul_(grad / difference.numel())
 
 
 def error(predicted: Tensor, reference: Tensor) -> Tensor:
-    """Eq. 3: RMSE plus MAE, in the unit of the arguments."""
-    return rmse(predicted, reference) + mae(predicted, reference)
+    """Eq. 3: RMSE plus MAE, in the unit of the arguments.
+
+    The subgradient is 0 where the error is exactly zero. Differentiable once.
+    """
+    return _Error.apply(predicted - reference)
 
 
 def l2(module: HipnnModule) -> Tensor:
@@ -53,8 +65,9 @@ def l2(module: HipnnModule) -> Tensor:
     process.
     """
     regularized = {id(p) for p in module.network.regularization_params()}
-    terms = [p.square().sum() for p in module.network.parameters() if id(p) in regularized]
-    return torch.stack(terms).sum()
+    chosen = [p.flatten() for p in module.network.parameters() if id(p) in regularized]
+    weights = torch.cat(chosen)
+    return weights.dot(weights)
 
 
 def hierarchicality(prediction: Prediction) -> Tensor:

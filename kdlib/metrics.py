@@ -22,41 +22,38 @@ TARGETS = ("energy", "force", "atomic_energy")
 TRIMMED = 1e-3
 
 
-class ErrorSum:
-    """Running sums of absolute and squared errors."""
+class PooledErrors:
+    """Errors of many batches, summed up when somebody asks."""
 
     def __init__(self) -> None:
-        self.count, self.absolute, self.squared = 0, 0.0, 0.0
+        self._parts = [np.empty(0)]
 
     def add(self, errors: np.ndarray) -> None:
         """Add the errors of a batch, of any shape."""
-        flat = np.asarray(errors, dtype=float).ravel()
-        self.count += flat.size
-        self.absolute += float(np.abs(flat).sum())
-        self.squared += float(flat @ flat)
+        self._parts.append(np.ravel(errors))
 
     @property
     def rmse(self) -> float:
         """Root-mean-square of everything added."""
-        return (self.squared / self.count) ** 0.5 if self.count else np.nan
+        return rmse(np.concatenate(self._parts, dtype=float))
 
     @property
     def mae(self) -> float:
         """Mean absolute value of everything added."""
-        return self.absolute / self.count if self.count else np.nan
+        return mae(np.concatenate(self._parts, dtype=float))
 
 
 class TargetErrors:
     """Pooled errors of the targets that batches hold."""
 
     def __init__(self) -> None:
-        self.sums = {name: ErrorSum() for name in (*TARGETS, "cell_energy")}
+        self.pooled = {name: PooledErrors() for name in (*TARGETS, "cell_energy")}
 
     def add(self, prediction: Prediction, batch: Batch) -> None:
         """Add what a model says of a batch against what the batch holds."""
 
         def add(name: str, difference: Tensor) -> None:
-            self.sums[name].add(difference.detach().cpu().double().numpy())
+            self.pooled[name].add(difference.detach().cpu().numpy())
 
         cell = prediction.energy - batch.energy
         add("cell_energy", cell)
@@ -69,7 +66,7 @@ class TargetErrors:
         """RMSE and MAE of every target, named ``<target>_<measure>_<part>``."""
         return {
             f"{name}_{measure}_{part}": getattr(errors, measure)
-            for name, errors in self.sums.items()
+            for name, errors in self.pooled.items()
             for measure in ("rmse", "mae")
         }
 

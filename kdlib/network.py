@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -168,6 +169,9 @@ class HipnnModule(torch.nn.Module):
         known = torch.full((max(config.numbers) + 1,), -1, dtype=torch.int64)
         known[config.numbers] = torch.arange(len(config.numbers))
         self.register_buffer("_species_index", known, persistent=False)
+        one_hot = torch.zeros(len(known), len(config.numbers))
+        one_hot[config.numbers] = torch.eye(len(config.numbers))
+        self.register_buffer("_one_hot", one_hot, persistent=False)
         self.to(config.torch_dtype)
 
     def forward(
@@ -185,25 +189,35 @@ class HipnnModule(torch.nn.Module):
             Keep the graph of the derivatives, so that a loss on forces can be trained.
         """
         vectors = batch.vectors.detach().requires_grad_(forces or stress)
-        total, atomic, _, hierarchicality, *_ = self.henergy(
-            self._features(batch, vectors), batch.frame, batch.n_frames
-        )
-        energy, atomic = total[:, 0], atomic[:, 0]
+        atomic, hierarchicality = self._atomic(self._features(batch, vectors))
+        empty = atomic.new_zeros(batch.n_frames, 2)
+        sums = empty.index_add(0, batch.frame, torch.stack((atomic, hierarchicality), dim=1))
+        energy, hierarchicality = sums.unbind(dim=1)
         force = virial = None
         if forces or stress:
             (slope,) = torch.autograd.grad(energy.sum(), vectors, create_graph=create_graph)
             force = self._forces(batch, slope) if forces else None
             virial = self._virial(batch, slope) if stress else None
-        return Prediction(energy, atomic, hierarchicality[:, 0], force, virial)
+        return Prediction(energy, atomic, hierarchicality, force, virial)
 
     def _features(self, batch: Batch, vectors: Tensor) -> list[Tensor]:
-        species = self._species_index[batch.numbers]
-        one_hot = torch.nn.functional.one_hot(species, len(self.config.species)).to(vectors.dtype)
+        one_hot = self._one_hot.index_select(0, batch.numbers)
         geometry = (vectors,) if self.config.l_max else ()
         return self.network(one_hot, batch.first, batch.second, vectors.norm(dim=1), *geometry)
 
-    @staticmethod
-    def _forces(batch: Batch, slope: Tensor) -> Tensor:
+    def _atomic(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Energy (eV) and non-hierarchicality of each atom, as hippynn's energy head forms them."""
+        head = self.henergy
+        features = features[int(head.first_is_interacting) :]
+        terms = [layer(x)[:, 0] for layer, x in zip(head.layers, features, strict=True)]
+        squares = [term * term for term in terms]
+        shares = [later / (later + one) for one, later in pairwise(squares)]
+        return sum(terms), sum(shares, start=torch.zeros_like(terms[0]))
+
+    def _forces(self, batch: Batch, slope: Tensor) -> Tensor:
+        fused = getattr(self.network.interaction_layers[0], "pair_forces", None)
+        if fused is not None and slope.device.type == "cpu":
+            return fused(slope, batch.row, batch.second)
         at_rest = slope.new_zeros(batch.n_atoms, 3)
         return at_rest.index_add(0, batch.first, slope).index_add(0, batch.second, -slope)
 

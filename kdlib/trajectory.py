@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
-from kdlib.liquid import kinetic_temperature
+from kdlib.liquid import kinetic_energy, kinetic_temperature
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Recorder:
     def record(self, step: int) -> None:
         """Sample the present state of the atoms as that after ``step`` steps."""
         atoms = self._atoms
-        potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+        potential, kinetic = atoms.get_potential_energy(), kinetic_energy(atoms)
         self._samples.append((step, kinetic_temperature(atoms), potential, kinetic))
         if self._keep:
             self._positions.append(atoms.positions.copy())

@@ -56,3 +56,9 @@ def test_tile_needs_a_multiple():
     """A number of atoms that copies cannot make is refused."""
     with pytest.raises(InputError, match="10 atoms are not a multiple of a liquid of 4"):
         liquid.tile(liquid.liquid_aluminium(1, seed=0), 10, 900.0, seed=0)
+
+
+def test_kinetic_energy_is_ases():
+    """Computed without BLAS, it is the same number."""
+    atoms = liquid.liquid_aluminium(2, seed=0)
+    assert liquid.kinetic_energy(atoms) == pytest.approx(atoms.get_kinetic_energy(), rel=1e-12)

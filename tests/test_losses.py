@@ -51,11 +51,11 @@ def test_error_has_zero_gradient_where_it_is_zero():
     assert torch.equal(slope, torch.zeros(2))
 
 
-def test_gradient_of_rmse_by_differences():
+def test_gradient_of_error_by_differences():
     """The guarded square root has the gradient of the plain one away from zero."""
     reference = torch.zeros(3, dtype=torch.float64)
     predicted = torch.tensor([0.1, -0.2, 0.7], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: losses.rmse(x, reference), predicted)
+    assert torch.autograd.gradcheck(lambda x: losses.error(x, reference), predicted)
 
 
 def test_zero_weight_gives_the_controls_loss_to_the_last_bit(module, batch):

@@ -8,7 +8,7 @@ from kdlib import datasets, distillation, hipnn, metrics, training
 
 def test_error_sum_pools_batches_of_different_sizes():
     """The RMSE of all errors, not the mean of the batches' RMSEs."""
-    sums = metrics.ErrorSum()
+    sums = metrics.PooledErrors()
     sums.add(np.array([3.0]))
     sums.add(np.array([[0.0, 0.0], [0.0, -4.0]]))
     assert sums.rmse == pytest.approx(5**0.5)

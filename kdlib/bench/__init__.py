@@ -2,7 +2,8 @@
 
 Every measurement has a process of its own, one after the other. NVE of liquid aluminium by
 velocity Verlet with all cores, in blocks of steps, neighbour lists rebuilt as they fall; peak
-memory per atom as in :mod:`kdlib.memory`; training time per epoch on one thread, as in a sweep.
+memory per atom as in :mod:`kdlib.memory`; training time per epoch on one thread, as in a sweep;
+the total energy along 10 ps of NVE on the fused kernels.
 Nothing else may run on the machine meanwhile.
 
 Contestants:
@@ -28,7 +29,7 @@ from pathlib import Path
 import xarray as xr
 
 from kdlib import hipnn, isolation, results, structure, sweep
-from kdlib.bench import md, training
+from kdlib.bench import conservation, md, training
 from kdlib.bench.jobs import TrainJob, brief_training
 from kdlib.bench.lammps import VARIABLE, find
 from kdlib.bench.plan import FULL, QUICK, BenchProtocol, empty
@@ -96,6 +97,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         run_dirs = {name: _potential(name, Path(folder), trained, protocol) for name in IN_MD}
         version = md.side_by_side(ds, run_dirs, start, protocol, program, show)
+        ds = ds.merge(conservation.along_nve(run_dirs, start, protocol, show), join="outer")
     training.side_by_side(ds, MODELS, protocol, show)
     ds = with_ratios(ds).assign_attrs(
         n_threads=protocol.n_threads,

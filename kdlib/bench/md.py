@@ -81,16 +81,21 @@ class _Bench:
         p = self.protocol
         sizes = p.layered_memory_sizes if contestant in LAYERED else p.memory_sizes
         how = MemoryProtocol(2, p.timestep, p.temperature, job.skin, "cpu")
+        # The first process compiles what is not in the cache, and its memory shows it.
+        sizes = (min(sizes), *sizes)
         bare = Atoms(self.start.numbers, self.start.positions, cell=self.start.cell, pbc=True)
         peaks = [
             isolation.call(peak_bytes, job.run_dir, job.backend, bare, n, how, threads=p.n_threads)
             for n in sizes
         ]
-        slope, fixed = np.polyfit(sizes, peaks, 1)
+        slope, fixed = np.polyfit(sizes[1:], peaks[1:], 1)
         return fixed, slope
 
     def _sizes(self, where: dict[str, str], job: MdJob, fixed: float, slope: float) -> None:
-        """Run every size that is not too large; the others take over the last one's times."""
+        """Run every size that is not too large; the others take over the last one's times.
+
+        A single call at the first of these, or at what fits of it, checks that they may.
+        """
         ran, per_atom = 0, 0.0
         for n in sorted(self.protocol.sizes):
             here = {**where, "n_atoms": n}
@@ -98,8 +103,7 @@ class _Bench:
             if ran and (not fits or per_atom * n * job.n_steps > self.protocol.longest_block):
                 self.ds["step_time"].loc[here] = self.ds.step_time.sel({**where, "n_atoms": ran})
                 self.ds["status"].loc[here] = f"extrapolated from {ran}"
-                if not fits:
-                    self._first_call(where, job, fixed, slope)
+                self._first_call(where, replace(job, n_atoms=n), fixed, slope)
                 continue
             try:
                 found = self._call(replace(job, n_atoms=n))
@@ -111,9 +115,9 @@ class _Bench:
             ran, per_atom = n, float(np.mean(found.seconds[0])) / (n * job.n_steps)
 
     def _first_call(self, where: dict[str, str], job: MdJob, fixed: float, slope: float) -> None:
-        """One force call at the largest size that fits: a check of the extrapolation."""
+        """One force call at the job's size, or the largest that fits."""
         room = self.protocol.memory_share * free_memory() - fixed
-        n = int(room / slope) // len(self.start) * len(self.start)
+        n = min(job.n_atoms, int(room / slope)) // len(self.start) * len(self.start)
         known = float(self.ds["first_call_n_atoms"].sel(where))
         if n <= min(self.protocol.sizes) or np.isfinite(known):
             return

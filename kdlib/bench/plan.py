@@ -29,7 +29,7 @@ class BenchProtocol:
     """Blocks; median and quartiles are over them."""
     warmup_steps: int = 5
     """Steps at full size before the first block."""
-    budget: float = 150.0
+    budget: float = 100.0
     """Seconds after which a run begins no further block."""
     longest_block: float = 600.0
     """A run whose first block is expected to take longer (s) is extrapolated."""
@@ -53,17 +53,24 @@ class BenchProtocol:
     """In fs."""
     threads: int = 0
     """Of each MD run; 0 for all cores."""
-    memory_sizes: tuple[int, ...] = (16000, 32000, 48000)
+    memory_sizes: tuple[int, ...] = (48000, 96000, 192000)
     """Atoms at which peak memory is read; its slope is the memory per atom."""
     layered_memory_sizes: tuple[int, ...] = (1000, 2000, 4000)
     """The same for hippynn's layers, which need much more."""
-    batch_sizes: tuple[int, ...] = (1, 16)
-    """Frames per optimizer step of the timed epochs."""
+    batch_sizes: tuple[int, ...] = (1, 16, 64)
+    """Frames per optimizer step of the timed epochs; the last is the paper's."""
     n_epochs: int = 5
     """Timed epochs."""
+    rest_steps: int = 1000
+    """Steps in a thermostat before the energy is followed."""
+    nve_steps: int = 10_000
+    """Steps of NVE over which the energy is followed."""
 
     def __post_init__(self) -> None:
-        counts = (self.n_steps, self.repeats, self.warmup_steps, self.n_epochs)
+        counts = (
+            self.n_steps, self.repeats, self.warmup_steps, self.n_epochs, self.rest_steps,
+            self.nve_steps,
+        )  # fmt: skip
         if min(counts) < 1 or not self.sizes or not self.stock_skins:
             raise InputError("benchmark: sizes, skins, steps, repeats and epochs must be positive")
         small = 4 * self.n_cells**3
@@ -94,6 +101,8 @@ QUICK = BenchProtocol(
     layered_memory_sizes=(500, 1000, 1500),
     batch_sizes=(16,),
     n_epochs=1,
+    rest_steps=20,
+    nve_steps=100,
 )
 
 

@@ -20,6 +20,9 @@ MEANING = {
     "first_call_n_atoms": ("1", "atoms of the single call beyond the largest run"),
     "first_call_time": ("us/atom", "time of a single force call, neighbour list not counted"),
     "epoch_time": ("s", "time of a training epoch"),
+    "time": ("fs", "simulated time"),
+    "total_energy": ("eV/atom", "change of the total energy"),
+    "energy_drift": ("eV/atom/ps", "drift of the total energy"),
     "status": ("", "whether a time was measured"),
     "speedup": ("1", "how many times faster than stock hippynn with its default skin"),
     "speedup_best": ("1", "how many times faster than stock hippynn with its best skin"),
@@ -54,6 +57,8 @@ def with_ratios(ds: xr.Dataset) -> xr.Dataset:
     }
     ds = ds.assign({name: ratio.transpose(*_order(ds, ratio)) for name, ratio in ratios.items()})
     for name, (unit, meaning) in MEANING.items():
+        if name not in ds.variables:
+            continue
         ds[name].attrs = {**({"units": unit} if unit else {}), "long_name": meaning}
     return ds
 
@@ -76,6 +81,8 @@ def table(ds: xr.Dataset) -> str:
         lines += ["", *_dynamics(ds.sel(architecture=label), label)]
     if ds.epoch_time.notnull().any():
         lines += ["", *_training(ds)]
+    if "energy_drift" in ds:
+        lines += ["", *_conservation(ds)]
     return "\n".join(lines) + "\n"
 
 
@@ -118,6 +125,15 @@ def _row(ds: xr.Dataset, contestant: str, n: int) -> str:
         f"{float(ds.speedup_best):>11.3g}{float(ds.memory_per_atom):>9.4g}"
         f"{float(ds.memory_ratio):>8.3g}{float(ds.skin):>6.3g}{note}"
     )
+
+
+def _conservation(ds: xr.Dataset) -> list[str]:
+    rows = [f"drift of the energy in {float(ds.time[-1]) / 1000:g} ps of NVE, fused kernels"]
+    for label in ds.architecture.values.tolist():
+        drift = float(ds.energy_drift.sel(architecture=label))
+        if np.isfinite(drift):
+            rows.append(f"{label:<26}{drift:>14.2g} eV/atom/ps")
+    return rows
 
 
 def _training(ds: xr.Dataset) -> list[str]:

@@ -69,7 +69,7 @@ def _tradeoff(ax: Axes, ds: xr.Dataset, cost: xr.DataArray) -> None:
     for backend in cost.backend.values.tolist():
         x = cost.sel(backend=backend)
         for role in error.role.values.tolist():
-            look, filled = ROLE_LOOKS[role], backend == "hippynn"
+            look, filled = ROLE_LOOKS[role], backend != "fused"
             y = error.sel(role=role)
             marks.runs(ax, x, y, look, filled=filled)
             if role == "teacher":
@@ -224,7 +224,7 @@ def _legend(figure: Figure, ds: xr.Dataset, *, backends: bool = False, floor: bo
         for backend in ds.backend.values.tolist():
             look = BACKEND_LOOKS[backend]
             handle = Line2D([], [], color="0.3", marker="o", linestyle="none", label=look.label)
-            handle.set_markerfacecolor("0.3" if backend == "hippynn" else "white")
+            handle.set_markerfacecolor("white" if backend == "fused" else "0.3")
             handles.append(handle)
     if floor:
         handles.append(Patch(color="0.5", alpha=0.2, label="noise floor"))

@@ -66,7 +66,7 @@ def _joined(
     ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, backend: str, words: str
 ) -> None:
     kept = y.notnull().values
-    face = look.color if backend == "hippynn" else "white"
+    face = "white" if backend == "fused" else look.color
     order = np.argsort(x.values[kept])
     ax.plot(
         x.values[kept][order],

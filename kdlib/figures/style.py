@@ -96,7 +96,8 @@ ROLE_LOOKS = {
 EXPERIMENT = Look("experiment", "#6E6E6E", "", ":")
 #: Backends are no roles: neutral grey and a colour that no role has; filled and open markers.
 BACKEND_LOOKS = {
-    "hippynn": Look("stock hippynn", "#4D4D4D", "o"),
+    "stock": Look("stock hippynn", "#4D4D4D", "o"),
+    "hippynn": Look("hippynn's layers", "#9E7B3C", "s", "-."),
     "fused": Look("fused kernels", "#882255", "o", "--"),
 }
 COMPONENT_LOOKS = {
@@ -113,7 +114,8 @@ PHASE_LOOKS = {
     "bcc": Look("bcc", "#CC6677", "^"),
     "hcp": Look("hcp", "#AA4499", "P"),
 }
-_OTHER_PHASE = Look("other", "#777777", "x")
+# Filled markers: points are drawn without edges.
+_OTHER_PHASES = (("#777777", "X"), ("#0077BB", "p"), ("#EE7733", "h"), ("#009988", "<"))
 
 _UNITS = {
     "1": "",
@@ -163,9 +165,11 @@ def canvas(width: float, height: float, **subplots: Any) -> tuple[Figure, Any]:
 
 
 def phase_look(phase: str) -> Look:
-    """Look of a phase; one of another dataset gets a neutral one under its own name."""
-    look = PHASE_LOOKS.get(phase, _OTHER_PHASE)
-    return look if phase in PHASE_LOOKS else Look(phase, look.color, look.marker)
+    """Look of a phase; one of another dataset gets one that follows from its name."""
+    if phase in PHASE_LOOKS:
+        return PHASE_LOOKS[phase]
+    color, marker = _OTHER_PHASES[sum(phase.encode()) % len(_OTHER_PHASES)]
+    return Look(phase, color, marker)
 
 
 def in_units(array: xr.DataArray, units: str) -> xr.DataArray:

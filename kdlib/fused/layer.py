@@ -7,6 +7,7 @@ and changing the class back undoes it.
 
 import logging
 
+import numpy as np
 import torch
 from hippynn.layers.hiplayers import (
     GaussianSensitivityModule,
@@ -20,13 +21,16 @@ from torch import Tensor
 
 from kdlib.errors import InputError
 from kdlib.fused import loops
-from kdlib.fused.autograd import PairGraph, Radial, environment
+from kdlib.fused.autograd import PairGraph, Radial, environment, pair_forces
 
 _log = logging.getLogger(__name__)
 
 
 class _Fused:
     """What the fused layers share: the environment, and the dense part that follows it."""
+
+    #: From slopes to forces, on the CPU.
+    pair_forces = staticmethod(pair_forces)
 
     def radial(self) -> Radial:
         """Centres and widths of the sensitivities, with their history."""
@@ -35,10 +39,10 @@ class _Fused:
         return Radial(1 / sensitivity.mu.flatten(), sensitivity.sigma.flatten().clone())
 
     def environment(
-        self, in_features: Tensor, first: Tensor, second: Tensor, vectors: Tensor
+        self, species: np.ndarray, first: Tensor, second: Tensor, vectors: Tensor
     ) -> Tensor:
         """Sums of sensitivities over neighbours, (n_atoms, 4, n_species * n_sensitivities)."""
-        n_atoms = len(in_features)
+        n_atoms = len(species)
         first, second = first.contiguous(), second.contiguous()
         row = loops.rows_of(first.numpy(), n_atoms)
         if not len(row):
@@ -48,7 +52,7 @@ class _Fused:
         graph = PairGraph(
             row=row,
             second=second.numpy(),
-            species=in_features.detach().argmax(dim=1).numpy(),
+            species=species,
             n_species=self.nf_in,
             cutoff=self.sensitivity.hard_max_dist,
         )
@@ -58,12 +62,15 @@ class _Fused:
         """Interaction weights as a matrix, (n_species * n_sensitivities, n_features)."""
         return self.int_weights.permute(2, 0, 1).flatten(0, 1)
 
-    def fits(self, in_features: Tensor, vectors: Tensor) -> bool:
-        """Whether this input can take the fused path: on the CPU, and one-hot."""
-        if vectors.device.type != "cpu" or in_features.requires_grad:
-            return False
-        one_hot = (in_features == 0) | (in_features == 1)
-        return bool(one_hot.all() and (in_features.sum(dim=1) == 1).all())
+    def species(self, in_features: Tensor) -> np.ndarray | None:
+        """Species channel of each atom if this input can take the fused path, otherwise None.
+
+        It must be on the CPU, and one-hot.
+        """
+        if in_features.device.type != "cpu" or in_features.requires_grad:
+            return None
+        channels = loops.channels_of(in_features.detach().numpy())
+        return channels if len(channels) == len(in_features) else None
 
 
 class FusedInteractLayer(_Fused, InteractLayer):
@@ -77,11 +84,12 @@ class FusedInteractLayer(_Fused, InteractLayer):
         self, in_features: Tensor, pair_first: Tensor, pair_second: Tensor, dist_pairs: Tensor
     ) -> Tensor:
         """As hippynn's layer, for one-hot ``in_features``."""
-        if not self.fits(in_features, dist_pairs):
+        species = self.species(in_features)
+        if species is None:
             return super().forward(in_features, pair_first, pair_second, dist_pairs)
         # The scalar channel depends on distances alone: any direction will do for the vectors.
         vectors = torch.nn.functional.pad(dist_pairs[:, None], (0, 2))
-        env = self.environment(in_features, pair_first, pair_second, vectors)
+        env = self.environment(species, pair_first, pair_second, vectors)
         return self.dense(in_features, env)
 
 
@@ -93,9 +101,9 @@ class FusedInteractLayerVec(_Fused, InteractLayerVec):
 
         V e_0 + t sqrt(|V e|^2 + cusp_reg) + W z + b, with e the three vector components.
         """
-        scalar, *vector = (env @ self.weights()).unbind(dim=1)
-        square = sum(component.square() for component in vector)
-        norm = torch.sqrt(square + self.cusp_reg)
+        summed = env @ self.weights()
+        scalar, vector = summed[:, 0], summed[:, 1:]
+        norm = torch.sqrt((vector * vector).sum(dim=1) + self.cusp_reg)
         return scalar + norm * self.vecscales + self.selfint(in_features)
 
     def forward(
@@ -107,9 +115,10 @@ class FusedInteractLayerVec(_Fused, InteractLayerVec):
         coord_pairs: Tensor,
     ) -> Tensor:
         """As hippynn's layer, for one-hot ``in_features``; distances are taken from the vectors."""
-        if not self.fits(in_features, coord_pairs):
+        species = self.species(in_features)
+        if species is None:
             return super().forward(in_features, pair_first, pair_second, dist_pairs, coord_pairs)
-        env = self.environment(in_features, pair_first, pair_second, coord_pairs)
+        env = self.environment(species, pair_first, pair_second, coord_pairs)
         return self.dense(in_features, env)
 
 

@@ -49,6 +49,23 @@ def rows_of(first, n_atoms):
     return row
 
 
+@njit(cache=True)
+def channels_of(one_hot):
+    """Which channel of each row (n_atoms, n_species) is 1; empty if a row is not one-hot."""
+    out = np.empty(one_hot.shape[0], np.int64)
+    for i in range(one_hot.shape[0]):
+        ones = 0
+        for s in range(one_hot.shape[1]):
+            if one_hot[i, s] == 1:
+                out[i] = s
+                ones += 1
+            elif one_hot[i, s] != 0:
+                ones = -one_hot.shape[1]
+        if ones != 1:
+            return np.empty(0, np.int64)
+    return out
+
+
 @njit
 def _workspace(row, like):
     """Table and index that hold the pairs of any atom."""

@@ -39,7 +39,7 @@ def test_every_planted_effect_is_found(strong):
         ("rdf_control", 0.7),
         ("learning_control", 0.7),
         ("born_again_force_teacher", 0.9),
-        ("time_with_size_hippynn", 0.33),
+        ("time_with_size_stock", 0.33),
     ],
 )
 def test_the_planted_number_is_recovered(strong, name, truth):
@@ -108,7 +108,7 @@ def test_one_seed_and_one_size_give_a_number_without_interval(planted):
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("speed", ["pareto_time_control", "time_with_size_fused", "memory_vs_teacher_hippynn"]),
+        ("speed", ["pareto_time_control", "time_with_size_fused", "memory_vs_teacher_stock"]),
         ("rdf", ["rdf_control", "rdf_correlation"]),
         ("history", ["learning_control", "learning_constant"]),
         ("accuracy", ["force_control", "born_again_energy_teacher", "student_beats_teacher"]),

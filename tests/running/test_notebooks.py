@@ -157,7 +157,7 @@ def test_smoke_draws_every_figure(smoke: Path, project: Path) -> None:
 def test_smoke_again_is_all_skipped(smoke: Path) -> None:
     """Right after, nothing is left to do."""
     outcomes = pipeline.run(profile.load("smoke"), smoke)
-    assert [outcome.name for outcome in outcomes if not outcome.skipped] == []
+    assert {outcome.name: outcome.reason for outcome in outcomes if not outcome.skipped} == {}
 
 
 def _data(ds: xr.Dataset) -> bool:
