@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: reproduce figures test lint clean help
+.PHONY: reproduce figures dft test lint clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -19,6 +19,10 @@ reproduce: $(STAMP)  ## data to figures; PROFILE=laptop for four seeds (hours)
 
 figures: $(STAMP)  ## draw the shipped figures again from the data beside them
 	$(BIN)/kdlib figures
+
+dft: $(STAMP)  ## GPAW, to label more frames; builds it, with Debian's compiler and libraries
+	dpkg -s g++ libxc-dev libopenblas-dev >/dev/null || apt-get install -y g++ libxc-dev libopenblas-dev
+	CC=g++ $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dft]'
 
 test: $(STAMP)  ## all tests, notebooks included
 	$(BIN)/python -m pytest

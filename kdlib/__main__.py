@@ -89,15 +89,24 @@ def fetch(options: argparse.Namespace) -> int:
     """Download a dataset that is too large to come with the package."""
     from kdlib import datasets
 
-    download = getattr(datasets, "fetch", None)
-    if download is None:
-        raise InputError(f"fetching {options.dataset} is not available in this version")
-    sys.stdout.write(f"{download(options.dataset)}\n")
+    sys.stdout.write(f"{datasets.fetch(options.dataset, reporter=_reporter())}\n")
+    return 0
+
+
+def label(options: argparse.Namespace) -> int:
+    """Label frames of al-pbe that do not exist yet, by DFT."""
+    from kdlib.reference import campaign, labelling
+
+    labelling.require()
+    written = campaign.run(
+        [k for part in options.frames for k in part], options.out, reporter=_reporter()
+    )
+    sys.stdout.write(f"{len(written)} frames labelled in {options.out}\n")
     return 0
 
 
 def info(options: argparse.Namespace) -> int:
-    """Show versions, threads and profiles, or the card of a dataset."""
+    """Show versions, threads and profiles, or what a dataset holds."""
     from kdlib import datasets, profile
 
     if options.dataset:
@@ -170,10 +179,23 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=fetch)
     command.add_argument("dataset", help="e.g. ani-al")
 
-    command = commands.add_parser("info", help="versions and threads, or a dataset's card")
+    command = commands.add_parser("label", help="label more frames of al-pbe by DFT (GPAW)")
+    command.set_defaults(command=label)
+    command.add_argument("frames", type=_range, nargs="+", metavar="FIRST:STOP", help="indices")
+    command.add_argument("--out", type=Path, default="labels", help="folder (%(default)s)")
+
+    command = commands.add_parser("info", help="versions and threads, or what a dataset holds")
     command.set_defaults(command=info)
-    command.add_argument("dataset", nargs="?", default="", help="e.g. al-pbe")
+    command.add_argument("dataset", nargs="?", default="", help="e.g. al-pbe, or a file")
     return parser
+
+
+def _range(text: str) -> range:
+    """Read a range of frames."""
+    first, _, stop = text.partition(":")
+    if not (first.isdecimal() and (stop or first).isdecimal()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a range like 4000:4030")
+    return range(int(first), int(stop) if stop else int(first) + 1)
 
 
 def _positive(text: str) -> int:

@@ -6,12 +6,13 @@ Section 3.4 of the paper. The contestants, `backend` in the results, are those o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from ase import Atoms
 
-from kdlib import dynamics, liquid
+from kdlib import dynamics, liquid, results
 from kdlib.contestants import BACKENDS as BACKENDS
 from kdlib.contestants import Sizes, contestant, grid
 from kdlib.dynamics import DynamicsError
@@ -103,6 +104,20 @@ def time_per_step(
                 bar.line(f"{label} {backend} {n} atoms: not timed ({error})")
             bar.update()
     return ds.assign(step_time=times)
+
+
+def side_by_side(folder: str | Path) -> xr.Dataset | None:
+    """Return what ``kdlib bench`` has measured, or None where there is nothing.
+
+    Parameters
+    ----------
+    folder
+        Results folder; without a benchmark of its own, that shipped with the project counts.
+    """
+    places = (Path(folder), results.project_root() / "figures")
+    paths = [place / "benchmark.nc" for place in places]
+    found = next((path for path in paths if path.is_file()), None)
+    return None if found is None else results.load(found)
 
 
 def _step_times(atoms: Atoms, protocol: TimingProtocol) -> np.ndarray:

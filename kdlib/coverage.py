@@ -39,13 +39,15 @@ def coverage(
             "energy": ("frame", [a.get_potential_energy() / len(a) for a in frames]),
             "force_rms": ("frame", [np.sqrt((f**2).mean()) for f in forces]),
             "density": ("frame", [_density(atoms) for atoms in frames]),
-            "temperature": ("frame", [a.info.get("temperature_K", np.nan) for a in frames]),
             "n_atoms": ("frame", [len(atoms) for atoms in frames]),
             "frame_phase": ("frame", phases),
             "part": ("frame", part.astype(str)),
         },
         coords={"frame": frame_numbers(frames)},
     )
+    temperature = [a.info.get("temperature_K", np.nan) for a in frames]
+    if np.isfinite(temperature).any():
+        ds["temperature"] = ("frame", temperature)
     if not all(atoms.pbc.all() for atoms in frames):
         return ds
     names = sorted(set(phases))
@@ -54,8 +56,8 @@ def coverage(
 
 
 def phase_of(atoms: Atoms) -> str:
-    """Phase that a frame's sampling started from."""
-    return str(atoms.info.get("phase", UNKNOWN))
+    """Phase that a frame's sampling started from; for others the `config_type` of many datasets."""
+    return str(atoms.info.get("phase", atoms.info.get("config_type", UNKNOWN)))
 
 
 def _density(atoms: Atoms) -> float:

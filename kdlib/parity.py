@@ -7,12 +7,15 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib.coverage import phase_of
-from kdlib.datasets import Split, frame_numbers
+from kdlib.datasets import Split, frame_numbers, species
 from kdlib.hipnn import Potential
 from kdlib.neighbors import neighbor_pairs
 
 #: First minimum of g(r) of liquid aluminium, Angstrom: neighbours closer than this are counted.
 FIRST_SHELL = 3.9
+#: The same for other materials, over the median distance of nearest neighbours: between the first
+#: and the second shell of close packing (1 and 1.41), beyond both of bcc (1 and 1.15).
+SHELL_RATIO = 1.35
 
 
 def parity(
@@ -20,7 +23,7 @@ def parity(
     frames: Sequence[Atoms],
     split: Split,
     other: Potential | None = None,
-    first_shell: float = FIRST_SHELL,
+    first_shell: float | None = None,
 ) -> xr.Dataset:
     """Compare a model with the reference on the test part.
 
@@ -33,7 +36,8 @@ def parity(
     other
         A model of another seed, to compare the atomic energies with.
     first_shell
-        Radius that defines the coordination number, Angstrom.
+        Radius that defines the coordination number, Angstrom; by default 3.9 for aluminium, and
+        1.35 times the median distance of nearest neighbours for anything else.
 
     Returns
     -------
@@ -42,6 +46,7 @@ def parity(
     """
     test = [frames[k] for k in split.test]
     sizes = [len(atoms) for atoms in test]
+    radius = first_shell_of(test) if first_shell is None else first_shell
     ds = potential.predict(test)
     found = xr.Dataset(
         {
@@ -53,7 +58,7 @@ def parity(
             "atomic_energy": ("atom", ds.atomic_energies.values),
             "coordination": (
                 "atom",
-                np.concatenate([_coordination(atoms, first_shell) for atoms in test]),
+                np.concatenate([_coordination(atoms, radius) for atoms in test]),
             ),
             "atom_phase": ("atom", np.repeat([phase_of(atoms) for atoms in test], sizes)),
             "atom_frame": ("atom", ds.frame_index.values),
@@ -64,6 +69,23 @@ def parity(
         values = other.predict(test, forces=False).atomic_energies.values
         found["atomic_energy_other"] = ("atom", values)
     return found
+
+
+def first_shell_of(frames: Sequence[Atoms]) -> float:
+    """Radius of the first shell of neighbours, Angstrom."""
+    if species(frames) == ("Al",):
+        return FIRST_SHELL
+    nearest = [_nearest(atoms) for atoms in frames]
+    return float(SHELL_RATIO * np.median(np.concatenate(nearest)))
+
+
+def _nearest(atoms: Atoms, reach: float = 4.0) -> np.ndarray:
+    """Distance of each atom's nearest neighbour, of those that have one within reach, Angstrom."""
+    pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
+    lengths = np.linalg.norm(pairs.vectors(atoms.positions, atoms.cell.array), axis=1)
+    found = np.full(len(atoms), np.inf)
+    np.minimum.at(found, pairs.first, lengths)
+    return np.where(np.isfinite(found), found, reach)
 
 
 def _coordination(atoms: Atoms, radius: float) -> np.ndarray:

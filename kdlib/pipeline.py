@@ -13,11 +13,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
 import kdlib
 from kdlib import fingerprint, steps
+from kdlib.datasets.files import expand
 from kdlib.errors import InputError
 from kdlib.profile import Profile
 from kdlib.progress import Bar, Reporter
@@ -126,7 +128,8 @@ def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> di
     """Return everything that a step's result depends on, as hashes that JSON can hold."""
     values = {name: value for name, value in parameters.items() if name not in NOT_IN_KEY}
     texts = {value for value in values.values() if isinstance(value, str)}
-    files = {text: fingerprint.file(Path(text)) for text in texts if Path(text).is_file()}
+    named = {str(path) for text in texts for path in _files(text)}
+    files = {name: fingerprint.file(Path(name)) for name in named}
     files |= fingerprint.packaged_data(texts | steps.text_constants("\n".join(step.cells)))
     files |= {name: fingerprint.file(results / name) for name in step.reads}
     return {
@@ -135,6 +138,13 @@ def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> di
         "files": files,
         "modules": fingerprint.modules(step.cells),
     }
+
+
+def _files(text: str) -> list[Path]:
+    """Files that a parameter names, by itself or as a pattern such as `runs/*/OUTCAR`."""
+    if Path(text).is_file():
+        return [Path(text)]
+    return expand(text) if has_magic(text) and glob(text, recursive=True) else []
 
 
 def key(parts: Mapping[str, Any]) -> str:

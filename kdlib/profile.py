@@ -2,7 +2,8 @@
 
 Three keys: `description` says what it is for and how long it takes; `common` holds values for
 every notebook that declares a parameter of that name; `notebooks` maps a notebook's name to values
-for it alone, which win over the common ones.
+for it alone, which win over the common ones. A `dataset` that is not a registered one is a file, or
+a pattern of names, relative to the profile.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from kdlib import datasets
+from kdlib.datasets.files import expand
 from kdlib.errors import InputError
 from kdlib.steps import Step, check_value
 
@@ -84,4 +87,19 @@ def _checked(path: Path, content: Any) -> Profile:
     for name, values in {"common": common, **notebooks}.items():
         if not isinstance(values, dict):
             raise InputError(f"{path}: '{name}' must map parameters to values, got {values!r}")
+    common = _with_dataset(path, common)
+    notebooks = {name: _with_dataset(path, values) for name, values in notebooks.items()}
     return Profile(path.stem, str(content.get("description", "")).strip(), common, notebooks)
+
+
+def _with_dataset(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Give a dataset that is not registered as an absolute path or pattern of existing files."""
+    named = values.get("dataset")
+    if not isinstance(named, str) or named in datasets.names():
+        return values
+    own = str(path.resolve().parent / named)
+    try:
+        expand(own)
+    except InputError as error:
+        raise InputError(f"{path}: dataset: {error}") from error
+    return values | {"dataset": own}

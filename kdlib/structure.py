@@ -228,7 +228,9 @@ def _cell(found: xr.Dataset, key: Key, potential: Potential) -> xr.Dataset:
     )
 
 
-def compare(ds: xr.Dataset, protocol: StructureProtocol = StructureProtocol()) -> xr.Dataset:
+def compare(
+    ds: xr.Dataset, protocol: StructureProtocol = StructureProtocol(), experiment: bool = True
+) -> xr.Dataset:
     """Add the errors of g(r) and their noise floor.
 
     Parameters
@@ -237,6 +239,8 @@ def compare(ds: xr.Dataset, protocol: StructureProtocol = StructureProtocol()) -
         From :func:`liquid_structures`, with the teachers among the models.
     protocol
         The one that was run: range of the error and number of pieces.
+    experiment
+        Whether to compare with the measured g(r) of liquid aluminium, too.
 
     Returns
     -------
@@ -252,7 +256,7 @@ def compare(ds: xr.Dataset, protocol: StructureProtocol = StructureProtocol()) -
     teachers = {seed: g for seed, g in teachers.items() if g is not None}
     if not teachers:
         raise InputError("errors of g(r) need the liquid of a teacher; none is there or all failed")
-    measured = rdf.experiment()
+    measured = rdf.experiment() if experiment else None
     names = ("rdf_error", "rdf_error_other_teachers", "rdf_error_experiment")
     errors = {name: xr.full_like(ds.temperature, np.nan) for name in names}
     for key, g in _models(ds.g):
@@ -262,24 +266,21 @@ def compare(ds: xr.Dataset, protocol: StructureProtocol = StructureProtocol()) -
         if others:
             each = [rdf.rdf_error(g, teacher, p.r_min, p.r_max) for teacher in others]
             errors[names[1]].loc[key] = np.mean(each)
-        errors[names[2]].loc[key] = rdf.rdf_error(g, measured, p.r_min, p.r_max)
+        if measured is not None:
+            errors[names[2]].loc[key] = rdf.rdf_error(g, measured, p.r_min, p.r_max)
     floors = [
         rdf.noise_floor(list(pieces), p.n_pieces, p.r_min, p.r_max)
         for key, pieces in _models(ds.g_piece)
         if key["role"] == "teacher"
     ]
     ds = ds.drop_vars("g_piece").assign(errors | {"rdf_floor": float(np.mean(floors))})
-    ds["g_experiment"] = measured.interp(r=ds.r).drop_attrs()
+    if measured is not None:
+        ds["g_experiment"] = measured.interp(r=ds.r).drop_attrs()
+        sources = {key: measured.attrs[key] for key in ("temperature", "source")}
+        ds = ds.assign_attrs({f"experiment_{key}": value for key, value in sources.items()})
     if len(teachers) > 1:
         ds["rdf_floor_teachers"] = rdf.noise_floor(list(teachers.values()), 1, p.r_min, p.r_max)
-    return ds.assign_attrs(kind="rdf", r_min=p.r_min, r_max=p.r_max, **_sources(measured))
-
-
-def _sources(measured: xr.DataArray) -> dict:
-    return {
-        "experiment_temperature": measured.attrs["temperature"],
-        "experiment_source": measured.attrs["source"],
-    }
+    return ds.assign_attrs(kind="rdf", r_min=p.r_min, r_max=p.r_max)
 
 
 def _models(values: xr.DataArray) -> list[tuple[dict, xr.DataArray]]:

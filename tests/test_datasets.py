@@ -7,6 +7,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from kdlib import datasets
+from kdlib.datasets import registry
 from kdlib.errors import InputError
 
 
@@ -48,14 +49,14 @@ def test_solid_is_bound_more_strongly_than_the_liquid():
 
 def test_altered_data_file_is_refused(monkeypatch, tmp_path):
     """One flipped byte in the embedded file is an error that names the file."""
-    for source in datasets._data_folder().iterdir():
+    for source in registry.folder().iterdir():
         if source.is_file():
             (tmp_path / source.name).write_bytes(source.read_bytes())
     packed = tmp_path / "al-pbe.extxyz.xz"
     content = bytearray(packed.read_bytes())
     content[1000] ^= 1
     packed.write_bytes(content)
-    monkeypatch.setattr(datasets, "_data_folder", lambda: tmp_path)
+    monkeypatch.setattr(registry, "folder", lambda: tmp_path)
     with pytest.raises(InputError, match=r"al-pbe\.extxyz\.xz: altered or truncated"):
         datasets.load("al-pbe")
 

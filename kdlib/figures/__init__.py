@@ -17,8 +17,10 @@ from kdlib.errors import InputError
 from kdlib.figures.accuracy import born_again, fig2_pareto, fig3_capacity
 from kdlib.figures.audit import claims
 from kdlib.figures.cost import fig5_cost, step_breakdown
+from kdlib.figures.crystals import crystals
 from kdlib.figures.dataset import data, parity
 from kdlib.figures.learning import fig4_dynamics, schedule_data, table1_schedule
+from kdlib.figures.reference import reference
 from kdlib.figures.schematic import fig1_schematic, schematic_data
 from kdlib.figures.side_by_side import benchmark
 from kdlib.figures.structure import rdf
@@ -30,6 +32,7 @@ __all__ = [
     "benchmark",
     "born_again",
     "claims",
+    "crystals",
     "data",
     "fig1_schematic",
     "fig2_pareto",
@@ -39,6 +42,7 @@ __all__ = [
     "parity",
     "rdf",
     "redraw",
+    "reference",
     "save",
     "schedule_data",
     "schematic_data",
@@ -64,6 +68,8 @@ REDRAW: dict[str, Callable[[xr.Dataset], Figure]] = {
         step_breakdown,
         claims,
         benchmark,
+        crystals,
+        reference,
     )
 }
 

@@ -47,8 +47,9 @@ def data(ds: xr.Dataset) -> Figure:
         ``temperature`` (K), phase and part; ``g`` by phase.
     """
     figure, axes = canvas(TWO_COLUMNS, 5.0, mosaic=[["A", "B"], ["C", "D"]])
-    x = ds.temperature if "temperature" in ds else ds.density
-    _by_phase(axes["A"], ds.density, ds.energy, ds.frame_phase)
+    space = ds.density if ds.density.notnull().any() else ds.n_atoms  # molecules have no density
+    x = ds.temperature if "temperature" in ds else space
+    _by_phase(axes["A"], space, ds.energy, ds.frame_phase)
     axes["A"].set_ylabel(label(ds.energy, "energy"))
     _by_phase(axes["B"], x, ds.force_rms, ds.frame_phase)
     axes["B"].set_ylabel(label(ds.force_rms, "RMS force component"))
@@ -61,7 +62,8 @@ def data(ds: xr.Dataset) -> Figure:
     for name, ax in axes.items():
         letter(ax, name)
     handles, names = axes["A"].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), markerscale=1.6)
+    columns = min(len(names), 8)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, markerscale=1.6)
     return figure
 
 
@@ -149,7 +151,8 @@ def parity(ds: xr.Dataset) -> Figure:
     for name, ax in axes.items():
         letter(ax, name)
     handles, names = axes["D"].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    if names:  # a small test part may have no five atoms of equal coordination
+        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 8))
     return figure
 
 

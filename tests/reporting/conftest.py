@@ -161,7 +161,7 @@ def speed(plant: Plant) -> xr.Dataset:
         {
             "architecture": list(SIZES),
             "n_parameters": ("architecture", size),
-            "backend": list(schema.BACKENDS),
+            "backend": list(schema.AUDITED_BACKENDS),
             "n_atoms": atoms,
             "component": list(schema.COMPONENTS),
             "repeat": np.arange(repeats),
@@ -299,7 +299,70 @@ def drawn_from(planted) -> dict[str, xr.Dataset]:
         "step_breakdown": found["speed"],
         "claims": claims.audit(found),
         "benchmark": _benchmark(),
+        "crystals": _crystals(),
+        "reference": _reference(),
     }
+
+
+def _crystals() -> xr.Dataset:
+    """Three parabolas; models a few percent off, and more so for the vacancy."""
+    from kdlib.crystals import QUANTITIES, STRUCTURES
+
+    rng = np.random.default_rng(0)
+    roles, names, seeds = ["teacher", "student", "control"], ["16-8-1", "128-40-4"], [0, 1]
+    volume = np.linspace(14.5, 18.5, 9)
+    lowest = np.array([0.0, 0.09, 0.03])[:, None]
+    curve = lowest + 0.02 * (volume - np.array([16.5, 16.9, 16.6])[:, None]) ** 2 - 3.7
+    shape = (len(roles), len(names), len(seeds))
+    off = 1 + 0.05 * rng.standard_normal((*shape, len(QUANTITIES)))
+    value = np.array([4.04, 77, 110, 60, 32, 0.09, 0.03, 0.65])
+    run = ("role", "architecture", "seed")
+    variables = {
+        "energy": ((*run, "structure", "ratio"), curve + 0.01 * rng.random((*shape, 3, 9)),
+                   "eV/atom"),
+        "reference_energy": (("structure", "ratio"), curve, "eV/atom"),
+        "volume": ("ratio", volume, "Angstrom^3/atom"),
+        "value": ((*run, "quantity"), value * off, "1"),
+        "reference_value": ("quantity", value, "1"),
+    }  # fmt: skip
+    ds = xr.Dataset({name: (dims, data) for name, (dims, data, _) in variables.items()})
+    for name, (_, _, unit) in variables.items():
+        ds[name].attrs = {"units": unit, "long_name": name}
+    ds = ds.assign_coords(
+        role=roles, architecture=names, seed=seeds, structure=list(STRUCTURES),
+        ratio=volume / 16.5, quantity=list(QUANTITIES),
+    )  # fmt: skip
+    return _named(ds)
+
+
+def _named(ds: xr.Dataset) -> xr.Dataset:
+    """Dataset whose coordinates say what they are."""
+    for name in ds.coords:
+        unit = {} if ds[name].dtype.kind in "UO" else {"units": "1"}
+        ds[name].attrs = {**unit, "long_name": name}
+    return ds
+
+
+def _reference() -> xr.Dataset:
+    """Ten labels, a few hundredths of an eV/Angstrom off; two rounds of active learning."""
+    rng = np.random.default_rng(0)
+    rms = np.geomspace(0.1, 4, 10)
+    phases = ["fcc", "liquid", "bcc", "hcp", "vacancy"] * 2
+    ds = xr.Dataset(
+        {
+            "force_difference": (("frame", "variant"), 0.02 * rms[:, None] * rng.random((10, 2))),
+            "force_rms": ("frame", rms),
+            "phase": ("frame", phases),
+            "disagreement": (("round", "trajectory"), np.exp(rng.standard_normal((2, 30)))),
+            "error_before": ("round", [0.5, 0.3]),
+            "error_after": ("round", [0.2, 0.18]),
+        },
+        {"frame": range(10), "variant": ["converged", "scf"], "round": [1, 2]},
+    )
+    for name in ("force_difference", "force_rms", "disagreement", "error_before", "error_after"):
+        ds[name].attrs = {"units": "eV/Angstrom", "long_name": name.replace("_", " ")}
+    ds["phase"].attrs = {"long_name": "phase"}
+    return _named(ds.assign_coords(trajectory=range(30)))
 
 
 def _benchmark() -> xr.Dataset:
@@ -321,4 +384,9 @@ def _benchmark() -> xr.Dataset:
     ds["status"].loc[{"contestant": "stock", "n_atoms": 48000}] = "extrapolated from 4000"
     ds["epoch_time"].loc[{"backend": "hippynn"}] = 3.0
     ds["epoch_time"].loc[{"backend": "fused"}] = 0.2
+    time = np.arange(0.0, 10_000, 100)
+    energy = 1e-5 * np.random.default_rng(0).standard_normal((2, time.size)).cumsum(axis=1)
+    ds = ds.assign_coords(time=time)
+    ds["total_energy"] = (("architecture", "time"), energy)
+    ds["energy_drift"] = ("architecture", [1e-6, -3e-7])
     return with_ratios(ds)

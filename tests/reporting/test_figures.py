@@ -27,6 +27,7 @@ UNITLESS = {
     "Force components per cell",
     "Paired change against the teacher [95 % interval]", "$w_A$", "$w_F$", "$w_E$",
     "g(r), offset by 2 per phase", "Number of atoms", "Architecture and frames per batch",
+    "Round", "Property of fcc",
 }  # fmt: skip
 
 
@@ -92,6 +93,10 @@ def test_every_axis_says_its_unit(drawn, name):
             "kB/atom",
             "µs/atom/step",
             "s",
+            "ps",
+            "µeV/atom",
+            "Å³/atom",
+            "%",
         )
         assert unit in known, text
 

@@ -1,0 +1,275 @@
+r"""Properties of crystals that no training sees: lattice, elasticity, vacancy.
+
+They are computed alike for DFT and for models, from energies alone, with any ASE calculator:
+
+- energy-volume curves of fcc, bcc and hcp, fitted by the Birch-Murnaghan equation of state
+  (DOI 10.1103/PhysRev.71.809): equilibrium volume, lattice constant, bulk modulus B;
+- elastic constants of the cubic fcc crystal at its own equilibrium, from two strains that keep the
+  volume to second order (Mehl et al., DOI 10.1103/PhysRevB.41.10311),
+
+  .. math:: \Delta E = V (C_{11} - C_{12})\, \delta^2, \qquad
+            \Delta E = \tfrac12 V C_{44}\, \delta^2,
+
+  with :math:`B = (C_{11} + 2 C_{12}) / 3`;
+- the energy to form a vacancy in a cell of fixed volume, atoms relaxed,
+  :math:`E_v = E_{N-1} - \frac{N - 1}{N} E_N`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.calculator import BaseCalculator
+from ase.eos import EquationOfState
+from ase.optimize import BFGS
+
+from kdlib import units
+from kdlib.progress import Reporter
+
+STRUCTURES = ("fcc", "bcc", "hcp")
+
+
+@dataclass(frozen=True)
+class CrystalProtocol:
+    """Which crystals are strained by how much."""
+
+    symbol: str = "Al"
+    """Element."""
+    volume: float = 16.5
+    """Centre of the energy-volume curves, Angstrom^3/atom."""
+    ratios: tuple[float, ...] = (0.88, 0.91, 0.94, 0.97, 1.0, 1.03, 1.06, 1.09, 1.12)
+    """Volumes of the curves, in units of ``volume``."""
+    c_over_a: float = 1.65
+    """Of hcp; PBE aluminium relaxes to 1.65."""
+    strains: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
+    """Of the elastic constants."""
+    vacancy_cells: int = 2
+    """Cubic fcc cells along each axis of the cell with the vacancy."""
+    vacancy_force: float = 0.02
+    """Largest force at the end of the relaxation, eV/Angstrom."""
+    vacancy_steps: int = 60
+    """Steps of the relaxation at most."""
+
+
+PROTOCOL = CrystalProtocol()
+#: Makes a fresh calculator; the argument says whether the cell is a small perfect crystal.
+Calculators = Callable[[bool], BaseCalculator]
+
+
+def crystal(structure: str, volume: float, protocol: CrystalProtocol) -> Atoms:
+    """Primitive cell of a crystal.
+
+    Parameters
+    ----------
+    structure
+        One of :data:`STRUCTURES`.
+    volume
+        Angstrom^3/atom.
+    protocol
+        Element and c/a.
+    """
+    p = protocol
+    if structure == "hcp":
+        atoms = bulk(p.symbol, "hcp", a=3.0, c=3.0 * p.c_over_a)
+    else:
+        atoms = bulk(p.symbol, structure, a=4.0)
+    factor = (volume * len(atoms) / atoms.get_volume()) ** (1 / 3)
+    atoms.set_cell(atoms.cell.array * factor, scale_atoms=True)
+    return atoms
+
+
+def lattice_constant(structure: str, volume: float, c_over_a: float) -> float:
+    """Lattice constant a (Angstrom) at a volume per atom (Angstrom^3)."""
+    if structure == "hcp":
+        return (2 * volume / (np.sqrt(0.75) * c_over_a)) ** (1 / 3)
+    return (volume * (4 if structure == "fcc" else 2)) ** (1 / 3)
+
+
+def properties(
+    calculators: Calculators,
+    protocol: CrystalProtocol = PROTOCOL,
+    vacancy: bool = True,
+    reporter: Reporter | None = None,
+) -> xr.Dataset:
+    """Compute all of them.
+
+    Parameters
+    ----------
+    calculators
+        Makes the calculators.
+    protocol
+        What is strained by how much.
+    vacancy
+        Whether the vacancy is computed.
+    reporter
+        Shows a bar over single energies.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``energy(structure, ratio)`` eV/atom, ``equilibrium_volume(structure)`` Angstrom^3/atom,
+        ``equilibrium_energy(structure)`` eV/atom, ``lattice_constant(structure)`` Angstrom,
+        ``bulk_modulus(structure)`` GPa, ``c11``, ``c12``, ``c44`` GPa and ``vacancy_energy`` eV.
+    """
+    p = protocol
+    total = len(STRUCTURES) * len(p.ratios) + 2 * len(p.strains) + 1 + 2 * vacancy
+    with (reporter or Reporter()).bar(total, "crystals", "energy") as bar:
+
+        def energy(atoms: Atoms) -> float:
+            """Per atom; free energies where there is an electronic temperature."""
+            atoms.calc = calculators(True)
+            found = _energy(atoms) / len(atoms)
+            bar.update()
+            return found
+
+        ds = _equations_of_state(energy, p)
+        volume = float(ds.equilibrium_volume.sel(structure="fcc"))
+        ds = ds.assign(_elastic_constants(energy, volume, ds, p))
+        if vacancy:
+            found = _vacancy_energy(calculators, volume, p)
+            bar.update(2)
+            ds["vacancy_energy"] = ((), found, _about("eV", "vacancy formation energy, fixed cell"))
+    return ds
+
+
+def _energy(atoms: Atoms) -> float:
+    """Energy that the forces belong to, eV."""
+    results = atoms.calc.implemented_properties
+    return float(atoms.get_potential_energy(force_consistent="free_energy" in results))
+
+
+def _about(unit: str, meaning: str) -> dict[str, str]:
+    return {"units": unit, "long_name": meaning}
+
+
+def _equations_of_state(energy: Callable[[Atoms], float], p: CrystalProtocol) -> xr.Dataset:
+    volumes = p.volume * np.array(p.ratios)
+    rows, fits = [], []
+    for structure in STRUCTURES:
+        energies = [energy(crystal(structure, volume, p)) for volume in volumes]
+        rows.append(energies)
+        fits.append(_fit(volumes, np.array(energies)))
+    at, lowest, modulus = np.transpose(fits)
+    constants = [
+        lattice_constant(name, v, p.c_over_a) for name, v in zip(STRUCTURES, at, strict=True)
+    ]
+    dim = ("structure",)
+    return xr.Dataset(
+        {
+            "energy": (("structure", "ratio"), rows, _about("eV/atom", "energy per atom")),
+            "volume": ("ratio", volumes, _about("Angstrom^3/atom", "volume per atom")),
+            "equilibrium_volume": (dim, at, _about("Angstrom^3/atom", "equilibrium volume")),
+            "equilibrium_energy": (dim, lowest, _about("eV/atom", "energy at equilibrium")),
+            "lattice_constant": (dim, constants, _about("Angstrom", "lattice constant a")),
+            "bulk_modulus": (dim, modulus, _about("GPa", "bulk modulus")),
+        },
+        coords={
+            "structure": ("structure", list(STRUCTURES), {"long_name": "crystal structure"}),
+            "ratio": ("ratio", list(p.ratios), _about("1", "volume over that of the middle")),
+        },
+    )
+
+
+def _fit(volumes: np.ndarray, energies: np.ndarray) -> tuple[float, float, float]:
+    """Volume (Angstrom^3), energy (eV), bulk modulus (GPa) at the minimum; NaN without one."""
+    if not 0 < energies.argmin() < len(energies) - 1:
+        return np.nan, np.nan, np.nan
+    volume, energy, modulus = EquationOfState(volumes, energies, eos="birchmurnaghan").fit()
+    return volume, energy, modulus / units.GPA
+
+
+def _elastic_constants(
+    energy: Callable[[Atoms], float], volume: float, ds: xr.Dataset, p: CrystalProtocol
+) -> dict[str, tuple]:
+    if not np.isfinite(volume):
+        c11 = c12 = c44 = np.nan
+    else:
+        base = energy(crystal("fcc", volume, p))
+        shear = _curvature(energy, base, volume, _tetragonal, p) / volume  # C11 - C12
+        c44 = 2 * _curvature(energy, base, volume, _monoclinic, p) / volume / units.GPA
+        shear /= units.GPA
+        modulus = float(ds.bulk_modulus.sel(structure="fcc"))
+        c11, c12 = modulus + 2 * shear / 3, modulus - shear / 3
+    return {
+        name: ((), value, _about("GPa", f"elastic constant {name.upper()} of fcc"))
+        for name, value in (("c11", c11), ("c12", c12), ("c44", c44))
+    }
+
+
+def _tetragonal(d: float) -> np.ndarray:
+    return np.diag([1 + d, 1 - d, 1 / (1 - d * d)])
+
+
+def _monoclinic(d: float) -> np.ndarray:
+    half = d / 2
+    return np.array([[1, half, 0], [half, 1, 0], [0, 0, 1 / (1 - half * half)]])
+
+
+def _curvature(
+    energy: Callable[[Atoms], float],
+    base: float,
+    volume: float,
+    strain: Callable[[float], np.ndarray],
+    p: CrystalProtocol,
+) -> float:
+    """Coefficient of delta^2 in the energy per atom, eV."""
+    changes = []
+    for delta in p.strains:
+        atoms = crystal("fcc", volume, p)
+        atoms.set_cell(atoms.cell.array @ strain(delta), scale_atoms=True)
+        changes.append(energy(atoms) - base)
+    design = np.transpose([np.power(p.strains, 2), np.power(p.strains, 4)])
+    return float(np.linalg.lstsq(design, np.array(changes), rcond=None)[0][0])
+
+
+def _vacancy_energy(calculators: Calculators, volume: float, p: CrystalProtocol) -> float:
+    if not np.isfinite(volume):
+        return np.nan
+    perfect = bulk(p.symbol, "fcc", a=(4 * volume) ** (1 / 3), cubic=True).repeat(p.vacancy_cells)
+    perfect.calc = calculators(False)
+    defective = perfect.copy()
+    del defective[0]
+    defective.calc = calculators(False)
+    BFGS(defective, logfile=None).run(fmax=p.vacancy_force, steps=p.vacancy_steps)
+    n = len(perfect)
+    return _energy(defective) - (n - 1) / n * _energy(perfect)
+
+
+#: Quantity -> unit; differences of energies are against fcc, each at its own equilibrium.
+QUANTITIES = {
+    "lattice constant": "Angstrom",
+    "bulk modulus": "GPa",
+    "C11": "GPa",
+    "C12": "GPa",
+    "C44": "GPa",
+    "bcc - fcc": "eV/atom",
+    "hcp - fcc": "eV/atom",
+    "vacancy": "eV",
+}
+
+
+def quantities(ds: xr.Dataset) -> xr.DataArray:
+    """Numbers of fcc and differences between structures, over a dimension ``quantity``.
+
+    Parameters
+    ----------
+    ds
+        From :func:`properties`, possibly with further dimensions.
+    """
+    fcc = ds.sel(structure="fcc")
+    lowest = ds.equilibrium_energy
+    found = [
+        fcc.lattice_constant, fcc.bulk_modulus, ds.c11, ds.c12, ds.c44,
+        lowest.sel(structure="bcc") - fcc.equilibrium_energy,
+        lowest.sel(structure="hcp") - fcc.equilibrium_energy,
+        ds["vacancy_energy"] if "vacancy_energy" in ds else xr.full_like(ds.c11, np.nan),
+    ]  # fmt: skip
+    index = xr.Variable("quantity", list(QUANTITIES), {"long_name": "property of fcc"})
+    joined = xr.concat(
+        [one.drop_vars("structure", errors="ignore") for one in found],
+        index, coords="minimal", compat="override", combine_attrs="drop",
+    )  # fmt: skip
+    return joined.rename("value").assign_attrs(units="1", long_name="value, in the unit of `unit`")

@@ -1,0 +1,124 @@
+"""Rules for training data: what a frame must be before anything learns from it."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from ase import Atoms
+
+from kdlib.errors import InputError
+from kdlib.neighbors import neighbor_pairs
+
+#: Two atoms closer than this (Angstrom) are a broken frame, not compressed matter.
+CLOSEST_PAIR = 0.5
+#: A larger force (eV/Angstrom) on an atom is a calculation that failed, or another unit.
+LARGEST_FORCE = 1e3
+#: Forces whose sum over the atoms exceeds this (eV/Angstrom for each atom) are not the gradient of
+#: an energy: that depends on no common shift of all atoms. Frozen atoms with their forces set to
+#: zero are the usual reason; plane waves and grids leave some 0.01.
+NET_FORCE = 0.1
+#: Range of the search for close pairs, Angstrom; one of 0.5 would take twenty times longer.
+_REACH = 2.0
+
+
+def check(frames: Sequence[Atoms], source: str) -> list[Atoms]:
+    """Return the frames when every one of them obeys the rules for training data.
+
+    Parameters
+    ----------
+    frames
+        Labelled configurations.
+    source
+        File or dataset that error messages name.
+
+    Raises
+    ------
+    InputError
+        Naming source, frame and rule, for the first frame that breaks one.
+    """
+    if not frames:
+        raise InputError(f"{source}: holds no frames")
+    for k, rule in broken(frames):
+        raise InputError(f"{source}: frame {k}: {rule}")
+    for k, atoms in enumerate(frames):
+        atoms.info.setdefault("frame", k)
+    return list(frames)
+
+
+def broken(frames: Sequence[Atoms], where: Sequence[str] = ()) -> Iterator[tuple[int, str]]:
+    """Give the position of each frame that breaks a rule, with the rule.
+
+    Parameters
+    ----------
+    frames
+        Labelled configurations.
+    where
+        What messages call each frame, by default ``frame <position>``.
+    """
+    seen: dict[bytes, int] = {}
+    for k, atoms in enumerate(frames):
+        if rule := broken_rule(atoms):
+            yield k, rule
+            continue
+        first = seen.setdefault(_configuration(atoms), k)
+        if first != k:
+            name = where[first] if where else f"frame {first}"
+            difference = _difference(atoms, frames[first])
+            yield k, f"is the configuration of {name} again{difference}; remove one of them"
+
+
+def broken_rule(atoms: Atoms) -> str | None:
+    """Rule that a single frame breaks, as the end of a sentence; None if it breaks none."""
+    known = atoms.calc.results if atoms.calc is not None else {}
+    for label, shape in (("energy", ()), ("forces", (len(atoms), 3))):
+        if known.get(label) is None:
+            return f"has no {label}"
+        if np.shape(known[label]) != shape:
+            return f"{label} has shape {np.shape(known[label])}, must be {shape}"
+        if not np.isfinite(known[label]).all():
+            return f"{label} is not finite"
+    if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
+        return "positions or cell are not finite"
+    if atoms.pbc.any() and not atoms.pbc.all():
+        return "is periodic along some cell vectors only, must be along all or none"
+    if atoms.pbc.all() and abs(np.linalg.det(atoms.cell.array)) < 1e-6:
+        return "is periodic without a cell"
+    return _too_close(atoms) or _impossible_forces(np.asarray(known["forces"]))
+
+
+def _too_close(atoms: Atoms) -> str | None:
+    pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, _REACH)
+    if not len(pairs):
+        return None
+    distance = np.linalg.norm(pairs.vectors(atoms.positions, atoms.cell.array), axis=1).min()
+    if distance >= CLOSEST_PAIR:
+        return None
+    return f"two atoms are {distance:.2f} Angstrom apart, closer than {CLOSEST_PAIR}"
+
+
+def _impossible_forces(forces: np.ndarray) -> str | None:
+    largest = np.linalg.norm(forces, axis=1).max()
+    if largest > LARGEST_FORCE:
+        return f"has a force of {largest:.3g} eV/Angstrom, larger than {LARGEST_FORCE:g}"
+    net = np.linalg.norm(forces.sum(axis=0)) / len(forces)
+    if net > NET_FORCE:
+        return (
+            f"its forces add up to {net:.3g} eV/Angstrom for each atom, more than {NET_FORCE:g}: "
+            "they are not the gradient of an energy (frozen atoms?)"
+        )
+    return None
+
+
+def _configuration(atoms: Atoms) -> bytes:
+    digest = hashlib.sha256()
+    for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def _difference(atoms: Atoms, other: Atoms) -> str:
+    """What a repeated frame says otherwise; if nothing, it could be both learnt and tested."""
+    now, then = (frame.calc.results["energy"] for frame in (atoms, other))
+    if np.isclose(now, then, rtol=0, atol=1e-3 * len(atoms)):
+        return ""
+    return f" with another energy ({now:.6g} eV, not {then:.6g})"

@@ -1,0 +1,118 @@
+"""Division of a dataset into parts, and what names a frame and a dataset."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from kdlib.errors import InputError
+
+#: Parts of a split; ``transfer`` holds frames set apart by the dataset itself (larger cells).
+PARTS = ("train", "valid", "test", "transfer")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Frozen division of a dataset.
+
+    Attributes
+    ----------
+    train, valid, test, transfer
+        Indices into the list of frames, ascending.
+    seed, fractions
+        What the division was drawn with.
+    sha256
+        Over the identities in each part and the data themselves.
+    """
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    transfer: np.ndarray
+    seed: int
+    fractions: tuple[float, float, float]
+    sha256: str
+
+
+def split(
+    frames: Sequence[Atoms], fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0
+) -> Split:
+    """Divide frames by a hash of each frame's identity and the seed.
+
+    A frame never changes its part when others are added. Frames whose ``info["part"]`` prescribes
+    a part go there (larger cells to ``transfer``, actively learned frames to ``train``).
+
+    Parameters
+    ----------
+    frames
+        As :func:`load` returns them.
+    fractions
+        Shares of train, valid and test; they must add up to one.
+    seed
+        Another seed is another split.
+    """
+    shares = tuple(float(x) for x in fractions)
+    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+        raise InputError(f"split: fractions {shares} must be three positive numbers adding up to 1")
+    parts = np.array([_part(atoms, shares, seed) for atoms in frames])
+    indices = {part: np.flatnonzero(parts == part) for part in PARTS}
+    for part in PARTS[:3]:
+        if not len(indices[part]):
+            raise InputError(f"split: {len(frames)} frames leave the {part} part empty")
+    digest = hashlib.sha256(fingerprint(frames).encode())
+    for part in PARTS:
+        digest.update(json.dumps([part, [identity(frames[k]) for k in indices[part]]]).encode())
+    return Split(**indices, seed=seed, fractions=shares, sha256=digest.hexdigest())
+
+
+def species(frames: Sequence[Atoms]) -> tuple[str, ...]:
+    """Chemical symbols of a dataset, by atomic number."""
+    numbers = np.unique(np.concatenate([atoms.numbers for atoms in frames]))
+    return tuple(chemical_symbols[z] for z in numbers)
+
+
+def identity(atoms: Atoms) -> str:
+    """Name of a frame within its dataset, the same in every version of it."""
+    if "frame" in atoms.info:
+        return str(atoms.info["frame"])
+    return _digest([atoms.numbers, atoms.positions, atoms.cell.array])
+
+
+def frame_numbers(frames: Sequence[Atoms]) -> np.ndarray:
+    """Identities as numbers where they are numbers, otherwise positions in the list."""
+    known = [atoms.info.get("frame") for atoms in frames]
+    if all(isinstance(number, int | np.integer) for number in known):
+        return np.array(known, dtype=int)
+    return np.arange(len(frames))
+
+
+def fingerprint(frames: Sequence[Atoms]) -> str:
+    """sha256 over structures, energies and forces."""
+    arrays = []
+    for atoms in frames:
+        known = atoms.calc.results
+        arrays += [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc]
+        arrays += [np.asarray(known["energy"]), np.asarray(known["forces"])]
+    return _digest(arrays)
+
+
+def _part(atoms: Atoms, shares: tuple[float, float, float], seed: int) -> str:
+    if prescribed := atoms.info.get("part"):
+        if prescribed not in PARTS:
+            raise InputError(f"frame {identity(atoms)}: part {prescribed!r} is none of {PARTS}")
+        return str(prescribed)
+    digest = hashlib.sha256(f"{seed}:{identity(atoms)}".encode()).digest()
+    draw = int.from_bytes(digest[:8], "big") / 2**64
+    return PARTS[int(np.searchsorted(np.cumsum(shares)[:2], draw, side="right"))]
+
+
+def _digest(arrays: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
