@@ -55,8 +55,10 @@ class CrystalProtocol:
 
 
 PROTOCOL = CrystalProtocol()
-#: Makes a fresh calculator; the argument says whether the cell is a small perfect crystal.
-Calculators = Callable[[bool], BaseCalculator]
+#: Makes a fresh calculator for strained copies of a crystal; None: for a large cell of any kind.
+#: What depends on the cell (grids, k-points) must be chosen by the crystal, not by its copies: or
+#: energies jump where a number of points does.
+Calculators = Callable[[Atoms | None], BaseCalculator]
 
 
 def crystal(structure: str, volume: float, protocol: CrystalProtocol) -> Atoms:
@@ -115,12 +117,12 @@ def properties(
         ``bulk_modulus(structure)`` GPa, ``c11``, ``c12``, ``c44`` GPa and ``vacancy_energy`` eV.
     """
     p = protocol
-    total = len(STRUCTURES) * len(p.ratios) + 2 * len(p.strains) + 1 + 2 * vacancy
+    total = len(STRUCTURES) * len(p.ratios) + 2 * len(p.strains) + 2 + 2 * vacancy
     with (reporter or Reporter()).bar(total, "crystals", "energy") as bar:
 
-        def energy(atoms: Atoms) -> float:
+        def energy(atoms: Atoms, like: Atoms) -> float:
             """Per atom; free energies where there is an electronic temperature."""
-            atoms.calc = calculators(True)
+            atoms.calc = calculators(like)
             found = _energy(atoms) / len(atoms)
             bar.update()
             return found
@@ -145,11 +147,12 @@ def _about(unit: str, meaning: str) -> dict[str, str]:
     return {"units": unit, "long_name": meaning}
 
 
-def _equations_of_state(energy: Callable[[Atoms], float], p: CrystalProtocol) -> xr.Dataset:
+def _equations_of_state(energy: Callable[[Atoms, Atoms], float], p: CrystalProtocol) -> xr.Dataset:
     volumes = p.volume * np.array(p.ratios)
     rows, fits = [], []
     for structure in STRUCTURES:
-        energies = [energy(crystal(structure, volume, p)) for volume in volumes]
+        like = crystal(structure, p.volume, p)
+        energies = [energy(crystal(structure, volume, p), like) for volume in volumes]
         rows.append(energies)
         fits.append(_fit(volumes, np.array(energies)))
     at, lowest, modulus = np.transpose(fits)
@@ -182,14 +185,13 @@ def _fit(volumes: np.ndarray, energies: np.ndarray) -> tuple[float, float, float
 
 
 def _elastic_constants(
-    energy: Callable[[Atoms], float], volume: float, ds: xr.Dataset, p: CrystalProtocol
+    energy: Callable[[Atoms, Atoms], float], volume: float, ds: xr.Dataset, p: CrystalProtocol
 ) -> dict[str, tuple]:
     if not np.isfinite(volume):
         c11 = c12 = c44 = np.nan
     else:
-        base = energy(crystal("fcc", volume, p))
-        shear = _curvature(energy, base, volume, _tetragonal, p) / volume  # C11 - C12
-        c44 = 2 * _curvature(energy, base, volume, _monoclinic, p) / volume / units.GPA
+        shear = _curvature(energy, volume, _tetragonal, p) / volume  # C11 - C12
+        c44 = 2 * _curvature(energy, volume, _monoclinic, p) / volume / units.GPA
         shear /= units.GPA
         modulus = float(ds.bulk_modulus.sel(structure="fcc"))
         c11, c12 = modulus + 2 * shear / 3, modulus - shear / 3
@@ -209,30 +211,31 @@ def _monoclinic(d: float) -> np.ndarray:
 
 
 def _curvature(
-    energy: Callable[[Atoms], float],
-    base: float,
+    energy: Callable[[Atoms, Atoms], float],
     volume: float,
     strain: Callable[[float], np.ndarray],
     p: CrystalProtocol,
 ) -> float:
     """Coefficient of delta^2 in the energy per atom, eV."""
-    changes = []
-    for delta in p.strains:
-        atoms = crystal("fcc", volume, p)
+    like = crystal("fcc", volume, p)
+    energies = []
+    for delta in (0.0, *p.strains):
+        atoms = like.copy()
         atoms.set_cell(atoms.cell.array @ strain(delta), scale_atoms=True)
-        changes.append(energy(atoms) - base)
+        energies.append(energy(atoms, like))
     design = np.transpose([np.power(p.strains, 2), np.power(p.strains, 4)])
-    return float(np.linalg.lstsq(design, np.array(changes), rcond=None)[0][0])
+    changes = np.array(energies[1:]) - energies[0]
+    return float(np.linalg.lstsq(design, changes, rcond=None)[0][0])
 
 
 def _vacancy_energy(calculators: Calculators, volume: float, p: CrystalProtocol) -> float:
     if not np.isfinite(volume):
         return np.nan
     perfect = bulk(p.symbol, "fcc", a=(4 * volume) ** (1 / 3), cubic=True).repeat(p.vacancy_cells)
-    perfect.calc = calculators(False)
+    perfect.calc = calculators(None)
     defective = perfect.copy()
     del defective[0]
-    defective.calc = calculators(False)
+    defective.calc = calculators(None)
     BFGS(defective, logfile=None).run(fmax=p.vacancy_force, steps=p.vacancy_steps)
     n = len(perfect)
     return _energy(defective) - (n - 1) / n * _energy(perfect)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
@@ -14,7 +15,7 @@ def pairwise():
     """A pair potential, smooth at its cutoff: nearest neighbours at 2.8 Angstrom."""
     protocol = CrystalProtocol(volume=15.5, vacancy_cells=2)
 
-    def calculators(crystal: bool) -> LennardJones:
+    def calculators(like: Atoms | None) -> LennardJones:
         return LennardJones(sigma=2.55, epsilon=0.4, rc=7.0, ro=6.0, smooth=True)
 
     return crystals.properties(calculators, protocol)

@@ -23,12 +23,13 @@ def frame() -> Atoms:
 
 
 def test_embedded_data_are_physical_aluminium():
-    """PBE aluminium: bound by 2 to 4 eV per atom, net force zero, a card that fits the content."""
+    """PBE aluminium: bound by 2 to 4 eV per atom, less if compressed; no net force; a true card."""
     frames = datasets.load("al-pbe")
     assert len({datasets.identity(atoms) for atoms in frames}) == len(frames) >= 99
     for atoms in frames:
         assert set(atoms.symbols) == {"Al"}
-        assert -4 < atoms.get_potential_energy() / len(atoms) < -2
+        compressed = 4000 <= int(atoms.info["frame"]) < 5000
+        assert -4 < atoms.get_potential_energy() / len(atoms) < (0 if compressed else -2)
         assert np.abs(atoms.get_forces().sum(0)).max() < 0.05 * len(atoms) ** 0.5
     card = datasets.card("al-pbe")
     assert f"{len(frames)}: " in card

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+import pandas as pd
+import xarray as xr
 from ase import Atoms
 
 from kdlib import datasets
@@ -67,6 +69,27 @@ def run(
                     written += [path] if path else []
             bar.update()
     return written
+
+
+def described(table: pd.DataFrame) -> xr.Dataset:
+    """Table of frames as a Dataset whose variables say what they are.
+
+    Parameters
+    ----------
+    table
+        Columns ``frame``, ``kind``, ``phase``, ``temperature_K`` and ``atoms``.
+    """
+    meanings = {
+        "frame": ("identity of a frame", "1"),
+        "kind": ("how it was sampled", ""),
+        "phase": ("phase that the sampling started from", ""),
+        "temperature_K": ("temperature of the sampling", "K"),
+        "atoms": ("atoms in the cell", "1"),
+    }
+    ds = table.set_index("frame").to_xarray()
+    for name, (meaning, unit) in meanings.items():
+        ds[name].attrs = {"long_name": meaning, **({"units": unit} if unit else {})}
+    return ds
 
 
 def store(labelled: Atoms, path: Path) -> None:

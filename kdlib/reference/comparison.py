@@ -90,4 +90,9 @@ def _trained(accuracy: xr.Dataset) -> Iterator[tuple[str, str, int]]:
 
 
 def _calculators(potential: Potential) -> crystals.Calculators:
-    return lambda _: potential.calculator(backend="fused", device="cpu")
+    return lambda like: potential.calculator(backend="fused", device="cpu")
+
+
+def species(folder: str | Path, accuracy: xr.Dataset) -> tuple[str, ...]:
+    """Chemical symbols that the models of a results folder know."""
+    return sweep.load(folder, *next(_trained(accuracy))).config.species

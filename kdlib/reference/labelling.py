@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ase
+import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
@@ -53,7 +54,7 @@ def require() -> None:
 
 
 def calculator(
-    settings: LabelSettings = PRODUCTION, crystal: bool = False, log: Path | None = None
+    settings: LabelSettings = PRODUCTION, like: Atoms | None = None, log: Path | None = None
 ) -> "GPAW":
     """Return a GPAW calculator.
 
@@ -61,8 +62,9 @@ def calculator(
     ----------
     settings
         Numerical settings.
-    crystal
-        Use the point group of the cell: for perfect crystals with few atoms.
+    like
+        A small perfect crystal whose strained copies are computed: its own grid of k-points, and
+        the real-space grid of a slightly larger one, for all of them; and its point group is used.
     log
         GPAW's own output.
 
@@ -78,16 +80,31 @@ def calculator(
     return GPAW(
         mode=PW(s.cutoff),
         xc="PBE",
-        kpts={"density": s.kpoint_density, "gamma": True},
+        **_grids(s, like),
         occupations=FermiDirac(s.smearing),
         eigensolver="rmm-diis",
-        nbands="130%",
+        # A share of few bands is none: the third band of an fcc cell of one atom is partly filled.
+        nbands="130%" if like is None else -6,
         mixer=Mixer(0.1, 5, 50),
         maxiter=s.max_iterations,
         convergence={"density": s.density, "eigenstates": s.eigenstates, "energy": s.energy},
-        symmetry={"point_group": crystal, "time_reversal": True},
+        symmetry={"point_group": like is not None, "time_reversal": True},
         txt=None if log is None else str(log),
     )
+
+
+def _grids(s: LabelSettings, like: Atoms | None) -> dict:
+    if like is None:
+        return {"kpts": {"density": s.kpoint_density, "gamma": True}}
+    from ase.calculators.calculator import kpts2sizeandoffsets
+    from ase.units import Bohr, Hartree
+
+    # Plane waves up to G need points every pi / G; cells grow by up to 4 % in the series.
+    spacing = np.pi / np.sqrt(2 * s.cutoff / Hartree) * Bohr / 1.06
+    heights = 1 / np.linalg.norm(np.linalg.inv(like.cell.array), axis=0)
+    needed = np.ceil(heights / spacing / 2).astype(int) * 2 + 2
+    size, _ = kpts2sizeandoffsets(density=s.kpoint_density, gamma=True, atoms=like)
+    return {"kpts": {"size": tuple(map(int, size)), "gamma": True}, "gpts": tuple(needed.tolist())}
 
 
 def label(atoms: Atoms, settings: LabelSettings = PRODUCTION, log: Path | None = None) -> Atoms:

@@ -33,8 +33,8 @@ def _code(path: Path) -> list[nbformat.NotebookNode]:
 
 
 def test_there_is_a_notebook_for_each_part_of_the_paper() -> None:
-    """Sections 2.1 to 4 of the paper, in ten notebooks."""
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(1, 11)]
+    """Where the data come from, then sections 2.1 to 4 of the paper."""
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(11)]
 
 
 @every_notebook
@@ -117,7 +117,7 @@ def test_notebooks_run_in_the_order_of_their_numbers_where_files_allow(project: 
     made = steps.makers(ordered)
     for step in ordered:
         assert all(place[made[name].name] < place[step.name] for name in step.reads)
-    assert ordered[0].name.startswith("01")
+    assert ordered[0].name.startswith("00")
     assert ordered[-1].name.startswith("10")
 
 
@@ -150,7 +150,7 @@ def test_smoke_draws_every_figure(smoke: Path, project: Path) -> None:
     declared = {name for step in steps.discover(project / "notebooks") for name in step.writes}
     present = {f"figures/{path.name}" for path in (smoke / "figures").iterdir()}
     assert present == {f"figures/{name}.{end}" for name in FIGURES for end in ("png", "svg", "nc")}
-    assert present == {name for name in declared if name.startswith("figures/")}
+    assert present >= {name for name in declared if name.startswith("figures/")}
 
 
 @pytest.mark.notebooks
@@ -161,8 +161,8 @@ def test_smoke_again_is_all_skipped(smoke: Path) -> None:
 
 
 def _data(ds: xr.Dataset) -> bool:
-    """Aluminium, solid, liquid or strained: 1.5 to 4.5 g/cm3; atoms never sit on each other."""
-    return bool(ds["density"].min() > 1.5 and ds["density"].max() < 4.5)
+    """Aluminium, solid, liquid, strained or compressed: 1.5 to 4.6 g/cm3."""
+    return bool(ds["density"].min() > 1.5 and ds["density"].max() < 4.6)
 
 
 def _accuracy(ds: xr.Dataset) -> bool:
