@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kdlib import pipeline, profile, results, steps
+from kdlib import datasets, pipeline, profile, results, steps
 from kdlib.__main__ import main
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -215,6 +215,15 @@ def _labels(ds: xr.Dataset) -> bool:
     return bool(-6 < energies.mean() < -1 and energies.std("seed").mean() > 0)
 
 
+def _frames(ds: xr.Dataset) -> bool:
+    """Every frame of the shipped data once, in cells of 15 to 108 atoms, sampled below 5000 K."""
+    shipped = {int(atoms.info["frame"]) for atoms in datasets.load("al-pbe")}
+    sizes = ds["atoms"].min() >= 15 and ds["atoms"].max() <= 108
+    return shipped <= set(ds["frame"].values.tolist()) and bool(
+        sizes and ds["temperature_K"].max() < 5000
+    )
+
+
 FACTS: dict[str, Callable[[xr.Dataset], bool]] = {
     "data": _data,
     "accuracy": _accuracy,
@@ -224,6 +233,7 @@ FACTS: dict[str, Callable[[xr.Dataset], bool]] = {
     "rdf": _rdf,
     "claims": _claims,
     "parity": _parity,
+    "series": _frames,
 }
 
 
