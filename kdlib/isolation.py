@@ -38,13 +38,20 @@ def call(function: Callable[..., Any], *arguments: Any, threads: int = 1) -> Any
     """
     context = get_context("spawn")
     try:
-        with ProcessPoolExecutor(1, context, _start, (threads,)) as pool:
+        with ProcessPoolExecutor(1, context, start_process, (threads,)) as pool:
             return pool.submit(function, *arguments).result()
     except BrokenExecutor as error:
         raise MemoryError(f"the process of {function.__name__} was killed") from error
 
 
-def _start(threads: int) -> None:
+def start_process(threads: int) -> None:
+    """Set the threads of torch, BLAS and numba before their import; end with the parent process.
+
+    Parameters
+    ----------
+    threads
+        Of each of them.
+    """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()

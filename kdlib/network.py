@@ -207,12 +207,27 @@ class HipnnModule(torch.nn.Module):
 
     def _atomic(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Energy (eV) and non-hierarchicality of each atom, as hippynn's energy head forms them."""
-        head = self.henergy
-        features = features[int(head.first_is_interacting) :]
-        terms = [layer(x)[:, 0] for layer, x in zip(head.layers, features, strict=True)]
+        terms = self.energy_terms(features)
         squares = [term * term for term in terms]
         shares = [later / (later + one) for one, later in pairwise(squares)]
         return sum(terms), sum(shares, start=torch.zeros_like(terms[0]))
+
+    def energy_terms(self, features: list[Tensor]) -> list[Tensor]:
+        """Atomic energies by the depth of the features that they come from.
+
+        Parameters
+        ----------
+        features
+            What hippynn's network returns: the input's species, then each interaction's features.
+
+        Returns
+        -------
+        list[Tensor]
+            (n_atoms,) each, eV; they add up to the atomic energies.
+        """
+        head = self.henergy
+        features = features[int(head.first_is_interacting) :]
+        return [layer(x)[:, 0] for layer, x in zip(head.layers, features, strict=True)]
 
     def _forces(self, batch: Batch, slope: Tensor) -> Tensor:
         fused = getattr(self.network.interaction_layers[0], "pair_forces", None)

@@ -6,10 +6,10 @@ all cores are busy. So a worker sets the number first and imports afterwards.
 """
 
 import os
-import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+
+from kdlib.isolation import start_process
 
 
 def single_threaded(
@@ -34,18 +34,9 @@ def single_threaded(
 
 def _start() -> None:
     """Limit every library to one thread, and end when the parent process does."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"
+    start_process(1)
     import numba
     import torch
 
     torch.set_num_threads(1)
     numba.set_num_threads(1)
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

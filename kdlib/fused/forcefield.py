@@ -146,7 +146,7 @@ class ForceField:
 
     def _atomic_energies(self, one_hot: Tensor, env: Tensor) -> Tensor:
         """As the network and the energy head, from the environment on."""
-        network, head = self._module.network, self._module.henergy
+        network = self._module.network
         wrapper, *atom_layers = network.blocks[0]
         features = self._interaction.dense(one_hot, env)
         if isinstance(wrapper, ResNetWrapper):
@@ -158,5 +158,4 @@ class ForceField:
             features = layer(features)
             if not network.resnet:
                 features = network.activation(features)
-        terms = [one_hot, features][int(head.first_is_interacting) :]
-        return sum(layer(x) for layer, x in zip(head.layers, terms, strict=True))[:, 0]
+        return sum(self._module.energy_terms([one_hot, features]))

@@ -21,6 +21,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from kdlib import dynamics, units
+from kdlib.datasets.pairs import closest_pair
 from kdlib.dynamics import DynamicsError
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
@@ -28,7 +29,7 @@ from kdlib.progress import Reporter
 from kdlib.reference import campaign
 from kdlib.reference.campaign import CLOSEST_PAIR
 from kdlib.reference.labelling import label
-from kdlib.reference.sampling import ACTIVE, closest_pair
+from kdlib.reference.sampling import ACTIVE
 
 #: Frame numbers of one round.
 PER_ROUND = 1000
@@ -145,7 +146,7 @@ def explore(
         for _ in range(p.n_steps // p.sample_every):
             _advance(atoms, temperature, p.sample_every, p, len(frames))
             frame = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
-            if closest_pair(frame) < CLOSEST_PAIR:
+            if closest_pair(frame).distance < CLOSEST_PAIR:
                 break
             frames.append(frame)
     except DynamicsError:

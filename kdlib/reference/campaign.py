@@ -15,9 +15,10 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib import datasets
+from kdlib.datasets.pairs import closest_pair
 from kdlib.progress import Reporter
 from kdlib.reference.labelling import label
-from kdlib.reference.sampling import ACTIVE, LARGE, closest_pair, configuration
+from kdlib.reference.sampling import ACTIVE, LARGE, configuration
 
 #: Configurations with closer pairs (Angstrom) are left out: PAW spheres would overlap too much.
 CLOSEST_PAIR = 1.7
@@ -118,7 +119,7 @@ def _label_one(
     k: int, folder: Path, sample: Callable[[int], Atoms], labeller: Callable[[Atoms], Atoms]
 ) -> tuple[Path | None, str]:
     atoms = sample(k)
-    distance = closest_pair(atoms)
+    distance = closest_pair(atoms).distance
     if distance < CLOSEST_PAIR:
         return None, f"frame {k} is left out: two atoms are {distance:.2f} Angstrom apart"
     try:

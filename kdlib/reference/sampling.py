@@ -76,12 +76,6 @@ def configuration(k: int) -> Atoms:
     return atoms
 
 
-def closest_pair(atoms: Atoms) -> float:
-    """Shortest distance between two atoms, nearest images, Angstrom."""
-    distances = atoms.get_all_distances(mic=True)
-    return float(distances[np.triu_indices(len(atoms), 1)].min())
-
-
 # The order in which the functions below draw from ``rng`` is part of the definition of frame k.
 
 

@@ -5,11 +5,11 @@ import pytest
 
 from kdlib import hipnn
 from kdlib.bench.jobs import TrainJob, brief_training
+from kdlib.datasets.pairs import closest_pair
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
 from kdlib.reference import active
 from kdlib.reference.active import Exploration
-from kdlib.reference.sampling import closest_pair
 
 SHORT = Exploration(n_steps=60, sample_every=10, melt_steps=10)
 
@@ -61,7 +61,7 @@ def test_round_chooses_the_most_disputed(models):
     best = sorted(ranked[:2].tolist())
     assert [a.info["frame"] for a in chosen] == [7000 + j for j in best]
     for atoms in chosen:
-        assert closest_pair(atoms) >= 1.7
+        assert closest_pair(atoms).distance >= 1.7
         assert atoms.info["sampling"] == "active learning"
         assert atoms.info["disagreement"] == pytest.approx(
             active.disagreement(models, [atoms])[0], rel=1e-3

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kdlib import datasets
+from kdlib.datasets.pairs import closest_pair
 from kdlib.errors import InputError
 from kdlib.reference import sampling
 
@@ -29,7 +30,7 @@ def test_compressed_frames_are_compressed():
     n_sites = len(atoms) + (atoms.info["phase"] == "vacancy")
     ratio = atoms.get_volume() / n_sites / sampling.VOLUME
     assert 0.60 <= ratio <= 0.88
-    assert sampling.closest_pair(atoms) < 2.6
+    assert closest_pair(atoms).distance < 2.6
 
 
 def test_actively_learned_frames_do_not_follow_from_their_index():
