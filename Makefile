@@ -7,6 +7,8 @@ PROFILE ?= quick
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Libraries that GPAW is built on. A build without FFTW is replaced, and a cached one never used.
+DFT_LIBRARIES := g++ libxc-dev libopenblas-dev libfftw3-dev
 
 .PHONY: reproduce figures dft test lint clean help
 .DEFAULT_GOAL := help
@@ -21,8 +23,11 @@ figures: $(STAMP)  ## draw the shipped figures again from the data beside them
 	$(BIN)/kdlib figures
 
 dft: $(STAMP)  ## GPAW, to label more frames; builds it, with Debian's compiler and libraries
-	dpkg -s g++ libxc-dev libopenblas-dev >/dev/null || apt-get install -y g++ libxc-dev libopenblas-dev
-	CC=g++ $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dft]'
+	dpkg -s $(DFT_LIBRARIES) >/dev/null || apt-get install -y $(DFT_LIBRARIES)
+	$(BIN)/python -c 'import sys; from gpaw.fftw import have_fftw; sys.exit(not have_fftw())' 2>/dev/null \
+		|| CC=g++ GPAW_CONFIG=$(CURDIR)/kdlib/reference/gpaw_siteconfig.txt $(BIN)/python -m pip install \
+		--quiet --constraint constraints.txt --no-cache-dir --no-binary gpaw --force-reinstall --no-deps gpaw
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dft]'
 
 test: $(STAMP)  ## all tests, notebooks included
 	$(BIN)/python -m pytest

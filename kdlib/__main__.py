@@ -105,6 +105,23 @@ def label(options: argparse.Namespace) -> int:
     return 0
 
 
+def distill(options: argparse.Namespace) -> int:
+    """Distil any teacher into a student for one material."""
+    from dataclasses import fields
+
+    from kdlib import distill
+
+    given = {f.name: getattr(options, f.name, None) for f in fields(distill.Plan)}
+    plan = distill.Plan(**{name: value for name, value in given.items() if value is not None})
+    folder = options.out.resolve()
+    outcome = distill.run(plan, folder, _reporter())
+    distill.deliver(plan, outcome, folder)
+    sys.stdout.write(distill.summary(plan, outcome, folder))
+    if not options.no_report:
+        sys.stdout.write(f"the report is in {distill.write_report(plan, folder)}\n")
+    return 0
+
+
 def info(options: argparse.Namespace) -> int:
     """Show versions, threads and profiles, or what a dataset holds."""
     from kdlib import datasets, profile
@@ -183,6 +200,24 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=label)
     command.add_argument("frames", type=_range, nargs="+", metavar="FIRST:STOP", help="indices")
     command.add_argument("--out", type=Path, default="labels", help="folder (%(default)s)")
+
+    command = commands.add_parser("distill", help="any teacher into a student for your material")
+    command.set_defaults(command=distill)
+    add = command.add_argument
+    add("--teacher", required=True, metavar="T", help="e.g. sevennet:7net-l3i5, chgnet, kdlib:DIR")
+    add("--structure", required=True, nargs="+", dest="structures", metavar="FILE",
+        help="crystals that ASE reads, or elements")  # fmt: skip
+    add("--temperature", type=float, nargs=2, dest="temperatures", metavar="K", help="range")
+    add("--volume", type=float, nargs=2, dest="volumes", metavar="V", help="range, 1: as given")
+    add("--size", help="small, medium, large, or like 32-16-2")
+    add("--labels", help="atomic energies: none, constant or fading")
+    add("--dft", metavar="FILE", help="own labelled frames to mix in")
+    add("--target-force-rmse", type=float, metavar="E", help="eV/Angstrom on fresh frames")
+    add("--max-frames", type=_positive, metavar="N", help="labelled frames at most")
+    add("--max-minutes", type=float, metavar="M", help="time at most")
+    add("--seed", type=int, help="of everything random")
+    add("--no-report", action="store_true", help="leave the report out")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of all that is made")
 
     command = commands.add_parser("info", help="versions and threads, or what a dataset holds")
     command.set_defaults(command=info)

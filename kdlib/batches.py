@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 
 from kdlib.neighbors import neighbor_pairs
@@ -35,6 +36,11 @@ class Batch:
         Reference forces, (n_atoms, 3), eV/Angstrom.
     atomic_energies
         A teacher's atomic energies, (n_atoms,), eV.
+    stress
+        Reference stresses dE/dstrain / V, (n_frames, 3, 3), eV/Angstrom^3; NaN where a frame has
+        none, so that frames with and without go into one batch.
+    volume
+        Volumes of the cells, (n_frames,), Angstrom^3; NaN where a frame is not periodic.
     """
 
     numbers: Tensor
@@ -47,11 +53,43 @@ class Batch:
     energy: Tensor | None = None
     forces: Tensor | None = None
     atomic_energies: Tensor | None = None
+    stress: Tensor | None = None
+    volume: Tensor | None = None
 
     @property
     def n_atoms(self) -> int:
         """Number of atoms of all frames together."""
         return len(self.numbers)
+
+    @property
+    def has_stress(self) -> Tensor:
+        """Which frames have a reference stress, (n_frames,) bool."""
+        if self.stress is None:
+            return torch.zeros(self.n_frames, dtype=torch.bool, device=self.numbers.device)
+        return self.stress.isfinite().all(dim=(1, 2))
+
+    def pairs_per_frame(self) -> list[int]:
+        """Lengths of the blocks of pairs that belong to one frame each."""
+        last_atoms = torch.bincount(self.frame, minlength=self.n_frames).cumsum(0)
+        return self.row[last_atoms].diff(prepend=self.row[:1]).tolist()
+
+    def stress_errors(self, virial: Tensor) -> Tensor:
+        """Predicted minus reference stress of the frames that have one.
+
+        Parameters
+        ----------
+        virial
+            dE/dstrain by a model, (n_frames, 3, 3), eV.
+
+        Returns
+        -------
+        Tensor
+            (frames with a stress, 3, 3), eV/Angstrom^3.
+        """
+        known = self.has_stress
+        if not known.any():
+            return virial[:0]
+        return virial[known] / self.volume[known, None, None] - self.stress[known]
 
     def to(self, device: torch.device | str) -> "Batch":
         """Copy on another device."""
@@ -74,7 +112,8 @@ def from_atoms(
     Parameters
     ----------
     atoms
-        Frame; energy (eV) and forces (eV/Angstrom) are taken from ``atoms.calc.results``.
+        Frame; energy (eV), forces (eV/Angstrom) and stress (xx, yy, zz, yz, xz, xy;
+        eV/Angstrom^3) are taken from ``atoms.calc.results``.
     cutoff
         Range of the model, Angstrom. Displacements are formed in float64 and cast afterwards.
     dtype
@@ -97,7 +136,26 @@ def from_atoms(
         energy=None if energy is None else as_tensor([energy]),
         forces=as_tensor(known.get("forces")),
         atomic_energies=as_tensor(atomic_energies),
+        stress=as_tensor(reference_stress(atoms)[None]),
+        volume=as_tensor([volume(atoms)]),
     )
+
+
+def volume(atoms: Atoms) -> float:
+    """Volume of the cell, Angstrom^3, also of a left-handed one; NaN without full periodicity."""
+    return abs(np.linalg.det(atoms.cell.array)) if atoms.pbc.all() else np.nan
+
+
+def reference_stress(atoms: Atoms) -> np.ndarray:
+    """Stress that a frame's calculator holds, (3, 3), eV/Angstrom^3; NaN where there is none.
+
+    In ASE's sign, dE/dstrain / V: negative where the cell wants to expand. Frames that are not
+    periodic have no volume, and so no stress, whatever their calculator says.
+    """
+    voigt = atoms.calc.results.get("stress") if atoms.calc is not None else None
+    if voigt is None or not atoms.pbc.all():
+        return np.full((3, 3), np.nan)
+    return voigt_6_to_full_3x3_stress(voigt)
 
 
 def collate(batches: Sequence[Batch]) -> Batch:
@@ -126,6 +184,8 @@ def collate(batches: Sequence[Batch]) -> Batch:
         energy=joined("energy"),
         forces=joined("forces"),
         atomic_energies=joined("atomic_energies"),
+        stress=joined("stress"),
+        volume=joined("volume"),
     )
 
 

@@ -5,6 +5,7 @@ Units are ASE's: eV, Angstrom, eV/Angstrom, eV/Angstrom^3.
 
 import copy
 import logging
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
@@ -31,6 +32,12 @@ logger = logging.getLogger(__name__)
 BACKENDS = ("fused", "hippynn")
 #: Atoms nearer than this (Angstrom) are an error in the input, not physics.
 CLOSEST_PAIR = 0.5
+#: Builds of the neighbour list between looks at whether a configuration is like any in training.
+CHECK_EVERY = 16
+
+
+class UnseenWarning(UserWarning):
+    """A configuration is unlike any that the model was trained on."""
 
 
 class HipnnCalculator(Calculator):
@@ -94,6 +101,7 @@ class HipnnCalculator(Calculator):
         else:
             self.neighbor_list = _Neighbors(self.config.cutoff, skin)
             self._model = _Layers(module)
+        self._validity, self._warned = potential.validity, set()
         self._n_checked = 0
         self.timings: dict[str, float] = {"neighbor_list": 0.0, "model": 0.0, "calls": 0}
 
@@ -119,6 +127,7 @@ class HipnnCalculator(Calculator):
         self.neighbor_list.update(self.atoms)
         if self.neighbor_list.n_builds != self._n_checked:
             self._check_distances(self.atoms)
+            self._check_validity(self.atoms)
             self._n_checked = self.neighbor_list.n_builds
         listed = perf_counter()
         found = self._model(self.atoms, self.neighbor_list, properties)
@@ -161,6 +170,16 @@ class HipnnCalculator(Calculator):
                 f"atom {i} is {distance:.3g} Angstrom from another; the least allowed is "
                 f"{CLOSEST_PAIR} Angstrom"
             )
+
+    def _check_validity(self, atoms: Atoms) -> None:
+        """Warn, once for each range, of a configuration unlike any in training."""
+        if self._validity is None or self.neighbor_list.n_builds % CHECK_EVERY != 1:
+            return
+        for sentence in self._validity.left_by(atoms):
+            what = " ".join(sentence.split()[:4])
+            if what not in self._warned:
+                self._warned.add(what)
+                warnings.warn(f"outside the training set: {sentence}", UnseenWarning, stacklevel=2)
 
 
 def torch_device(name: str) -> torch.device:

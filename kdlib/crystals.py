@@ -30,6 +30,8 @@ from kdlib import units
 from kdlib.progress import Reporter
 
 STRUCTURES = ("fcc", "bcc", "hcp")
+#: Name of the larger fcc cell, with and without the vacancy.
+VACANCY = "vacancy"
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class CrystalProtocol:
     """Volumes of the curves, in units of ``volume``."""
     c_over_a: float = 1.65
     """Of hcp; PBE aluminium relaxes to 1.65."""
-    strains: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
-    """Of the elastic constants."""
+    strains: tuple[float, ...] = (0.015, 0.03, 0.045)
+    """Of the elastic constants; by the symmetry of fcc, negative ones have the same energies."""
     vacancy_cells: int = 2
     """Cubic fcc cells along each axis of the cell with the vacancy."""
     vacancy_force: float = 0.02
@@ -55,19 +57,19 @@ class CrystalProtocol:
 
 
 PROTOCOL = CrystalProtocol()
-#: Makes a fresh calculator for strained copies of a crystal; None: for a large cell of any kind.
-#: What depends on the cell (grids, k-points) must be chosen by the crystal, not by its copies: or
-#: energies jump where a number of points does.
-Calculators = Callable[[Atoms | None], BaseCalculator]
+#: Makes a fresh calculator for strained copies of a perfect crystal, whose ``info["structure"]`` is
+#: one of :data:`STRUCTURES` or :data:`VACANCY`. What depends on the cell (grids, k-points) must be
+#: chosen by the crystal, not by its copies: or energies jump where a number of points does.
+Calculators = Callable[[Atoms], BaseCalculator]
 
 
 def crystal(structure: str, volume: float, protocol: CrystalProtocol) -> Atoms:
-    """Primitive cell of a crystal.
+    """Rectangular cell of a crystal: 4 atoms of fcc and hcp, 2 of bcc.
 
     Parameters
     ----------
     structure
-        One of :data:`STRUCTURES`.
+        One of :data:`STRUCTURES`; kept in ``info``.
     volume
         Angstrom^3/atom.
     protocol
@@ -75,11 +77,12 @@ def crystal(structure: str, volume: float, protocol: CrystalProtocol) -> Atoms:
     """
     p = protocol
     if structure == "hcp":
-        atoms = bulk(p.symbol, "hcp", a=3.0, c=3.0 * p.c_over_a)
+        atoms = bulk(p.symbol, "hcp", a=3.0, c=3.0 * p.c_over_a, orthorhombic=True)
     else:
-        atoms = bulk(p.symbol, structure, a=4.0)
+        atoms = bulk(p.symbol, structure, a=4.0, cubic=True)
     factor = (volume * len(atoms) / atoms.get_volume()) ** (1 / 3)
     atoms.set_cell(atoms.cell.array * factor, scale_atoms=True)
+    atoms.info["structure"] = structure
     return atoms
 
 
@@ -231,11 +234,12 @@ def _curvature(
 def _vacancy_energy(calculators: Calculators, volume: float, p: CrystalProtocol) -> float:
     if not np.isfinite(volume):
         return np.nan
-    perfect = bulk(p.symbol, "fcc", a=(4 * volume) ** (1 / 3), cubic=True).repeat(p.vacancy_cells)
-    perfect.calc = calculators(None)
+    perfect = crystal("fcc", volume, p).repeat(p.vacancy_cells)
+    perfect.info["structure"] = VACANCY
     defective = perfect.copy()
-    del defective[0]
-    defective.calc = calculators(None)
+    del defective[0]  # at the origin: the point group stays
+    perfect.calc = calculators(perfect.copy())
+    defective.calc = calculators(perfect.copy())
     BFGS(defective, logfile=None).run(fmax=p.vacancy_force, steps=p.vacancy_steps)
     n = len(perfect)
     return _energy(defective) - (n - 1) / n * _energy(perfect)

@@ -5,7 +5,6 @@ code.
 """
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from kdlib.network import (
     n_parameters,
 )
 from kdlib.potential import Potential
+from kdlib.replacing import replacing
+from kdlib.validity import Validity
 
 __all__ = [
     "HipnnConfig",
@@ -62,13 +63,11 @@ def save(module: HipnnModule, run_dir: str | Path, settings: dict | None = None)
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
-    partial = folder / (WEIGHTS + ".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial)
-    os.replace(partial, folder / WEIGHTS)
-    partial = folder / (CONFIG + ".part")
+    with replacing(folder / WEIGHTS) as part:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part)
     record = {"hipnn": asdict(module.config), **(settings or {})}
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(partial, folder / CONFIG)
+    with replacing(folder / CONFIG) as part:
+        part.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def load(run_dir: str | Path) -> Potential:
@@ -81,9 +80,11 @@ def load(run_dir: str | Path) -> Potential:
     """
     folder = Path(run_dir)
     try:
-        config = HipnnConfig(**json.loads((folder / CONFIG).read_text())["hipnn"])
+        record = json.loads((folder / CONFIG).read_text())
+        config = HipnnConfig(**record["hipnn"])
         module = build(config)
         module.load_state_dict(complete_state(module, load_file(folder / WEIGHTS)))
+        validity = Validity.from_record(record["validity"]) if "validity" in record else None
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such model file") from None
     except Exception as error:
@@ -91,4 +92,4 @@ def load(run_dir: str | Path) -> Potential:
         raise InputError(f"{folder}: not a readable kdlib model ({reason})") from error
     module.henergy.layers[0].weight.requires_grad_(False)
     module.eval()
-    return Potential(module, folder)
+    return Potential(module, folder, validity)

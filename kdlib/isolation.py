@@ -1,17 +1,23 @@
 """One function call in a process of its own, with a chosen number of threads.
 
 What a benchmark measures then starts from nothing: no memory, no pool of threads and no cache of
-what ran before it. Like :mod:`kdlib.workers`, this module imports neither numba nor torch, because
-both take the number of threads from the environment when they are imported.
+what ran before it.
 """
 
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from multiprocessing import get_context
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
+
+#: Variables that torch, BLAS and numba take their number of threads from.
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+#: The environment belongs to the whole process: one start at a time.
+_STARTING = threading.Lock()
 
 
 def cores() -> int:
@@ -36,24 +42,60 @@ def call(function: Callable[..., Any], *arguments: Any, threads: int = 1) -> Any
     MemoryError
         The process was killed, which the system does when memory runs out.
     """
-    context = get_context("spawn")
     try:
-        with ProcessPoolExecutor(1, context, start_process, (threads,)) as pool:
+        with ProcessPoolExecutor(1, spawning(threads), end_with_parent) as pool:
             return pool.submit(function, *arguments).result()
     except BrokenExecutor as error:
         raise MemoryError(f"the process of {function.__name__} was killed") from error
 
 
-def start_process(threads: int) -> None:
-    """Set the threads of torch, BLAS and numba before their import; end with the parent process.
+def spawning(threads: int) -> SpawnContext:
+    """Context whose processes have so many threads of torch, BLAS and numba from their start.
+
+    A spawned process imports the user's script first, and with it perhaps torch and numba, which
+    take the number of threads from the environment once and for all. So the number is set in the
+    parent, for as long as the process starts.
 
     Parameters
     ----------
     threads
-        Of each of them.
+        Of each of the libraries.
     """
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = str(threads)
+    context = SpawnContext()
+    context.Process = partial(_Limited, n_threads=threads)
+    return context
+
+
+class _Limited(SpawnProcess):
+    """Spawned process whose libraries find the number of threads in the environment."""
+
+    def __init__(self, *args: Any, n_threads: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._settings = dict.fromkeys(THREAD_SETTINGS, str(n_threads))
+        self._settings["OMP_WAIT_POLICY"] = "passive"  # idle threads sleep
+
+    @staticmethod
+    def _Popen(process: "_Limited") -> Any:  # noqa: N802 - the name is multiprocessing's
+        with _STARTING, _environment(process._settings):
+            return SpawnProcess._Popen(process)
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def end_with_parent() -> None:
+    """End this process when its parent has ended."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 

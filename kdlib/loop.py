@@ -57,8 +57,9 @@ class TrainingConfig:
         for every role (RMSE + MAE of the cell energy times ``selection_energy`` plus RMSE + MAE of
         force components times ``selection_force``, DFT targets only), or ``"training_loss"``, each
         role's own training loss as in the authors' script.
-    selection_energy, selection_force
-        Weights of that error, per eV and per eV/Angstrom.
+    selection_energy, selection_force, selection_stress
+        Weights of that error, per eV, eV/Angstrom and eV/Angstrom^3. The stress is left out at 0,
+        as in the paper; where it matters (NPT), take the loss's w_S.
     e0_decay
         Damping of the energy layers when E0 is fitted.
     checkpoint_every
@@ -79,6 +80,7 @@ class TrainingConfig:
     selection: str = "validation"
     selection_energy: float = 1.0
     selection_force: float = 10.0
+    selection_stress: float = 0.0
     e0_decay: float = 1e-2
     checkpoint_every: int = 10
     backend: str = "fused"
@@ -126,6 +128,7 @@ class Loop:
         self.train, self.train_ids = part(split.train), [identity(frames[k]) for k in split.train]
         valid = batches.chunks(part(split.valid), VALIDATION_ATOMS)
         self.valid = [batch.to(self.device) for batch in valid]
+        self._check_stresses()
         hipnn.fit_e0(self.module, self.train, training.e0_decay)
         self.module.to(self.device)
         use_backend(self.module, training.backend)
@@ -146,6 +149,16 @@ class Loop:
         stop = in_last and self.best["stop_wait"] >= self.training.stop_patience
         return self.epoch >= self.training.max_epochs or stop
 
+    def _check_stresses(self) -> None:
+        config = self.training
+        selects = config.selection == "validation" and config.selection_stress > 0
+        for wanted, part, what, name in (
+            (self.schedule.needs_stress, self.train, "the loss", "training"),
+            (selects, self.valid, "the selection", "validation"),
+        ):
+            if wanted and not any(batch.has_stress.any() for batch in part):
+                raise InputError(f"fit: {what} weights stresses but no {name} frame has one")
+
     def run_epoch(self) -> None:
         """One pass over the training part, then validation, selection and learning rate."""
         started = time.perf_counter()
@@ -153,18 +166,27 @@ class Loop:
         if self.schedule.starts_stage(self.epoch):
             self.best |= {"selection": np.inf, "lr_wait": 0, "stop_wait": 0}
         weights = self.schedule.at(self.epoch)
-        row = self._pass(weights) | _evaluate(self.module, self.valid, "valid")
-        energy = row["cell_energy_rmse_valid"] + row["cell_energy_mae_valid"]
-        force = row["force_rmse_valid"] + row["force_mae_valid"]
-        config = self.training
-        control = config.selection_energy * energy + config.selection_force * force
-        row["selection"] = control if config.selection == "validation" else row["loss"]
+        row = self._pass(weights) | TargetErrors.of(self.module, self.valid).row("valid")
+        row["selection"] = self._selection(row)
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         row |= {f"weight_{name}": getattr(weights, name) for name in TARGETS}
         self._select(row["selection"])
         self.seconds += time.perf_counter() - started
         row["seconds"] = self.seconds
         self.rows.append(row)
+
+    def _selection(self, row: dict[str, float]) -> float:
+        """What improvement looks at."""
+        config = self.training
+        if config.selection == "training_loss":
+            return row["loss"]
+        weights = {
+            "cell_energy": config.selection_energy,
+            "force": config.selection_force,
+            "stress": config.selection_stress,
+        }
+        errors = {name: row[f"{name}_rmse_valid"] + row[f"{name}_mae_valid"] for name in weights}
+        return sum(weight * errors[name] for name, weight in weights.items() if weight)
 
     def _pass(self, weights: LossWeights) -> dict[str, float]:
         order = np.random.default_rng([self.training.seed, self.epoch]).permutation(len(self.train))
@@ -173,7 +195,7 @@ class Loop:
         for number, start in enumerate(range(0, len(order), size)):
             chosen = order[start : start + size]
             batch = batches.collate([self.train[k] for k in chosen]).to(self.device)
-            prediction = self.module(batch, create_graph=True)
+            prediction = self.module(batch, stress=weights.stress > 0, create_graph=True)
             terms = losses.terms(self.module, prediction, batch, weights)
             loss = losses.total(terms, weights)
             if not torch.isfinite(loss):
@@ -247,13 +269,6 @@ def use_backend(module: HipnnModule, backend: str) -> None:
         _log.warning("stock hippynn kernels are used: %s", reason)
     else:
         fused.accelerate(module)
-
-
-def _evaluate(module: HipnnModule, parts: Sequence[Batch], part: str) -> dict[str, float]:
-    errors = TargetErrors()
-    for batch in parts:
-        errors.add(module(batch), batch)
-    return errors.row(part)
 
 
 def _tensors(module: HipnnModule) -> dict[str, Tensor]:

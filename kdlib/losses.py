@@ -4,13 +4,16 @@ Every error term is eq. 3, the sum of root-mean-square and mean absolute error o
 
 .. math:: L_{err}(\hat V, V) = RMSE(\hat V, V) + MAE(\hat V, V),
 
-of cell energies (eV), force components (eV/Angstrom) or atomic energies (eV). The teacher's and the
-controls' loss (eq. 2) and the student's (eq. 5) are one weighted sum,
+of cell energies (eV), force components (eV/Angstrom), atomic energies (eV) or stress components
+(eV/Angstrom^3). The teacher's and the controls' loss (eq. 2) and the student's (eq. 5) are one
+weighted sum,
 
 .. math:: L = w_E L_{err}(\hat E, E) + w_F L_{err}(\hat F, F) + w_A L_{err}(\varepsilon,
           \varepsilon^T) + w_{L2} L_{L2} + w_R L_R,
 
-where w_A = 0 gives eq. 2: a term of weight zero is not evaluated.
+where w_A = 0 gives eq. 2: a term of weight zero is not evaluated. Not in the paper is w_S of the
+stress, for teachers that give one: the error is that of the minibatch's frames that have a stress,
+over all nine components of the tensor, so that the RMSE does not depend on how the axes lie.
 """
 
 from collections.abc import Mapping
@@ -26,7 +29,7 @@ from kdlib.errors import InputError
 from kdlib.hipnn import HipnnModule, Prediction
 
 #: Loss terms by the names of their weights.
-TERMS = ("energy", "force", "atomic_energy", "total_energy", "l2", "hierarchicality")
+TERMS = ("energy", "force", "atomic_energy", "total_energy", "l2", "hierarchicality", "stress")
 #: Epochs that the paper's Table 1 was written for (the authors' cap).
 TABLE_1_EPOCHS = 500
 
@@ -94,6 +97,10 @@ class LossWeights:
     total_energy
         Weight of the *teacher's* total energy, per eV: the part of the atomic-energy term that
         does not depend on how the teacher divides it among atoms (an ablation, not in the paper).
+    stress
+        w_S, per eV/Angstrom^3 (not in the paper). About 300 makes a stress error of 0.003
+        eV/Angstrom^3 (0.5 GPa) weigh as much as a force error of 0.1 eV/Angstrom at w_F = 10;
+        100 to 1000 is sensible.
     """
 
     energy: float = 1.0
@@ -102,6 +109,7 @@ class LossWeights:
     l2: float = 1e-6
     hierarchicality: float = 0.01
     total_energy: float = 0.0
+    stress: float = 0.0
 
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
@@ -125,6 +133,7 @@ def terms(
         lambda: error(prediction.energy, _teacher_total(batch)),
         lambda: l2(module),
         lambda: hierarchicality(prediction),
+        lambda: _stress(prediction, batch),
     )
     pairs = zip(TERMS, functions, strict=True)
     return {name: term() for name, term in pairs if getattr(weights, name)}
@@ -133,6 +142,12 @@ def terms(
 def total(values: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
     """Weighted sum of the terms, eqs. 2 and 5."""
     return sum(getattr(weights, name) * value for name, value in values.items())
+
+
+def _stress(prediction: Prediction, batch: Batch) -> Tensor:
+    """Eq. 3 of the stresses, eV/Angstrom^3; zero, with a gradient, where no frame has one."""
+    errors = batch.stress_errors(prediction.virial)
+    return _Error.apply(errors) if len(errors) else 0 * prediction.virial.sum()
 
 
 def _teacher_total(batch: Batch) -> Tensor:
@@ -179,6 +194,11 @@ class WeightSchedule:
     def needs_labels(self) -> bool:
         """Whether any stage learns from a teacher's atomic energies."""
         return any(weights.needs_labels for _, weights in self.stages)
+
+    @property
+    def needs_stress(self) -> bool:
+        """Whether any stage learns from stresses."""
+        return any(weights.stress > 0 for _, weights in self.stages)
 
     def scaled(self, max_epochs: int, written_for: int = TABLE_1_EPOCHS) -> "WeightSchedule":
         """Return the schedule in fractions of another cap; of coinciding stages the last."""

@@ -1,7 +1,7 @@
 """Errors of a model, pooled over a whole part of the data.
 
 An RMSE is the root of summed squares over the count, never a mean of batch RMSEs. Energies are per
-atom, forces per component.
+atom, forces per component, stresses per component of the (3, 3) tensor.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +12,12 @@ import xarray as xr
 from ase import Atoms
 from torch import Tensor
 
-from kdlib.batches import Batch
+from kdlib.batches import Batch, reference_stress
 from kdlib.datasets import PARTS, Split, frame_numbers
-from kdlib.hipnn import Potential, Prediction
+from kdlib.hipnn import HipnnModule, Potential, Prediction
 
 #: What a model is trained on.
-TARGETS = ("energy", "force", "atomic_energy")
+TARGETS = ("energy", "force", "atomic_energy", "stress")
 #: Share of the largest force errors left out of the trimmed RMSE, which a few frames cannot drive.
 TRIMMED = 1e-3
 
@@ -49,6 +49,14 @@ class TargetErrors:
     def __init__(self) -> None:
         self.pooled = {name: PooledErrors() for name in (*TARGETS, "cell_energy")}
 
+    @classmethod
+    def of(cls, module: HipnnModule, parts: Iterable[Batch]) -> "TargetErrors":
+        """Errors of a model; stresses are computed for batches that hold any."""
+        errors = cls()
+        for batch in parts:
+            errors.add(module(batch, stress=bool(batch.has_stress.any())), batch)
+        return errors
+
     def add(self, prediction: Prediction, batch: Batch) -> None:
         """Add what a model says of a batch against what the batch holds."""
 
@@ -61,6 +69,8 @@ class TargetErrors:
         add("force", prediction.forces - batch.forces)
         if batch.atomic_energies is not None:
             add("atomic_energy", prediction.atomic_energies - batch.atomic_energies)
+        if prediction.virial is not None:
+            add("stress", batch.stress_errors(prediction.virial))
 
     def row(self, part: str) -> dict[str, float]:
         """RMSE and MAE of every target, named ``<target>_<measure>_<part>``."""
@@ -107,10 +117,13 @@ def residuals(
     -------
     dict
         ``energy`` (n_frames,) eV/atom, ``cell_energy`` (n_frames,) eV, ``force`` (n_atoms, 3)
-        eV/Angstrom, ``atomic_energy`` (n_atoms,) eV where labels are given, and ``frame``
-        (n_atoms,).
+        eV/Angstrom, ``atomic_energy`` (n_atoms,) eV where labels are given, ``stress``
+        (frames with a stress, 3, 3) eV/Angstrom^3 where there is one, and ``frame`` (n_atoms,).
     """
-    ds = potential.predict(frames)
+    stress = np.reshape([reference_stress(atoms) for atoms in frames], (-1, 3, 3))
+    stressed = np.isfinite(stress).all(axis=(1, 2))
+    with np.errstate(divide="ignore", invalid="ignore"):  # frames without a cell among the others
+        ds = potential.predict(frames, stress=bool(stressed.any()))
     cell = ds.energy.values - [atoms.calc.results["energy"] for atoms in frames]
     found = {
         "cell_energy": cell,
@@ -120,12 +133,14 @@ def residuals(
     }
     if atomic_energies is not None:
         found["atomic_energy"] = ds.atomic_energies.values - np.concatenate(atomic_energies)
+    if stressed.any():
+        found["stress"] = ds.stress.values[stressed] - stress[stressed]
     return found
 
 
 def summary(errors: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Pooled errors of :func:`residuals` under the names of the result files."""
-    labels = errors.get("atomic_energy", np.empty(0))
+    labels, stress = (errors.get(name, np.empty(0)) for name in ("atomic_energy", "stress"))
     return {
         "energy_rmse": rmse(errors["energy"]),
         "energy_mae": mae(errors["energy"]),
@@ -135,6 +150,8 @@ def summary(errors: Mapping[str, np.ndarray]) -> dict[str, float]:
         "force_rmse_trimmed": trimmed_rmse(errors["force"]),
         "atomic_energy_rmse": rmse(labels),
         "atomic_energy_mae": mae(labels),
+        "stress_rmse": rmse(stress),
+        "stress_mae": mae(stress),
     }
 
 

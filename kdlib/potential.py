@@ -12,6 +12,7 @@ from ase import Atoms
 
 from kdlib import batches
 from kdlib.network import HipnnConfig, HipnnModule, Prediction
+from kdlib.validity import Validity
 
 if TYPE_CHECKING:
     from kdlib.calculator import HipnnCalculator
@@ -23,6 +24,8 @@ class Potential:
 
     module: HipnnModule
     run_dir: Path | None = None
+    validity: Validity | None = None
+    """Ranges of its training set, where they are known."""
 
     @property
     def config(self) -> HipnnConfig:

@@ -23,6 +23,7 @@ import xarray as xr
 
 from kdlib import schema
 from kdlib.errors import InputError
+from kdlib.replacing import replacing
 
 #: Packages whose versions decide what a result is.
 PACKAGES = ("kdlib", "torch", "hippynn", "ase", "numpy")
@@ -102,13 +103,9 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], kind: str = "", **attrs: 
     ds.attrs["content_sha256"] = _digest(ds, ds.attrs)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         ds.to_netcdf(part, engine=_ENGINE, encoding=_encoding(ds))
         load(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -53,12 +53,13 @@ _TEXT = ""
 
 
 def _errors(dims: tuple[str, ...]) -> Kind:
-    """RMSE and MAE of energy, forces and atomic energies; `dims` lead each of them."""
+    """RMSE and MAE of energy, forces, atomic energies and stress; `dims` lead each of them."""
     table: Kind = {}
     for target, units, words, optional in (
         ("energy", "eV/atom", "energy error per atom", False),
         ("force", "eV/Angstrom", "error of a force component", False),
         ("atomic_energy", "eV", "atomic-energy error against the own teacher", True),
+        ("stress", "eV/Angstrom^3", "error of a stress component", True),
     ):
         for measure, prefix in (("rmse", "root-mean-square"), ("mae", "mean absolute")):
             name = f"{prefix} {words}"
@@ -127,6 +128,7 @@ _HISTORY: Kind = {
     "weight_atomic_energy": Variable(
         _EPOCH, "1", "weight of the atomic-energy error, w_A", True, True
     ),
+    "weight_stress": Variable(_EPOCH, "1", "weight of the stress error, w_S", True, True),
     "seconds": Variable(_EPOCH, "s", "wall time since the start of the training", True, True, True),
 }
 

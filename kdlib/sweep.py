@@ -22,6 +22,7 @@ from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.losses import WeightSchedule
 from kdlib.progress import Reporter
+from kdlib.replacing import replacing
 from kdlib.training import Run, TrainingConfig
 from kdlib.workers import single_threaded
 
@@ -253,6 +254,5 @@ def _register(home: Path, folders: Mapping[str, Path]) -> None:
     path = home / INDEX
     index = json.loads(path.read_text()) if path.exists() else {}
     index |= {name: run_dir.name for name, run_dir in folders.items()}
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")

@@ -1,15 +1,13 @@
 """Worker processes for jobs that run side by side: fresh, one thread each, none left behind.
 
-This module imports neither numba nor torch: numba fixes the size of its thread pool when it is
-imported, and a pool of several threads of which one is used costs tens of milliseconds a call when
-all cores are busy. So a worker sets the number first and imports afterwards.
+A pool of several threads of which one is used costs tens of milliseconds a call when all cores are
+busy: see :func:`kdlib.isolation.spawning`.
 """
 
 import os
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
-from kdlib.isolation import start_process
+from kdlib.isolation import cores, end_with_parent, spawning
 
 
 def single_threaded(
@@ -26,15 +24,20 @@ def single_threaded(
     """
     return ProcessPoolExecutor(
         workers or os.cpu_count() or 1,
-        mp_context=get_context("spawn"),
+        mp_context=spawning(1),
         initializer=_start,
         max_tasks_per_child=tasks_per_process,
     )
 
 
+def count() -> int:
+    """Workers of one thread that this machine has cores for."""
+    return cores()
+
+
 def _start() -> None:
-    """Limit every library to one thread, and end when the parent process does."""
-    start_process(1)
+    """Keep every library to its one thread, and end when the parent process does."""
+    end_with_parent()
     import numba
     import torch
 

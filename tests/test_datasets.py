@@ -88,6 +88,22 @@ def forget_energy(a):
     labelled(a, forces=np.zeros((2, 3)))
 
 
+def break_stress(a):
+    labelled(a, energy=-6.0, forces=np.zeros((2, 3)), stress=np.full(6, np.nan))
+
+
+def flatten_stress(a):
+    a.calc.results["stress"] = np.zeros(9)
+
+
+def break_energies(a):
+    labelled(a, energy=-6.0, forces=np.zeros((2, 3)), energies=[-3.0, np.inf])
+
+
+def lose_an_energy(a):
+    a.calc.results["energies"] = np.zeros(1)
+
+
 def break_periodicity(a):
     a.pbc = (True, True, False)
 
@@ -115,6 +131,10 @@ def lose_positions(a):
         (break_forces, "forces is not finite"),
         (forget_forces, "has no forces"),
         (forget_energy, "has no energy"),
+        (break_stress, "stress is not finite"),
+        (flatten_stress, r"stress has shape \(9,\), must be \(6,\)"),
+        (break_energies, "energies is not finite"),
+        (lose_an_energy, r"energies has shape \(1,\), must be \(2,\)"),
         (break_periodicity, "periodic along some"),
         (forget_cell, "periodic without a cell"),
         (collide, "0.30 Angstrom apart"),

@@ -27,7 +27,7 @@ def batch(emt_frames, small_config):
 
 
 def total(module, batch, weights):
-    prediction = module(batch, create_graph=True)
+    prediction = module(batch, stress=weights.stress > 0, create_graph=True)
     return losses.total(losses.terms(module, prediction, batch, weights), weights)
 
 
@@ -92,8 +92,15 @@ def test_labels_carry_no_gradient(module, batch):
 def test_total_is_the_weighted_sum_of_the_terms(module, batch):
     """Eq. 5 term by term, against the terms evaluated one at a time."""
     weights = LossWeights(
-        energy=2, force=3, atomic_energy=5, l2=7e-3, hierarchicality=0.11, total_energy=13
+        energy=2,
+        force=3,
+        atomic_energy=5,
+        l2=7e-3,
+        hierarchicality=0.11,
+        total_energy=13,
+        stress=170,
     )
+    batch = dataclasses.replace(batch, stress=torch.full((3, 3, 3), 0.01, dtype=torch.float64))
     nothing = {field.name: 0.0 for field in dataclasses.fields(weights)}
     single = sum(
         total(module, batch, LossWeights(**nothing | {name: weight})).item()

@@ -17,6 +17,8 @@ LARGEST_FORCE = 1e3
 #: an energy: that depends on no common shift of all atoms. Frozen atoms with their forces set to
 #: zero are the usual reason; plane waves and grids leave some 0.01.
 NET_FORCE = 0.1
+#: Labels that a frame need not have, but that must be right where it has them.
+_OPTIONAL = ("stress", "energies")
 #: Range of the search for close pairs, Angstrom; one of 0.5 would take twenty times longer.
 _REACH = 2.0
 
@@ -70,8 +72,11 @@ def broken(frames: Sequence[Atoms], where: Sequence[str] = ()) -> Iterator[tuple
 def broken_rule(atoms: Atoms) -> str | None:
     """Rule that a single frame breaks, as the end of a sentence; None if it breaks none."""
     known = atoms.calc.results if atoms.calc is not None else {}
-    for label, shape in (("energy", ()), ("forces", (len(atoms), 3))):
+    shapes = {"energy": (), "forces": (n := len(atoms), 3), "stress": (6,), "energies": (n,)}
+    for label, shape in shapes.items():
         if known.get(label) is None:
+            if label in _OPTIONAL:
+                continue
             return f"has no {label}"
         if np.shape(known[label]) != shape:
             return f"{label} has shape {np.shape(known[label])}, must be {shape}"

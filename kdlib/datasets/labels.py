@@ -1,4 +1,4 @@
-"""Energy, forces and stress of a frame, under whatever name and in whatever order a file has them.
+"""Labels of a frame, under whatever name and in whatever order a file has them.
 
 Names are looked for among the results that ASE's readers recognise (``atoms.calc``), in
 ``atoms.info`` and in ``atoms.arrays``. Three rules decide:
@@ -9,6 +9,9 @@ Names are looked for among the results that ASE's readers recognise (``atoms.cal
 - Labels under two names that say the same are one label.
 - Labels under two names that differ, such as ``energy`` of a potential beside ``REF_energy``, are
   an error that asks for the name: no guess decides what a model learns.
+
+Energies of single atoms, which no reference method has but many potentials do, are kept where an
+ASE reader recognises them as ``energies``.
 """
 
 from collections.abc import Iterable
@@ -62,6 +65,7 @@ def labelled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
         "energy": _scalar(_energy(everything, known, energy_key)),
         "forces": _numbers(_one(everything, FORCES_NAMES, forces_key, "forces_key"), "forces"),
         "stress": _stress(everything, atoms),
+        "energies": _numbers(known.get("energies"), "energies"),
     }
     labels = (*ENERGY_NAMES, *FORCES_NAMES, *STRESS_NAMES, *VIRIAL_NAMES, energy_key, forces_key)
     info = {key: value for key, value in atoms.info.items() if key not in labels}

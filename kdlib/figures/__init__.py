@@ -19,6 +19,7 @@ from kdlib.figures.audit import claims
 from kdlib.figures.cost import fig5_cost, step_breakdown
 from kdlib.figures.crystals import crystals
 from kdlib.figures.dataset import data, parity
+from kdlib.figures.distilled import distilled
 from kdlib.figures.learning import fig4_dynamics, schedule_data, table1_schedule
 from kdlib.figures.reference import reference
 from kdlib.figures.schematic import fig1_schematic, schematic_data
@@ -34,6 +35,7 @@ __all__ = [
     "claims",
     "crystals",
     "data",
+    "distilled",
     "fig1_schematic",
     "fig2_pareto",
     "fig3_capacity",
@@ -70,6 +72,7 @@ REDRAW: dict[str, Callable[[xr.Dataset], Figure]] = {
         benchmark,
         crystals,
         reference,
+        distilled,
     )
 }
 

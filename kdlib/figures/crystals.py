@@ -19,19 +19,21 @@ _SHOWN = {"teacher": "-", "student": "--"}
     "reference_energy",
     "value",
     "reference_value",
+    optional=("converged_value",),
     labels={"role": _COMPARED},
 )
 def crystals(ds: xr.Dataset) -> Figure:
     """Energy against volume of three crystals (A), and deviations of models from DFT (B).
 
-    Energies are counted from the lowest of fcc. Faint points in B are models, markers their means.
+    Energies are counted from the lowest of fcc. DFT is that of the labels; B also says how far
+    converged DFT is from it. Faint points in B are models, markers their means.
 
     Parameters
     ----------
     ds
         ``energy(role, architecture, seed, structure, ratio)`` and ``reference_energy(structure,
         ratio)``, eV/atom; ``volume(ratio)``, Angstrom^3/atom; ``value(role, architecture, seed,
-        quantity)`` and ``reference_value(quantity)``.
+        quantity)``, ``reference_value(quantity)`` and possibly ``converged_value(quantity)``.
     """
     figure, (left, right) = canvas(TWO_COLUMNS, 3.0, ncols=2, width_ratios=(1, 1.15))
     _curves(left, ds)
@@ -86,6 +88,9 @@ def _deviations(ax: Axes, ds: xr.Dataset) -> None:
             here.mean("model"), rows, color=look.color, marker=look.marker, linestyle="none",
             label=look.label,
         )  # fmt: skip
+    if "converged_value" in ds:
+        off = 100 * (ds.converged_value / ds.reference_value - 1)
+        ax.plot(off, range(len(names)), "x", color="0.4", label="DFT, converged")
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_xscale("symlog", linthresh=10)
     ticks = [-100, -30, -10, -5, 0, 5, 10, 30, 100]

@@ -6,35 +6,38 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdlib.figures.recipe import recipe
-from kdlib.figures.style import TWO_COLUMNS, canvas, label, letter, phase_look
+from kdlib.figures.style import TWO_COLUMNS, canvas, label, letter, log_ticks, phase_look
 
-_BEFORE, _AFTER = "#D55E00", "#0072B2"
+#: Grey and marker of an ensemble, by the number of rounds that it was trained on.
+_ENSEMBLES = (("0.7", "s"), ("0.4", "D"), ("0.0", "o"), ("0.0", "^"))
 
 
 @recipe(
     "force_difference",
     "force_rms",
     "phase",
-    optional=("disagreement", "error_before", "error_after", "n_labelled"),
+    optional=("disagreement", "error", "n_labelled"),
 )
 def reference(ds: xr.Dataset) -> Figure:
-    """Accuracy of labels (A), and by round of active learning: disagreement (B), error (C).
+    """Accuracy of labels (A); active learning: disagreement by round (B), error of ensembles (C).
 
-    Points in B are trajectories, bars their quartiles.
+    Points in B are trajectories, bars their quartiles; markers in C are means over the members of
+    an ensemble, bars reach from the best to the worst. What it was trained on is not shown.
 
     Parameters
     ----------
     ds
         ``force_difference(frame, variant)``, ``force_rms(frame)``, eV/Angstrom, and ``phase``;
-        ``disagreement(round, trajectory)``, ``error_before(round)``, ``error_after(round)``,
+        ``disagreement(round, trajectory)`` and ``error(training, member, evaluated)``,
         eV/Angstrom.
     """
-    names = ["accuracy"] + ["disagreement", "error"] * ("disagreement" in ds)
-    figure, axes = canvas(TWO_COLUMNS, 2.6, mosaic=[names])
+    names = ["accuracy", *[name for name in ("disagreement", "error") if name in ds]]
+    figure, axes = canvas(TWO_COLUMNS, 3.1, mosaic=[names])
     _accuracy(axes["accuracy"], ds)
     if "disagreement" in ds:
         _disagreement(axes["disagreement"], ds.disagreement)
-        _error(axes["error"], ds)
+    if "error" in ds:
+        _error(axes["error"], ds.error)
     for name, text in zip(names, "ABC", strict=False):
         letter(axes[name], text)
     return figure
@@ -68,16 +71,24 @@ def _disagreement(ax: Axes, found: xr.DataArray) -> None:
     ax.set_ylabel(label(found, "largest disagreement"))
 
 
-def _error(ax: Axes, ds: xr.Dataset) -> None:
-    rounds = ds["round"].values
-    for name, words, color, marker in (
-        ("error_before", "before training on them", _BEFORE, "s"),
-        ("error_after", "after", _AFTER, "o"),
-    ):
-        ax.plot(rounds, ds[name], color=color, marker=marker, label=words)
-    ax.set_xticks(rounds)
-    ax.set_xlim(rounds.min() - 0.6, rounds.max() + 0.6)
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("Round")
-    ax.set_ylabel("Force RMSE on the frames found (eV/Å)")
-    ax.legend(loc="best", fontsize=6)
+def _error(ax: Axes, found: xr.DataArray) -> None:
+    found = found.dropna("evaluated", how="all")
+    places = np.arange(found.sizes["evaluated"])
+    trainings = found.training.values.tolist()
+    for k, last in enumerate(trainings):
+        color, marker = _ENSEMBLES[min(k, len(_ENSEMBLES) - 1)]
+        here = found.sel(training=last).transpose("member", "evaluated").values
+        at = places + 0.22 * (k - (len(trainings) - 1) / 2)
+        words = {0: "without active learning", 1: "with round 1"}.get(last, f"with rounds 1-{last}")
+        mean = here.mean(axis=0)
+        reach = [mean - here.min(axis=0), here.max(axis=0) - mean]
+        ax.errorbar(at, mean, reach, color=color, fmt=marker, capsize=3, label=words)
+    log_ticks(ax, "y")
+    ax.set_xticks(places, [_wrapped(name) for name in found.evaluated.values.tolist()], fontsize=6)
+    ax.set_ylabel(label(found, "force RMSE on unseen frames"))
+    ax.set_xlabel("Frames")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=6)
+
+
+def _wrapped(name: str) -> str:
+    return name.replace(" ", "\n")

@@ -1,29 +1,22 @@
-r"""Active learning: configurations on which an ensemble of models disagrees.
+"""Active learning: configurations on which an ensemble of models disagrees.
 
 Each trajectory j of a round has its own temperature, density and start (crystal or melt), drawn
 from the round and j. Its MD is driven by one of the models; the others say along the way what they
-would have done. The disagreement of a configuration is the largest, over its atoms, standard
-deviation of the force between models,
-
-.. math:: d = \max_i \sqrt{\langle |F_i^m - \langle F_i \rangle|^2 \rangle_m} ,
-
-as in DP-GEN (DOI 10.1016/j.cpc.2020.107206). The most disputed configuration of each trajectory is
-a candidate if it is still physical: no pair too close, no force beyond reason.
+would have done (:mod:`kdlib.exploration`). The most disputed configuration of each trajectory is a
+candidate if it is still physical: no pair too close, no force beyond reason.
 """
 
+import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from ase import Atoms
 from ase.build import bulk
 
-from kdlib import dynamics, units
-from kdlib.datasets.pairs import closest_pair
-from kdlib.dynamics import DynamicsError
-from kdlib.errors import InputError
+from kdlib import units
+from kdlib.exploration import Excursion, Path, follow, judged
 from kdlib.hipnn import Potential
 from kdlib.progress import Reporter
 from kdlib.reference import campaign
@@ -83,26 +76,6 @@ class Candidate:
     survived: float
 
 
-def disagreement(potentials: Sequence[Potential], frames: Sequence[Atoms]) -> np.ndarray:
-    """Largest standard deviation of an atom's force between models, per frame, eV/Angstrom.
-
-    Parameters
-    ----------
-    potentials
-        Ensemble of at least two.
-    frames
-        Configurations.
-    """
-    if len(potentials) < 2:
-        raise InputError("active learning needs an ensemble of at least two models")
-    predictions = [potential.predict(frames) for potential in potentials]
-    forces = np.stack([found.forces.values for found in predictions])
-    spread = np.sqrt(((forces - forces.mean(0)) ** 2).sum(2).mean(0))
-    found = np.zeros(len(frames))
-    np.maximum.at(found, predictions[0].frame_index.values, spread)
-    return found
-
-
 def start(number: int, j: int, protocol: Exploration) -> tuple[Atoms, float, bool]:
     """Crystal, temperature (K) and whether it is molten first, of a trajectory."""
     p, rng = protocol, np.random.default_rng([number, j])
@@ -138,56 +111,38 @@ def explore(
     """
     p = protocol
     atoms, temperature, molten = start(number, j, p)
-    atoms.calc = potentials[j % len(potentials)].calculator(backend="fused", device="cpu")
-    frames: list[Atoms] = []
-    try:
-        if molten:
-            _advance(atoms, p.hot, p.melt_steps, p, j)
-        for _ in range(p.n_steps // p.sample_every):
-            _advance(atoms, temperature, p.sample_every, p, len(frames))
-            frame = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
-            if closest_pair(frame).distance < CLOSEST_PAIR:
-                break
-            frames.append(frame)
-    except DynamicsError:
-        pass  # what came before it is what the models know least
-    return _most_disputed(potentials, frames, number, j, temperature, molten, p)
-
-
-def _advance(atoms: Atoms, temperature: float, n_steps: int, p: Exploration, seed: int) -> None:
-    dynamics.nvt(
-        atoms, temperature, n_steps, p.timestep, seed, n_steps, thermostat="langevin",
-        relaxation=200.0,
+    excursion = Excursion(
+        temperature, p.n_steps, p.sample_every, p.timestep, p.hot if molten else 0.0,
+        p.melt_steps, closest=CLOSEST_PAIR, seed=j,
     )  # fmt: skip
+    driver = potentials[j % len(potentials)].calculator(backend="fused", device="cpu")
+    path = follow(atoms, driver, excursion)
+    return _most_disputed(potentials, path, number, j, temperature, molten, p)
 
 
 def _most_disputed(
     potentials: Sequence[Potential],
-    frames: Sequence[Atoms],
+    path: Path,
     number: int,
     j: int,
     temperature: float,
     molten: bool,
     p: Exploration,
 ) -> Candidate | None:
-    if not frames:
+    if not path.frames:
         return None
-    disputed = disagreement(potentials, frames)
-    first = potentials[0].predict(frames)
-    largest = np.zeros(len(frames))
-    np.maximum.at(largest, first.frame_index.values, np.linalg.norm(first.forces.values, axis=1))
+    disputed, largest = judged(potentials, path.frames)
     physical = np.flatnonzero(largest < p.largest_force)
     if not len(physical):
         return None
     best = int(physical[disputed[physical].argmax()])
-    atoms = frames[best]
+    atoms = path.frames[best]
     atoms.wrap()
     atoms.info.update(
         phase="active", temperature_K=round(temperature, 1), sampling="active learning",
         round=number, trajectory=j, molten=molten, disagreement=round(float(disputed[best]), 4),
     )  # fmt: skip
-    survived = len(frames) / (p.n_steps // p.sample_every)
-    return Candidate(atoms, float(disputed[best]), float(np.median(disputed)), survived)
+    return Candidate(atoms, float(disputed[best]), float(np.median(disputed)), path.survived)
 
 
 def round_of(
@@ -246,10 +201,10 @@ def round_of(
 
 def label_round(
     chosen: Sequence[Atoms],
-    folder: Path,
+    folder: pathlib.Path,
     labeller: Callable[[Atoms], Atoms] = label,
     reporter: Reporter | None = None,
-) -> list[Path]:
+) -> list[pathlib.Path]:
     """Label what a round has chosen; can be stopped and goes on.
 
     Parameters

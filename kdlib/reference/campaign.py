@@ -19,6 +19,7 @@ from kdlib.datasets.pairs import closest_pair
 from kdlib.progress import Reporter
 from kdlib.reference.labelling import label
 from kdlib.reference.sampling import ACTIVE, LARGE, configuration
+from kdlib.replacing import replacing
 
 #: Configurations with closer pairs (Angstrom) are left out: PAW spheres would overlap too much.
 CLOSEST_PAIR = 1.7
@@ -95,9 +96,8 @@ def described(table: pd.DataFrame) -> xr.Dataset:
 
 def store(labelled: Atoms, path: Path) -> None:
     """Write one frame, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    ase.io.write(part, labelled, format="extxyz")
-    os.replace(part, path)
+    with replacing(path) as part:
+        ase.io.write(part, labelled, format="extxyz")
 
 
 def collected(folder: Path) -> list[Atoms]:

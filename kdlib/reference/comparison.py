@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import xarray as xr
 
-from kdlib import crystals, sweep
+from kdlib import crystals, schema, sweep
 from kdlib.crystals import CrystalProtocol
 from kdlib.hipnn import Potential
 from kdlib.progress import Reporter
@@ -46,9 +47,9 @@ def models(
             shared = found[["volume"]]
             cells.append(found.drop_vars("volume").expand_dims(where).merge(shared))
             bar.update()
-    return xr.combine_by_coords(
-        cells, combine_attrs="override", coords="minimal", compat="override"
-    )
+    whole = xr.merge(cells, join="outer", compat="no_conflicts", combine_attrs="override")
+    order = {dim: accuracy[dim].values for dim in ("role", "architecture", "seed")}
+    return whole.reindex(order)
 
 
 def compare(found: xr.Dataset, physics: xr.Dataset) -> xr.Dataset:
@@ -78,6 +79,23 @@ def compare(found: xr.Dataset, physics: xr.Dataset) -> xr.Dataset:
         ds["converged_value"] = converged.rename("converged_value")
     units = [crystals.QUANTITIES[name] for name in ds.quantity.values.tolist()]
     return ds.assign_coords(unit=("quantity", units, {"long_name": "unit of the quantity"}))
+
+
+def table(ds: xr.Dataset) -> pd.DataFrame:
+    """Numbers of DFT and the mean of each role's models, a row for each quantity.
+
+    Parameters
+    ----------
+    ds
+        From :func:`compare`.
+    """
+    columns = {"unit": ds.unit, "DFT, label": ds.reference_value}
+    if "converged_value" in ds:
+        columns["DFT, converged"] = ds.converged_value
+    means = ds.value.mean(["architecture", "seed"])
+    columns |= {schema.ROLE_NAMES[role]: means.sel(role=role) for role in ds.role.values.tolist()}
+    rows = ds.quantity.values.tolist()
+    return pd.DataFrame({name: column.values for name, column in columns.items()}, rows)
 
 
 def _trained(accuracy: xr.Dataset) -> Iterator[tuple[str, str, int]]:

@@ -1,11 +1,11 @@
 """New versions of the shipped dataset, for those who maintain it."""
 
 import json
-import os
 from pathlib import Path
 
 from kdlib import datasets
 from kdlib.reference.campaign import collected
+from kdlib.replacing import replacing
 
 #: Where the package keeps its data, in a checkout.
 DATA = Path(__file__).parents[1] / "data"
@@ -32,8 +32,8 @@ def pack(labels: str | Path, version: str, data: Path = DATA) -> int:
     card = data / "al-pbe.json"
     entry = json.loads(card.read_text())
     path = data / entry["file"]
-    part = path.with_name(f".{path.name}.part")
-    entry |= {"version": version, "sha256": datasets.write_packed(frames, part)}
-    os.replace(part, path)
-    card.write_text(json.dumps(entry, indent=1) + "\n")
+    with replacing(path) as part:
+        entry |= {"version": version, "sha256": datasets.write_packed(frames, part)}
+    with replacing(card) as part:
+        part.write_text(json.dumps(entry, indent=1) + "\n")
     return len(frames)

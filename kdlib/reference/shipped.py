@@ -7,11 +7,11 @@ import xarray as xr
 from kdlib import results
 from kdlib.errors import InputError
 
-#: Name -> what it is; each is a NetCDF file beside the frames.
+#: Name -> file beside the frames. Named in full, so that who reads one depends on its content.
 RECORDS = {
-    "accuracy": "labels against tighter DFT",
-    "physics": "crystals, elastic constants and vacancy by DFT",
-    "active": "rounds of active learning",
+    "accuracy": "al-pbe-accuracy.nc",  # labels against tighter DFT
+    "physics": "al-pbe-physics.nc",  # crystals, elastic constants and vacancy by DFT
+    "active": "al-pbe-active.nc",  # rounds of active learning and what they did to the error
 }
 
 
@@ -25,7 +25,7 @@ def record(name: str) -> xr.Dataset | None:
     """
     if name not in RECORDS:
         raise InputError(f"{name}: none of the records {', '.join(RECORDS)}")
-    path = resources.files("kdlib") / "data" / f"al-pbe-{name}.nc"
+    path = resources.files("kdlib") / "data" / RECORDS[name]
     if not path.is_file():
         return None
     with resources.as_file(path) as file:

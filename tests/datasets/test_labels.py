@@ -111,6 +111,28 @@ def test_stress_is_the_slope_of_the_energy(tmp_path, alloy):
         assert stress[i, j] * frame.get_volume() == pytest.approx(slope, abs=1e-4)
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_energies_of_atoms_and_stress_survive_a_file(tmp_path, alloy, size):
+    """All that a potential says of a frame comes back, each number at its atom and component."""
+    atoms = alloy[0][:size]
+    rng = np.random.default_rng(4)
+    energies, stress = rng.normal(size=size), rng.normal(size=6)
+    labels = {"energy": energies.sum(), "forces": rng.normal(size=(size, 3)) * (size > 1)}
+    labels["forces"] -= labels["forces"].mean(axis=0)
+    atoms.calc = SinglePointCalculator(atoms, stress=stress, energies=energies, **labels)
+    write(tmp_path / "teacher.extxyz", atoms)
+    (frame,) = datasets.load(tmp_path / "teacher.extxyz")
+    assert frame.calc.results["energies"].shape == (size,)
+    for name, value in {"stress": stress, "energies": energies, **labels}.items():
+        np.testing.assert_allclose(frame.calc.results[name], value, atol=1e-7, err_msg=name)
+    assert set(frame.arrays) == {"numbers", "positions"}
+
+
+def test_energies_of_atoms_are_left_out_where_there_are_none(alloy):
+    """A reference method has no energies of single atoms, and none are invented."""
+    assert "energies" not in labelled(alloy[0]).calc.results
+
+
 @pytest.mark.parametrize("name", ["virial", "REF_virial", "dft_virials"])
 def test_virial_is_minus_stress_times_volume(tmp_path, alloy, name):
     """A virial in eV becomes the stress that it was computed from."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdlib import hipnn
+from kdlib import exploration, hipnn
 from kdlib.bench.jobs import TrainJob, brief_training
 from kdlib.datasets.pairs import closest_pair
 from kdlib.errors import InputError
@@ -27,15 +27,15 @@ def models(tmp_path_factory):
 
 def test_a_model_does_not_disagree_with_itself(models, crystal):
     """Two copies give zero; one model is no ensemble."""
-    np.testing.assert_allclose(active.disagreement([models[0]] * 2, [crystal]), 0, atol=1e-9)
+    np.testing.assert_allclose(exploration.disagreement([models[0]] * 2, [crystal]), 0, atol=1e-9)
     with pytest.raises(InputError, match="at least two models"):
-        active.disagreement(models[:1], [crystal])
+        exploration.disagreement(models[:1], [crystal])
 
 
 def test_disagreement_by_hand(models, crystal):
     """Of two models it is half the difference of their forces, at the worst atom."""
     frames = [crystal, crystal.repeat((2, 1, 1))]
-    found = active.disagreement(models, frames)
+    found = exploration.disagreement(models, frames)
     for value, atoms in zip(found, frames, strict=True):
         a, b = (m.predict([atoms]).forces.values for m in models)
         assert value == pytest.approx(np.linalg.norm(a - b, axis=1).max() / 2, rel=1e-5)
@@ -64,6 +64,6 @@ def test_round_chooses_the_most_disputed(models):
         assert closest_pair(atoms).distance >= 1.7
         assert atoms.info["sampling"] == "active learning"
         assert atoms.info["disagreement"] == pytest.approx(
-            active.disagreement(models, [atoms])[0], rel=1e-3
+            exploration.disagreement(models, [atoms])[0], rel=1e-3
         )
     assert (ds.disagreement >= ds.median_disagreement).all()

@@ -57,7 +57,45 @@ def test_finished_calculations_are_not_repeated(frames, tmp_path):
     assert calls == []
 
 
-def test_every_phase_is_chosen(frames):
-    """At most so many of each, and none too large."""
-    assert [a.info["frame"] for a in quality.chosen(frames, per_phase=2)] == [0, 1, 2]
+def test_what_is_not_computed_is_nan(frames, tmp_path):
+    """A variant that nobody asked for is read where it is finished, and otherwise no number."""
+    variants = {"converged": CONVERGED, "scf": quality.VARIANTS["scf"]}
+    quality.accuracy(frames[:1], tmp_path, variants, labeller)
+    ds = quality.accuracy(frames[:2], tmp_path, variants, labeller, compute=["converged"])
+    assert np.isfinite(ds.force_difference.sel(variant="converged")).all()
+    assert np.isfinite(ds.force_difference.sel(variant="scf").values).tolist() == [True, False]
+
+
+def test_failed_calculation_leaves_the_others(frames, tmp_path):
+    """A frame whose DFT does not converge is said and left out."""
+
+    def stubborn(atoms: Atoms, settings: LabelSettings) -> Atoms:
+        if atoms.info["frame"] == 1:
+            raise RuntimeError("Did not converge!")
+        return labeller(atoms, settings)
+
+    ds = quality.accuracy(frames, tmp_path, {"converged": CONVERGED}, stubborn)
+    found = np.isfinite(ds.force_difference.sel(variant="converged").values)
+    assert found.tolist() == [True, False, True, True]
+
+
+def test_every_kind_is_chosen(frames):
+    """The first of each kind before the second of any; none too large, none of active learning."""
+    for atoms, k in zip(frames, (0, 1, 4002, 6003), strict=True):
+        atoms.info["frame"] = k
+    kinds = [quality.kind(a) for a in quality.chosen(frames)]
+    assert kinds == ["fcc", "compressed", "fcc"]
+    assert len(quality.chosen(frames, n_frames=2)) == 2
     assert quality.chosen([a.repeat(3) for a in frames]) == []
+
+
+def test_table_pools_forces_and_averages_energies(frames, tmp_path):
+    """0.1 and 0.3 in two frames are 0.22 rms, not 0.2; a variant without numbers has no row."""
+    ds = quality.accuracy(frames[:2], tmp_path, labeller=labeller, compute=["converged"])
+    ds["force_difference"].loc[{"variant": "converged"}] = [0.1, 0.3]
+    ds["energy_difference"].loc[{"variant": "converged"}] = [0.01, 0.03]
+    found = quality.table(ds)
+    assert found.index.tolist() == ["converged"]
+    assert found["rms force difference"].item() == pytest.approx(0.05**0.5)
+    assert found["mean energy difference"].item() == pytest.approx(20)
+    assert found["scatter of it"].item() == pytest.approx(10)

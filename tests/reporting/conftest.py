@@ -324,6 +324,7 @@ def _crystals() -> xr.Dataset:
         "volume": ("ratio", volume, "Angstrom^3/atom"),
         "value": ((*run, "quantity"), value * off, "1"),
         "reference_value": ("quantity", value, "1"),
+        "converged_value": ("quantity", value * [1, 1, 0.7, 1.9, 1, 1, 1, 0.8], "1"),
     }  # fmt: skip
     ds = xr.Dataset({name: (dims, data) for name, (dims, data, _) in variables.items()})
     for name, (_, _, unit) in variables.items():
@@ -344,25 +345,31 @@ def _named(ds: xr.Dataset) -> xr.Dataset:
 
 
 def _reference() -> xr.Dataset:
-    """Ten labels, a few hundredths of an eV/Angstrom off; two rounds of active learning."""
+    """Ten labels, a few hundredths of an eV/Angstrom off; two rounds, each with a smaller error."""
     rng = np.random.default_rng(0)
     rms = np.geomspace(0.1, 4, 10)
     phases = ["fcc", "liquid", "bcc", "hcp", "vacancy"] * 2
+    error = np.array([[0.12, 0.30, 0.50, 0.45], [0.11, 0.25, 0, 0.30], [0.105, 0.2, 0, 0]])
+    error = np.where(error, error, np.nan)[:, None] * np.exp(rng.normal(0, 0.05, (3, 4, 4)))
     ds = xr.Dataset(
         {
             "force_difference": (("frame", "variant"), 0.02 * rms[:, None] * rng.random((10, 2))),
             "force_rms": ("frame", rms),
             "phase": ("frame", phases),
             "disagreement": (("round", "trajectory"), np.exp(rng.standard_normal((2, 30)))),
-            "error_before": ("round", [0.5, 0.3]),
-            "error_after": ("round", [0.2, 0.18]),
+            "error": (("training", "member", "evaluated"), error),
         },
         {"frame": range(10), "variant": ["converged", "scf"], "round": [1, 2]},
     )
-    for name in ("force_difference", "force_rms", "disagreement", "error_before", "error_after"):
+    for name in ("force_difference", "force_rms", "disagreement", "error"):
         ds[name].attrs = {"units": "eV/Angstrom", "long_name": name.replace("_", " ")}
     ds["phase"].attrs = {"long_name": "phase"}
-    return _named(ds.assign_coords(trajectory=range(30)))
+    return _named(
+        ds.assign_coords(
+            trajectory=range(30), training=[0, 1, 2], member=range(4),
+            evaluated=["test", "compressed test", "round 1", "round 2"],
+        )
+    )  # fmt: skip
 
 
 def _benchmark() -> xr.Dataset:

@@ -14,6 +14,7 @@ import xarray as xr
 
 from kdlib import datasets, pipeline, profile, results, steps
 from kdlib.__main__ import main
+from kdlib.reference import shipped
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -21,6 +22,11 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 FIGURES = (
     *("data", "fig1_schematic", "parity", "fig2_pareto", "fig3_capacity", "rdf", "fig4_dynamics"),
     *("fig5_cost", "step_breakdown", "table1_schedule", "born_again", "claims"),
+    *(
+        name
+        for name, record in (("reference", "accuracy"), ("crystals", "physics"))
+        if shipped.record(record) is not None
+    ),
 )
 """Figures and tables of the paper, and those that go with them."""
 LONGEST_FUNCTION = 10

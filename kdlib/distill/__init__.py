@@ -1,0 +1,32 @@
+"""Distil your own: from any teacher and a crystal structure to a student that MD codes can run.
+
+- :mod:`~kdlib.distill.plan`: every choice, in one frozen dataclass;
+- :mod:`~kdlib.distill.cells`: supercells, strained and rattled;
+- :mod:`~kdlib.distill.pool`: frames that the teacher has labelled;
+- :mod:`~kdlib.distill.rounds`: configurations that the students find by MD;
+- :mod:`~kdlib.distill.students`: training of the ensemble;
+- :mod:`~kdlib.distill.workflow`: the rounds, from the first frame to the finished student;
+- :mod:`~kdlib.distill.measures`: what the student is measured by;
+- :mod:`~kdlib.distill.delivery`: what the user holds at the end.
+"""
+
+from kdlib.distill.delivery import deliver, limits, summary
+from kdlib.distill.measures import Measures
+from kdlib.distill.notebook import write_report
+from kdlib.distill.plan import LABELS, SIZES, Plan
+from kdlib.distill.report import report
+from kdlib.distill.workflow import Outcome, run
+
+__all__ = [
+    "LABELS",
+    "SIZES",
+    "Measures",
+    "Outcome",
+    "Plan",
+    "deliver",
+    "limits",
+    "report",
+    "run",
+    "summary",
+    "write_report",
+]

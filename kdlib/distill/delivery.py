@@ -1,0 +1,100 @@
+"""What the user holds at the end: the model, its training set, scripts for MD codes, the report."""
+
+import copy
+import json
+from importlib import resources
+from pathlib import Path
+
+import ase.io
+
+from kdlib import hipnn
+from kdlib.distill import rounds
+from kdlib.distill.plan import Plan, read
+from kdlib.distill.pool import Pool
+from kdlib.distill.workflow import Outcome
+from kdlib.replacing import replacing
+from kdlib.units import GRAM_PER_CM3
+from kdlib.validity import Validity
+
+TRAINING_SET = "training.extxyz"
+#: Scripts that are handed out as they are.
+SCRIPTS = ("use_with_ase.py", "use_with_lammps.py", "use_with_hippynn.py")
+
+
+def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
+    """Write model, training set and scripts into the folder of a distillation.
+
+    Parameters
+    ----------
+    plan
+        What was done.
+    outcome
+        What came of it.
+    folder
+        Of the distillation.
+
+    Returns
+    -------
+    Path
+        The folder; ``kdlib.hipnn.load`` reads the model from it.
+    """
+    home = Path(folder)
+    pool = Pool(home / "labels")
+    learnt = pool.frames(k for k in pool.numbers if k < rounds.PER_ROUND * outcome.final)
+    with replacing(home / TRAINING_SET) as part:
+        ase.io.write(part, learnt, format="extxyz")
+    module = copy.deepcopy(outcome.best.potential.module)
+    outcome.references.add_to(module)
+    settings = {
+        "validity": Validity.of(learnt, module.config.cutoff).record(),
+        "teacher": plan.teacher,
+        "errors": outcome.record[-1]["errors"],
+        "loss_weights": _weights(outcome.best.run_dir),
+    }
+    hipnn.save(module, home, settings)
+    for name in SCRIPTS:
+        source = resources.files("kdlib.distill") / "handout" / f"{name}.txt"
+        (home / name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    return home
+
+
+def summary(plan: Plan, outcome: Outcome, folder: Path) -> str:
+    """What a person wants to know first, as text."""
+    last = outcome.record[-1]
+    errors = last["errors"]
+    lines = [
+        f"{outcome.ending}: {last['frames']} frames of {plan.teacher}, {last['minutes']:.0f} min",
+        *(
+            f"{state:<7} force RMSE on fresh frames {errors[state]['force_rmse']:.3f} eV/Angstrom "
+            f"(forces {errors[state]['force_rms']:.2f} rms, {errors[state]['n_frames']} frames)"
+            for state in ("solid", "molten")
+            if errors[state]["n_frames"]
+        ),
+        f"the student is in {folder}: hipnn.load(folder).calculator()",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def limits(folder: str | Path) -> dict[str, str]:
+    """What a delivered student has seen, for a table: what is outside was never checked."""
+    home = Path(folder)
+    validity = hipnn.load(home).validity
+    plan = read(home)
+    frames = ase.io.read(home / TRAINING_SET, ":")
+    density = [a.get_masses().sum() * GRAM_PER_CM3 / a.get_volume() for a in frames]
+    low, high = plan.temperatures
+    said = {
+        "species": ", ".join(validity.crowding),
+        "temperature (K)": f"{low:g} to {high:g}",
+        "density (g/cm3)": f"{min(density):.2f} to {max(density):.2f}",
+    }
+    said |= {f"closest {pair} (A)": f"{value:.2f}" for pair, value in validity.closest.items()}
+    said |= {
+        f"crowding of {name}": f"{least:.1f} to {most:.1f}"
+        for name, (least, most) in validity.crowding.items()
+    }
+    return said
+
+
+def _weights(run_dir: Path) -> list:
+    return json.loads((run_dir / hipnn.CONFIG).read_text())["weights"]

@@ -1,0 +1,304 @@
+"""What a finished student is measured by, against its teacher, beyond errors on frames."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from ase import Atoms, units
+from ase.calculators.calculator import BaseCalculator
+from ase.eos import EquationOfState
+from ase.md.nose_hoover_chain import IsotropicMTKNPT
+
+from kdlib import dynamics, exploration, hipnn, liquid, rdf, teachers
+from kdlib.datasets.pairs import closest_pair
+from kdlib.distill import cells
+from kdlib.dynamics import DynamicsError
+from kdlib.exploration import Excursion
+from kdlib.isolation import call
+from kdlib.memory import peak, reset_peak
+from kdlib.units import GRAM_PER_CM3
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How much is measured."""
+
+    n_atoms: int = 256
+    """Wanted atoms of the student's MD cells."""
+    cold: float = 300.0
+    """Temperature of the crystal, K."""
+    hot: float = 0.0
+    """Temperature of the melt, K; 0 takes the highest that the student is made for."""
+    timestep: float = 2.0
+    """In fs."""
+    nve_ps: float = 100.0
+    """Length of NVE of crystal and melt, ps."""
+    npt_ps: float = 20.0
+    """Length of NPT of the crystal after as much again of equilibration over four, ps."""
+    volumes: tuple[float, ...] = (0.88, 0.91, 0.94, 0.97, 1.0, 1.03, 1.06, 1.09, 1.12)
+    """Of the energy-volume curve, in units of the given structure's."""
+    timed_steps: int = 5
+    """Steps that the teacher is timed for; the student takes a hundred times as many."""
+    timed_atoms: int = 108
+    """Wanted atoms of the cell that both are timed on."""
+    rdf_ps: float = 0.0
+    """Length of the teacher's and the student's runs for g(r), ps; 0 leaves it out."""
+
+
+FULL = Measures()
+
+
+def curves(
+    student: BaseCalculator, teacher: BaseCalculator, given: Sequence[Atoms], m: Measures
+) -> xr.Dataset:
+    """Energy-volume curves of both, cells scaled as they are given.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``curve(model, structure, ratio)`` eV/atom above each model's own lowest point and
+        ``relaxed_volume(model, structure)`` Angstrom^3/atom.
+    """
+    energies = np.empty((2, len(given), len(m.volumes)))
+    relaxed = np.full((2, len(given)), np.nan)
+    for i, calculator in enumerate((teacher, student)):
+        for j, atoms in enumerate(given):
+            for k, ratio in enumerate(m.volumes):
+                energies[i, j, k] = _scaled_energy(atoms, ratio, calculator)
+            if 0 < energies[i, j].argmin() < len(m.volumes) - 1:
+                volumes = np.array(m.volumes) * atoms.get_volume() / len(atoms)
+                relaxed[i, j] = EquationOfState(volumes, energies[i, j], "birchmurnaghan").fit()[0]
+    names = [atoms.get_chemical_formula() for atoms in given]
+    about = {"units": "eV/atom", "long_name": "energy above the lowest point"}
+    volume = {"units": "Angstrom^3/atom", "long_name": "volume of the lowest energy"}
+    return xr.Dataset(
+        {
+            "curve": (
+                ("model", "structure", "ratio"), energies - energies.min(2, keepdims=True), about,
+            ),
+            "relaxed_volume": (("model", "structure"), relaxed, volume),
+        },
+        coords={
+            "model": ("model", ["teacher", "student"], {"long_name": "potential"}),
+            "structure": ("structure", names, {"long_name": "crystal"}),
+            "ratio": (
+                "ratio", list(m.volumes), {"units": "1", "long_name": "volume over the given one"},
+            ),
+        },
+    )  # fmt: skip
+
+
+def _scaled_energy(atoms: Atoms, ratio: float, calculator: BaseCalculator) -> float:
+    scaled = atoms.copy()
+    scaled.set_cell(scaled.cell.array * ratio ** (1 / 3), scale_atoms=True)
+    scaled.calc = calculator
+    return scaled.get_potential_energy() / len(scaled)
+
+
+def conservation(
+    student: BaseCalculator, given: Atoms, hot: float, expansion: float, m: Measures
+) -> xr.Dataset:
+    """NVE of crystal and melt: change of the total energy, and how long it lasted.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``energy_change(state, time)`` eV/atom, ``energy_drift(state)`` eV/atom/ps,
+        ``stable(state)`` ps.
+    """
+    found = []
+    for state, temperature in (("solid", m.cold), ("molten", hot)):
+        atoms = _prepared(student, given, state == "molten", temperature, expansion, m)
+        found.append(_nve(atoms, state, m) if atoms else _no_run(state))
+    return xr.concat(found, "state", join="outer", coords="minimal", compat="override")
+
+
+def _prepared(
+    student: BaseCalculator, given: Atoms, melt: bool, temperature: float, expansion: float,
+    m: Measures,
+) -> Atoms | None:  # fmt: skip
+    """Cell after some thermostatted MD, molten first where asked for; None if it flew apart."""
+    rng = np.random.default_rng(0)
+    atoms = cells.supercell(given, m.n_atoms)
+    atoms = cells.deformed(atoms, expansion if melt else 1.0, 0.0, 0.02, rng)
+    excursion = Excursion(
+        temperature, 1500, 1500, m.timestep, hot=2 * temperature if melt else 0.0,
+        melt_steps=1500 if melt else 0,
+    )  # fmt: skip
+    path = exploration.follow(atoms, student, excursion)
+    if not path.frames:
+        return None
+    atoms = path.frames[-1]
+    liquid.thermalize(atoms, temperature, rng)
+    atoms.calc = student
+    return atoms
+
+
+def _nve(atoms: Atoms, state: str, m: Measures) -> xr.Dataset:
+    n_steps = max(10, round(1000 * m.nve_ps / m.timestep))
+    chunk = max(1, n_steps // 200)
+    energies, times = [], []
+    for k in range(n_steps // chunk):
+        try:
+            ds = dynamics.nve(atoms, chunk, m.timestep, sample_every=chunk)
+        except DynamicsError:
+            break
+        energies.append(float(ds.total_energy[-1]))
+        times.append((k + 1) * chunk * m.timestep / 1000)
+    if not times:
+        return _no_run(state)
+    change = np.array(energies) - energies[0]
+    drift = np.polyfit(times, energies, 1)[0] if len(times) > 1 else np.nan
+    return _kept(state, np.array(times), change, float(drift), times[-1])
+
+
+def _no_run(state: str) -> xr.Dataset:
+    return _kept(state, np.array([0.0]), np.array([np.nan]), np.nan, 0.0)
+
+
+def _kept(
+    state: str, times: np.ndarray, change: np.ndarray, drift: float, stable: float
+) -> xr.Dataset:
+    about = {"units": "eV/atom", "long_name": "change of the total energy"}
+    return xr.Dataset(
+        {
+            "energy_change": (("state", "time"), change[None], about),
+            "energy_drift": (
+                "state", [drift], {"units": "eV/atom/ps", "long_name": "drift of the total energy"}
+            ),
+            "stable": ("state", [stable], {"units": "ps", "long_name": "NVE without an accident"}),
+        },
+        coords={
+            "state": ("state", [state], {"long_name": "state"}),
+            "time": ("time", times, {"units": "ps", "long_name": "time"}),
+        },
+    )  # fmt: skip
+
+
+def density(student: BaseCalculator, given: Atoms, m: Measures) -> float:
+    """Mean density of the crystal in NPT at no pressure, g/cm3; NaN if the run ends early."""
+    atoms = cells.supercell(given, m.n_atoms)
+    liquid.thermalize(atoms, 2 * m.cold, np.random.default_rng(0))
+    atoms.calc = student
+    npt = IsotropicMTKNPT(
+        atoms, m.timestep * units.fs, temperature_K=m.cold, pressure_au=0.0,
+        tdamp=100 * units.fs, pdamp=1000 * units.fs,
+    )  # fmt: skip
+    n_steps = max(8, round(1000 * m.npt_ps / m.timestep))
+    volumes = []
+    try:
+        npt.run(n_steps // 4)
+        for _ in range(n_steps // 4):
+            npt.run(4)
+            volumes.append(atoms.get_volume())
+    except Exception:  # the calculator refuses what flew apart
+        return np.nan
+    return float(atoms.get_masses().sum() * GRAM_PER_CM3 / np.mean(volumes))
+
+
+def costs(plan_teacher: str, run_dir: Path, given: Atoms, m: Measures) -> xr.Dataset:
+    """Time and memory of MD of both, one after the other, each in a process of its own.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``step_time(model)`` ms/atom/step and ``peak_memory(model)`` MB above what the model's
+        process holds before its run.
+    """
+    atoms = cells.supercell(given, m.timed_atoms)
+    threads = _threads()
+    teacher = call(_timed_teacher, plan_teacher, atoms, m, threads=threads)
+    student = call(_timed_student, run_dir, atoms, m, threads=threads)
+    time_, memory = np.transpose([teacher, student])
+    return xr.Dataset(
+        {
+            "step_time": (
+                "model", time_, {"units": "ms/atom/step", "long_name": "time per MD step and atom"}
+            ),
+            "md_memory": (
+                "model", memory, {"units": "MB", "long_name": "memory of the run beyond the model"}
+            ),
+        },
+        coords={"model": ("model", ["teacher", "student"], {"long_name": "potential"})},
+        attrs={"timed_atoms": len(atoms), "timed_threads": threads},
+    )  # fmt: skip
+
+
+def _threads() -> int:
+    from kdlib.isolation import cores
+
+    return cores()
+
+
+def _timed_teacher(name: str, atoms: Atoms, m: Measures) -> tuple[float, float]:
+    return _timed(atoms, teachers.load(name).calculator(), m.timed_steps, m)
+
+
+def _timed_student(run_dir: Path, atoms: Atoms, m: Measures) -> tuple[float, float]:
+    return _timed(atoms, hipnn.load(run_dir).calculator(), 100 * m.timed_steps, m)
+
+
+def _timed(
+    atoms: Atoms, calculator: BaseCalculator, n_steps: int, m: Measures
+) -> tuple[float, float]:
+    import torch
+
+    moving = atoms.copy()
+    liquid.thermalize(moving, m.cold, np.random.default_rng(0))
+    moving.calc = calculator
+    dynamics.nve(moving, 1, m.timestep)
+    device = torch.device("cpu")
+    reset_peak(device)
+    before = peak(device)
+    started = time.perf_counter()
+    dynamics.nve(moving, n_steps, m.timestep)
+    seconds = time.perf_counter() - started
+    return 1e3 * seconds / n_steps / len(moving), (peak(device) - before) / 1e6
+
+
+def liquids(
+    student: BaseCalculator, teacher: BaseCalculator, begun: Atoms, temperature: float, m: Measures
+) -> xr.Dataset:
+    """g(r) of both in a cell that the teacher can afford, and the floor of equally long runs.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``g(model, r)``, ``rdf_error`` and ``rdf_floor``, Angstrom.
+    """
+    n_steps = max(40, round(1000 * m.rdf_ps / m.timestep))
+    reach = min(8.0, 0.98 * _smallest_height(begun))
+    found, parts = [], []
+    for calculator in (teacher, student):
+        atoms = begun.copy()
+        liquid.thermalize(atoms, temperature, np.random.default_rng(1))
+        atoms.calc = calculator
+        dynamics.nvt(atoms, temperature, n_steps // 4, m.timestep, sample_every=n_steps // 4)
+        run = dynamics.nvt(atoms, temperature, n_steps, m.timestep, 1, max(1, n_steps // 100))
+        positions, cell = run.positions.values, run.cell.values
+        found.append(rdf.rdf(positions, cell, reach, 120))
+        parts = rdf.pieces(positions, cell, 2, reach, 120)
+    low = 0.6 * closest_pair(begun).distance
+    models = xr.Variable("model", ["teacher", "student"], {"long_name": "potential"})
+    about = {"units": "Angstrom"}
+    return xr.Dataset(
+        {
+            "g": xr.concat(found, models, combine_attrs="drop_conflicts"),
+            "rdf_error": (
+                (), rdf.rdf_error(found[1], found[0], low, reach),
+                about | {"long_name": "g(r) of the student against the teacher"},
+            ),
+            "rdf_floor": (
+                (), rdf.noise_floor(parts, 2, low, reach),
+                about | {"long_name": "error of two runs of one model"},
+            ),
+        }
+    )  # fmt: skip
+
+
+def _smallest_height(atoms: Atoms) -> float:
+    """Largest distance that g(r) of a cell is wanted for: its smallest height, Angstrom."""
+    return float(1 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0).max())

@@ -1,0 +1,174 @@
+"""The report on a student: everything that is measured, as one Dataset."""
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+
+from kdlib import hipnn, teachers
+from kdlib.distill import cells, measures, rounds
+from kdlib.distill.errors import STATES
+from kdlib.distill.measures import FULL, Measures
+from kdlib.distill.plan import Plan
+from kdlib.distill.pool import Pool
+from kdlib.distill.workflow import FINAL, Outcome
+from kdlib.hipnn import Potential
+from kdlib.progress import Reporter
+
+#: Points of a parity plot at most.
+MAX_POINTS = 4000
+
+
+def report(
+    plan: Plan,
+    outcome: Outcome,
+    folder: str | Path,
+    m: Measures = FULL,
+    reporter: Reporter | None = None,
+) -> xr.Dataset:
+    """Measure a delivered student.
+
+    Parameters
+    ----------
+    plan
+        What was done.
+    outcome
+        What came of it.
+    folder
+        Of the distillation, with the delivered model.
+    m
+        How much is measured.
+    reporter
+        Shows a bar over the measurements.
+
+    Returns
+    -------
+    xarray.Dataset
+        Of kind ``figure``: parity on fresh frames that nothing learnt from, errors by round, and
+        what :mod:`kdlib.distill.measures` measures.
+    """
+    home = Path(folder)
+    potential, given = hipnn.load(home), cells.structures(plan.structures)
+    teacher = teachers.load(plan.teacher)
+    student = potential.calculator()
+    pool = Pool(home / "labels")
+    fresh = [a for a in pool.frames() if int(a.info["frame"]) >= rounds.PER_ROUND * outcome.final]
+    hot = m.hot or plan.temperatures[1]
+    jobs = [
+        lambda: parity(potential, fresh),
+        lambda: by_round(outcome, plan),
+        lambda: survival(home, outcome.final),
+        lambda: measures.curves(student, teacher.calculator(), given, m),
+        lambda: measures.conservation(student, given[0], hot, _expansion(fresh, given[0]), m),
+        lambda: _density(student, given[0], m),
+        lambda: measures.costs(plan.teacher, home, given[0], m),
+    ]
+    if m.rdf_ps:
+        jobs.append(lambda: measures.liquids(student, teacher.calculator(), *_melt(fresh), m))
+    parts = []
+    with (reporter or Reporter()).bar(len(jobs), "report", "measurement") as bar:
+        for job in jobs:
+            parts.append(job())
+            bar.update()
+    whole = xr.merge(parts, combine_attrs="no_conflicts", compat="no_conflicts", join="outer")
+    return whole.assign_attrs(
+        teacher=plan.teacher, ending=outcome.ending, target=plan.target_force_rmse
+    )
+
+
+def parity(potential: Potential, fresh: list[Atoms]) -> xr.Dataset:
+    """Forces and atomic energies of student and teacher on fresh frames.
+
+    Atomic energies are compared up to a constant for each species, which no force knows.
+    """
+    ds = potential.predict(fresh)
+    reference = np.concatenate([a.calc.results["forces"] for a in fresh]).ravel()
+    molten = np.concatenate([[a.info["molten"]] * len(a) for a in fresh])
+    rng = np.random.default_rng(0)
+    force = {"units": "eV/Angstrom", "long_name": "force component"}
+    chosen = rng.permutation(reference.size)[:MAX_POINTS]
+    found = xr.Dataset(
+        {
+            "reference_force": ("sample", reference[chosen], force),
+            "predicted_force": ("sample", ds.forces.values.ravel()[chosen], force),
+            "sample_molten": (
+                "sample", np.repeat(molten, 3)[chosen].astype(float),
+                {"units": "1", "long_name": "1 in a melt"},
+            ),
+        }
+    )  # fmt: skip
+    if all("energies" in a.calc.results for a in fresh):
+        numbers = np.concatenate([a.numbers for a in fresh])
+        target = np.concatenate([a.calc.results["energies"] for a in fresh])
+        values = ds.atomic_energies.values.copy()
+        for z in np.unique(numbers):
+            values[numbers == z] -= values[numbers == z].mean()
+            target[numbers == z] -= target[numbers == z].mean()
+        about = {"units": "eV", "long_name": "atomic energy, from the mean of its species"}
+        chosen = rng.permutation(len(target))[:MAX_POINTS]
+        found["reference_atomic"] = ("atom", target[chosen], about)
+        found["predicted_atomic"] = ("atom", values[chosen], about)
+    return found
+
+
+def by_round(outcome: Outcome, plan: Plan) -> xr.Dataset:
+    """Errors on fresh frames by round; the last one is the finished student's."""
+    rows = outcome.record
+    names = {
+        "force_rmse": ("eV/Angstrom", "force RMSE on fresh frames"),
+        "energy_rmse": ("eV/atom", "energy RMSE on fresh frames"),
+        "stress_rmse": ("eV/Angstrom^3", "stress RMSE on fresh frames"),
+    }
+    numbers = [row["round"] if row["round"] < FINAL else len(rows) for row in rows]
+    ds = xr.Dataset(
+        coords={
+            "round": ("round", numbers, {"units": "1", "long_name": "round"}),
+            "state": ("state", list(STATES), {"long_name": "state"}),
+        }
+    )
+    for name, (unit, meaning) in names.items():
+        values = [[row["errors"][state][name] for state in STATES] for row in rows]
+        about = {"units": unit, "long_name": meaning}
+        ds[f"round_{name}"] = (("round", "state"), np.array(values, dtype=float), about)
+    frames = [row["frames"] for row in rows]
+    ds["round_frames"] = ("round", frames, {"units": "1", "long_name": "labelled frames"})
+    minutes = [row["minutes"] for row in rows]
+    ds["round_minutes"] = ("round", minutes, {"units": "min", "long_name": "time until then"})
+    return ds
+
+
+def survival(folder: Path, number: int) -> xr.Dataset:
+    """Share of MD that stayed physical, by temperature, in an exploration."""
+    path = folder / "rounds" / f"{number:02d}" / "trajectories.nc"
+    ds = xr.load_dataset(path, engine="h5netcdf")
+    about = {"units": "1", "long_name": "share of the run that stayed physical"}
+    return xr.Dataset(
+        {
+            "survived": ("trajectory", ds.survived.values, about),
+            "md_temperature": (
+                "trajectory", ds.temperature.values, {"units": "K", "long_name": "temperature"}
+            ),
+        }
+    )  # fmt: skip
+
+
+def _expansion(fresh: list[Atoms], given: Atoms) -> float:
+    """Volume of a typical melt in units of the given structure's; that of a tenth more without."""
+    volumes = [a.get_volume() / len(a) for a in fresh if a.info["molten"]]
+    middle = float(np.median(volumes)) if volumes else 1.1 * given.get_volume() / len(given)
+    return middle * len(given) / given.get_volume()
+
+
+def _density(student: BaseCalculator, given: Atoms, m: Measures) -> xr.Dataset:
+    about = {"units": "g/cm3", "long_name": f"density at {m.cold:g} K and no pressure"}
+    return xr.Dataset({"student_density": ((), measures.density(student, given, m), about)})
+
+
+def _melt(fresh: list[Atoms]) -> tuple[Atoms, float]:
+    """Melt of the last exploration to start from, and its temperature."""
+    molten = [a for a in fresh if a.info["molten"]]
+    start = molten[0] if molten else fresh[0]
+    bare = Atoms(start.numbers, start.positions, cell=start.cell, pbc=True)
+    return bare, float(start.info["temperature_K"])

@@ -1,0 +1,154 @@
+"""Training of the students of a distillation, on interaction energies."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+
+from kdlib import datasets, training
+from kdlib.atomreferences import AtomReferences
+from kdlib.datasets.pairs import closest_pair
+from kdlib.distill.plan import Plan
+from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.losses import LossWeights, WeightSchedule
+from kdlib.progress import Reporter
+from kdlib.training import TrainingConfig
+
+#: Share of the training after which fading labels are gone, and their weights until then.
+FADING = ((0.0, 1.0), (0.125, 0.5), (0.25, 0.2), (0.375, 0.05), (0.5, 0.0))
+#: Shortest distance of the sensitivities in units of the closest pair of the training set.
+INNER = 0.9
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A student with what selected it.
+
+    Attributes
+    ----------
+    potential
+        Predicts interaction energies.
+    selection
+        Error on the validation part that chose its weights.
+    run_dir
+        Folder of the run.
+    seed
+        Of the training.
+    """
+
+    potential: Potential
+    selection: float
+    run_dir: Path
+    seed: int
+
+
+def schedule(plan: Plan, with_labels: bool, with_stress: bool, n_epochs: int) -> WeightSchedule:
+    """Loss weights over the epochs.
+
+    Parameters
+    ----------
+    plan
+        Says how atomic energies are used.
+    with_labels, with_stress
+        Whether the frames hold atomic energies, and stresses.
+    n_epochs
+        Cap of the training.
+    """
+    stress = plan.stress if with_stress else 0.0
+
+    def weights(atomic_energy: float) -> LossWeights:
+        return LossWeights(plan.energy, plan.force, atomic_energy, stress=stress)
+
+    if not with_labels or plan.labels == "none":
+        return WeightSchedule.constant(weights(0.0))
+    if plan.labels == "constant":
+        return WeightSchedule.constant(weights(plan.atomic_energy))
+    stages = {round(share * n_epochs) + 1: plan.atomic_energy * part for share, part in FADING}
+    return WeightSchedule(tuple((start, weights(value)) for start, value in stages.items()))
+
+
+def train(
+    plan: Plan,
+    frames: Sequence[Atoms],
+    references: AtomReferences,
+    folder: Path,
+    n_epochs: int,
+    executor: Executor,
+    reporter: Reporter | None = None,
+) -> list[Trained]:
+    """Train the ensemble; finished trainings are found again, broken ones go on.
+
+    Parameters
+    ----------
+    plan
+        Architecture, weights, number of models.
+    frames
+        Labelled frames; ``info["part"]`` says what each is for.
+    references
+        Energies of atoms that are taken off.
+    folder
+        Where runs are kept.
+    n_epochs
+        Cap.
+    executor
+        Where they are trained.
+    reporter
+        Shows a bar over models.
+    """
+    reduced = references.subtract(frames)
+    shortest = min(closest_pair(atoms).distance for atoms in frames)
+    config = plan.architecture(datasets.species(frames), round(INNER * shortest, 2))
+    labels = _labels(reduced) if plan.labels != "none" else None
+    stress = all("stress" in atoms.calc.results for atoms in reduced if atoms.pbc.all())
+    stages = schedule(plan, labels is not None, stress and plan.stress > 0, n_epochs)
+    settings = [
+        TrainingConfig(seed=plan.seed + k, batch_size=plan.batch_size, max_epochs=n_epochs)
+        for k in range(plan.n_models)
+    ]
+    found: dict[int, Path] = {}
+    jobs = {
+        executor.submit(_fit, config, one, stages, reduced, folder, labels): one.seed
+        for one in settings
+    }
+    with (reporter or Reporter()).bar(len(jobs), "trainings", "model") as bar:
+        for job in as_completed(jobs):
+            found[jobs[job]] = job.result()
+            bar.update()
+    return [_trained(found[one.seed], one.seed) for one in settings]
+
+
+def best(trained: Sequence[Trained]) -> Trained:
+    """Student with the smallest error on the validation part."""
+    return min(trained, key=lambda one: one.selection)
+
+
+def _fit(
+    config: HipnnConfig,
+    settings: TrainingConfig,
+    stages: WeightSchedule,
+    frames: Sequence[Atoms],
+    folder: Path,
+    labels: xr.DataArray | None,
+) -> Path:
+    split = datasets.split(frames)
+    key = training.run_key(config, settings, stages, split, labels)
+    run_dir = folder / f"{config.label}_s{settings.seed}_{key[:12]}"
+    training.fit(config, settings, stages, frames, split, run_dir, labels)
+    return run_dir
+
+
+def _trained(run_dir: Path, seed: int) -> Trained:
+    run = training.load_run(run_dir)
+    epoch = run.history.attrs["best_epoch"]
+    return Trained(run.potential, float(run.history.selection.sel(epoch=epoch)), run_dir, seed)
+
+
+def _labels(frames: Sequence[Atoms]) -> xr.DataArray | None:
+    """Atomic energies over the atoms of all frames, where every frame has them."""
+    if not all("energies" in atoms.calc.results for atoms in frames):
+        return None
+    return xr.DataArray(np.concatenate([a.calc.results["energies"] for a in frames]), dims="atom")

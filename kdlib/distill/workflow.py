@@ -1,0 +1,249 @@
+"""From a teacher and a structure to a student: rounds of training, exploring and labelling.
+
+Everything that takes long is kept as it is made, so that the same call goes on where a killed one
+stopped: labelled frames and finished rounds are found again, trainings go on from a checkpoint.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ase import Atoms
+
+from kdlib import datasets, teachers, workers
+from kdlib.atomreferences import AtomReferences
+from kdlib.distill import cells, rounds, students
+from kdlib.distill.errors import against_teacher
+from kdlib.distill.plan import Plan, keep
+from kdlib.distill.pool import Pool
+from kdlib.distill.students import Trained
+from kdlib.errors import InputError
+from kdlib.progress import Reporter
+from kdlib.replacing import replacing
+from kdlib.teachers import Teacher
+
+#: Number of the round whose frames a finished student is measured on; nothing learns from them. Of
+#: a distillation that went on after its end, the next number; the frames of the first join in.
+FINAL = 90
+RECORD = "rounds.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a distillation came to.
+
+    Attributes
+    ----------
+    trained
+        Students of the last training, interaction energies.
+    references
+        Energies of atoms that were taken off.
+    record
+        One row a round: errors on fresh frames, frames, minutes; the last is the final student's.
+    ending
+        Which limit ended the rounds.
+    """
+
+    trained: list[Trained]
+    references: AtomReferences
+    record: list[dict]
+    ending: str
+
+    @property
+    def final(self) -> int:
+        """Round number of the frames that the student is measured on."""
+        return self.record[-1]["round"]
+
+    @property
+    def best(self) -> Trained:
+        """The student."""
+        return students.best(self.trained)
+
+
+@dataclass
+class _Work:
+    """A distillation under way."""
+
+    plan: Plan
+    folder: Path
+    teacher: Teacher
+    reporter: Reporter
+    given: list[Atoms]
+    pool: Pool
+    executor: Executor
+    record: list[dict]
+    began: float
+
+    @property
+    def minutes(self) -> float:
+        """Time spent, earlier calls included."""
+        before = self.record[-1]["minutes"] if self.record else 0.0
+        return before + (time.monotonic() - self.began) / 60
+
+    def note(self, row: dict) -> None:
+        """Keep the row of a round; what an earlier call has kept stays."""
+        if any(one["round"] == row["round"] for one in self.record):
+            return
+        minutes = self.minutes
+        self.record[:] = [one for one in self.record if one["round"] < FINAL]  # no end any more
+        self.record.append(row | {"minutes": minutes})
+        self.began = time.monotonic()
+        with replacing(self.folder / RECORD) as part:
+            part.write_text(json.dumps(self.record, indent=1) + "\n")
+
+
+def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Outcome:
+    """Distil a teacher into a student; the same call goes on where an earlier one stopped.
+
+    Parameters
+    ----------
+    plan
+        What is done.
+    folder
+        Where everything is kept.
+    reporter
+        Shows bars, and a line for each round.
+
+    Raises
+    ------
+    InputError
+        When plan, structures or teacher cannot be used; before anything is computed where that can
+        be known.
+    """
+    home = Path(folder)
+    given = cells.structures(plan.structures)
+    teacher = teachers.load(plan.teacher)
+    own = datasets.load(plan.dft) if plan.dft else []
+    keep(plan, home)
+    path = home / RECORD
+    record = json.loads(path.read_text()) if path.exists() else []
+    show = reporter or Reporter()
+    with workers.single_threaded(workers.count()) as executor:
+        work = _Work(
+            plan, home, teacher, show, given, Pool(home / "labels"), executor, record,
+            time.monotonic(),
+        )  # fmt: skip
+        _begin(work)
+        first = [k for k in work.pool.numbers if k < rounds.PER_ROUND]
+        references = AtomReferences.fit(work.pool.frames(first))
+        ending = _rounds(work, references, own)
+        return _finish(work, references, own, ending)
+
+
+def _begin(work: _Work) -> None:
+    """Label the first cells and the teacher's own runs."""
+    plan = work.plan
+    work.pool.label(rounds.first(plan, work.given), work.teacher, work.reporter)
+    kept = work.folder / "rounds" / "00"
+    if not (kept / "done").exists():
+        found = rounds.by_teacher(plan, work.given, work.teacher)
+        work.pool.label(found, work.teacher, work.reporter)
+        kept.mkdir(parents=True, exist_ok=True)
+        (kept / "done").touch()
+    n = len(work.pool.numbers)
+    work.reporter.line(f"{n} first frames labelled by {work.teacher.name}, {work.minutes:.1f} min")
+
+
+def _rounds(work: _Work, references: AtomReferences, own: Sequence[Atoms]) -> str:
+    """Rounds until the error is small enough or a budget is used up; why they ended."""
+    plan = work.plan
+    for number in range(1, plan.max_rounds + 1):
+        earlier = [k for k in work.pool.numbers if k < rounds.PER_ROUND * number]
+        trained = _train(work, earlier, references, own, plan.round_epochs)
+        found, series = _explore(work, trained, number)
+        fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
+        work.pool.label(fresh, work.teacher, work.reporter)
+        errors = _errors(work, students.best(trained), fresh, references)
+        row = {
+            "round": number, "frames": len(earlier), "errors": errors,
+            "disagreement": float(series.disagreement.median()),
+            "survived": float(series.survived.mean()),
+        }  # fmt: skip
+        work.note(row)
+        work.reporter.line(_line(work.record[-1] if len(work.record) == number else row, work))
+        if _worst(errors) <= plan.target_force_rmse:
+            return f"the target of {plan.target_force_rmse:g} eV/Angstrom is met"
+        work.pool.label(found, work.teacher, work.reporter)
+        if len(work.pool.numbers) >= plan.max_frames:
+            return f"{plan.max_frames} frames are labelled"
+        if work.minutes >= plan.max_minutes:
+            return f"{plan.max_minutes:g} minutes are used"
+    return f"{plan.max_rounds} rounds are done"
+
+
+def _finish(work: _Work, references: AtomReferences, own: Sequence[Atoms], ending: str) -> Outcome:
+    """Train to the end, and measure on frames that nothing has learnt from."""
+    number = _final_number(work)
+    learnt = [k for k in work.pool.numbers if k < rounds.PER_ROUND * number]
+    trained = _train(work, learnt, references, own, work.plan.final_epochs)
+    found, series = _explore(work, trained, number)
+    fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
+    work.pool.label(fresh, work.teacher, work.reporter)
+    errors = _errors(work, students.best(trained), fresh, references)
+    work.note({
+        "round": number, "frames": len(learnt), "errors": errors,
+        "disagreement": float(series.disagreement.median()),
+        "survived": float(series.survived.mean()), "ending": ending,
+    })  # fmt: skip
+    final = work.record[-1]
+    work.reporter.line(f"{final['ending']}; {_line(final, work)}")
+    return Outcome(trained, references, work.record, final["ending"])
+
+
+def _final_number(work: _Work) -> int:
+    """Number of the last round: the one that is there, or the next after those that went on."""
+    if work.record and work.record[-1]["round"] >= FINAL:
+        return work.record[-1]["round"]
+    used = [k // rounds.PER_ROUND for k in work.pool.numbers]
+    return max([FINAL, *(number + 1 for number in used if number >= FINAL)])
+
+
+def _train(
+    work: _Work,
+    numbers: Sequence[int],
+    references: AtomReferences,
+    own: Sequence[Atoms],
+    n_epochs: int,
+) -> list[Trained]:
+    frames = work.pool.frames(numbers) + list(own)
+    runs = work.folder / "runs"
+    return students.train(
+        work.plan, frames, references, runs, n_epochs, work.executor, work.reporter
+    )
+
+
+def _explore(work: _Work, trained: Sequence[Trained], number: int) -> tuple:
+    run_dirs = [one.run_dir for one in trained]
+    kept = work.folder / "rounds" / f"{number:02d}"
+    return rounds.explore(
+        work.plan, work.given, run_dirs, number, kept, work.executor, work.reporter
+    )
+
+
+def _errors(
+    work: _Work, student: Trained, fresh: dict[int, Atoms], references: AtomReferences
+) -> dict:
+    frames = references.subtract(work.pool.frames(fresh))
+    if not frames:
+        raise InputError("none of the students' runs survived a single sample: more first frames "
+                         "(n_start) or a narrower range of temperatures may help")  # fmt: skip
+    return against_teacher(student.potential, frames)
+
+
+def _worst(errors: dict) -> float:
+    """Larger of the force errors of solid and melt, eV/Angstrom."""
+    found = [errors[state]["force_rmse"] for state in ("solid", "molten")]
+    return max(value for value in found if value == value)
+
+
+def _line(row: dict, work: _Work) -> str:
+    solid, molten = (row["errors"][state]["force_rmse"] for state in ("solid", "molten"))
+    where = "final" if row["round"] >= FINAL else f"round {row['round']}"
+    return (
+        f"{where}: {row['frames']} frames, force RMSE on fresh frames {solid:.3f} (solid) and "
+        f"{molten:.3f} (molten) eV/Angstrom, {row['survived']:.0%} of MD survived, "
+        f"{work.minutes:.1f} min"
+    )

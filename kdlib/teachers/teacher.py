@@ -1,0 +1,209 @@
+"""A teacher: an ASE calculator whose labels are checked one by one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from kdlib.errors import InputError
+from kdlib.teachers.packages import quiet, version_of
+
+#: Atomic energies may miss the energy by this share of the sum of their magnitudes: the rounding of
+#: float32 in cells of some thousand atoms. What is missing is then spread evenly over the atoms.
+ROUNDING = 1e-5
+
+
+class TeacherError(RuntimeError):
+    """A configuration that a teacher can't label; names teacher, frame and rule.
+
+    The caller may leave the frame out and go on.
+    """
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is to be said about a teacher beside its numbers.
+
+    Attributes
+    ----------
+    package
+        Distribution that the calculator comes from; empty: the one of its class.
+    atomic_energies
+        How they are obtained.
+    caveats
+        What a user of the labels must know.
+    """
+
+    package: str = ""
+    atomic_energies: str = "property energies of the ASE calculator"
+    caveats: tuple[str, ...] = ()
+
+
+class Teacher:
+    """Labels of one ASE calculator.
+
+    What a calculator offers is taken at its word until the first label: atomic energies that do not
+    add up to the energy there are no partition of it, and are left out from then on.
+
+    Parameters
+    ----------
+    name
+        As in reports and ``info["teacher"]``.
+    calculator
+        Must give energy and forces.
+    card
+        For :meth:`about`.
+
+    Attributes
+    ----------
+    name
+        As given.
+    stress
+        Whether periodic configurations get a stress.
+    """
+
+    def __init__(self, name: str, calculator: BaseCalculator, card: Card | None = None) -> None:
+        offered = getattr(calculator, "implemented_properties", None)
+        if isinstance(calculator, type) or offered is None or not hasattr(calculator, "get_forces"):
+            raise InputError(f"teacher {name!r}: {_kind(calculator)} is not an ASE calculator")
+        if missing := {"energy", "forces"} - set(offered):
+            raise InputError(f"teacher {name!r}: gives no {' and no '.join(sorted(missing))}")
+        self.name, self.stress = name, "stress" in offered
+        self._calculator, self._card = calculator, card or Card()
+        self._unpartitioned = "" if "energies" in offered else "the calculator has none"
+        self._tried = False
+
+    @property
+    def atomic_energies(self) -> bool:
+        """Whether the teacher gives atomic energies that add up to its energy."""
+        return not self._unpartitioned
+
+    def calculator(self) -> BaseCalculator:
+        """ASE calculator for MD and timings: the one that labels, not a copy."""
+        return self._calculator
+
+    def label(self, atoms: Atoms) -> Atoms:
+        """Copy of a configuration with the teacher's labels.
+
+        Parameters
+        ----------
+        atoms
+            Configuration. Constraints are left out: a model must learn the forces on fixed atoms.
+
+        Returns
+        -------
+        Atoms
+            Its calculator holds ``energy``, the one whose gradient the forces are (eV), ``forces``
+            (n_atoms, 3) eV/Angstrom, ``stress`` (xx, yy, zz, yz, xz, xy) eV/Angstrom^3 if periodic,
+            and ``energies`` (n_atoms,) eV, which add up to ``energy``.
+
+        Raises
+        ------
+        TeacherError
+            The calculator failed, or its labels are not finite numbers of the right shape, or the
+            atomic energies do not add up to the energy though they did before.
+        """
+        try:
+            results = self._evaluate(atoms)
+        except Exception as error:
+            if hasattr(self._calculator, "reset"):
+                self._calculator.reset()  # or ASE takes the configuration for known next time
+            reason = next(iter(str(error).splitlines()), "")
+            raise self._fault(atoms, f"{type(error).__name__}: {reason}") from error
+        if rule := _broken(results, len(atoms)):
+            raise self._fault(atoms, rule)
+        if rule := _no_partition(results, len(atoms)):
+            if self._tried or not np.isfinite(results["energies"]).all():
+                raise self._fault(atoms, rule)
+            self._unpartitioned = rule
+            del results["energies"]
+        self._tried = True
+        return _labelled(atoms, results, self.name)
+
+    def about(self) -> dict[str, str]:
+        """What a report says about the teacher."""
+        package = self._card.package or type(self._calculator).__module__.partition(".")[0]
+        partition = f"none: {self._unpartitioned}"
+        return {
+            "name": self.name,
+            "package": f"{package} {version_of(package)}".strip(),
+            "calculator": type(self._calculator).__name__,
+            "atomic energies": self._card.atomic_energies if self.atomic_energies else partition,
+            "stress": "of periodic configurations" if self.stress else "none",
+            "caveats": "; ".join(self._card.caveats),
+        }
+
+    def _evaluate(self, atoms: Atoms) -> dict[str, np.ndarray]:
+        bare = atoms.copy()
+        bare.set_constraint()
+        with quiet():
+            bare.calc = self._calculator
+            results = {"forces": bare.get_forces(), "energy": _energy(bare)}
+            if self.stress and bare.pbc.all():
+                try:
+                    results["stress"] = bare.get_stress()
+                except PropertyNotImplementedError:
+                    self.stress = False
+            if self.atomic_energies:
+                try:
+                    results["energies"] = bare.get_potential_energies()
+                except PropertyNotImplementedError:
+                    self._unpartitioned = "the calculator has none"
+        return {name: np.array(value, dtype=float) for name, value in results.items()}
+
+    def _fault(self, atoms: Atoms, rule: str) -> TeacherError:
+        frame = atoms.info.get("frame", atoms.get_chemical_formula())
+        return TeacherError(f"teacher {self.name!r}: frame {frame}: {rule}")
+
+
+def _kind(thing: object) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+
+
+def _energy(atoms: Atoms) -> float:
+    """Energy whose gradient the forces are: the free energy of smeared electrons, where given."""
+    try:
+        return atoms.get_potential_energy(force_consistent=True)
+    except (PropertyNotImplementedError, NotImplementedError):
+        return atoms.get_potential_energy()
+
+
+def _broken(results: dict[str, np.ndarray], n_atoms: int) -> str | None:
+    """Rule that energy, forces or stress break, as the end of a sentence; None if none."""
+    for name, shape in {"energy": (), "forces": (n_atoms, 3), "stress": (6,)}.items():
+        if name not in results:
+            continue
+        if results[name].shape != shape:
+            return f"{name} has shape {results[name].shape}, must be {shape}"
+        if not np.isfinite(results[name]).all():
+            return f"{name} is not finite"
+    return None
+
+
+def _no_partition(results: dict[str, np.ndarray], n_atoms: int) -> str | None:
+    """Why atomic energies are no partition of the energy; None if they are, or if there are none.
+
+    If they are, what rounding left out of the sum is spread evenly over them.
+    """
+    energies = results.get("energies")
+    if energies is None:
+        return None
+    if energies.shape != (n_atoms,):
+        return f"atomic energies have shape {energies.shape}, must be {(n_atoms,)}"
+    if not np.isfinite(energies).all():
+        return "atomic energies are not finite"
+    missing = float(results["energy"] - energies.sum())
+    if abs(missing) > ROUNDING * np.abs(energies).sum() + 1e-9:
+        return f"atomic energies add up to {energies.sum():.6g} eV, not {results['energy']:.6g}"
+    results["energies"] = energies + missing / n_atoms
+    return None
+
+
+def _labelled(atoms: Atoms, results: dict[str, np.ndarray], teacher: str) -> Atoms:
+    frame = atoms.copy()
+    frame.set_constraint()
+    frame.info["teacher"] = teacher
+    frame.calc = SinglePointCalculator(frame, **(results | {"energy": float(results["energy"])}))
+    return frame

@@ -1,0 +1,27 @@
+"""A tiny distillation of ASE's EMT copper, made once."""
+
+import pytest
+
+from kdlib import distill
+from kdlib.distill import Plan
+
+_TINY = Plan(
+    "emt", ("Cu",), temperatures=(300.0, 900.0), size="8-8-1", n_start=16, n_teacher_runs=1,
+    teacher_steps=20, n_trajectories=4, n_steps=100, sample_every=25, max_rounds=1,
+    round_epochs=20, final_epochs=60, cutoff=5.0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Plan:
+    """Seconds on one core; large enough to see an error fall."""
+    return _TINY
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory):
+    """Folder and outcome of a delivered distillation."""
+    folder = tmp_path_factory.mktemp("distilled")
+    outcome = distill.run(tiny, folder)
+    distill.deliver(tiny, outcome, folder)
+    return folder, outcome

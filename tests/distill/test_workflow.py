@@ -1,0 +1,135 @@
+"""From teacher and structure to student."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import ase.io
+import numpy as np
+import pytest
+
+from kdlib import datasets, distill, hipnn, teachers
+from kdlib.distill import rounds, students
+from kdlib.distill.pool import Pool
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_delivered_student_predicts_the_teachers_energies(finished):
+    """Absolute energies: far nearer to the teacher's than the spread of the training energies."""
+    folder, _ = finished
+    frames = ase.io.read(folder / "training.extxyz", ":")
+    calculator = hipnn.load(folder).calculator(device="cpu")
+    errors, energies = [], []
+    for atoms in frames:
+        energy = atoms.calc.results["energy"] / len(atoms)
+        bare = atoms.copy()
+        bare.calc = calculator
+        errors.append(bare.get_potential_energy() / len(atoms) - energy)
+        energies.append(energy)
+    assert np.std(errors) < 0.5 * np.std(energies)
+    assert abs(np.mean(errors)) < 0.5 * np.std(energies)
+
+
+def test_nothing_has_learnt_from_the_final_frames(finished):
+    """The frames that the student is measured on are not in its training set."""
+    folder, outcome = finished
+    learnt = {int(a.info["frame"]) for a in ase.io.read(folder / "training.extxyz", ":")}
+    final = {k for k in Pool(folder / "labels").numbers if k >= rounds.PER_ROUND * outcome.final}
+    assert final
+    assert not learnt & final
+    assert outcome.record[-1]["errors"]["all"]["n_frames"] == len(final)
+
+
+def test_the_same_call_repeats_nothing(tiny, finished, monkeypatch):
+    """A finished distillation is read, not computed: no label, no training, no exploration."""
+    folder, outcome = finished
+
+    def never(*args, **kwargs):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(teachers.Teacher, "label", never)
+    monkeypatch.setattr(rounds, "_explored", never)
+    monkeypatch.setattr(students.training.Loop, "run_epoch", never)
+    again = distill.run(tiny, folder)
+    assert again.record == outcome.record
+    assert again.best.run_dir == outcome.best.run_dir
+
+
+def test_a_finished_distillation_can_go_on(tiny, finished, tmp_path):
+    """With a larger budget it adds a round; the first final frames are learnt, new ones measure."""
+    folder = tmp_path / "more"
+    shutil.copytree(finished[0], folder)
+    outcome = distill.run(replace(tiny, max_rounds=2), folder)
+    assert [row["round"] for row in outcome.record] == [1, 2, outcome.final]
+    assert outcome.final == finished[1].final + 1
+    assert outcome.record[-1]["frames"] > finished[1].record[-1]["frames"]
+
+
+def test_training_set_is_a_dataset_of_ours(finished):
+    """The extxyz file loads like anybody's data, with its stresses and atomic energies."""
+    frames = datasets.load(finished[0] / "training.extxyz")
+    assert {"energy", "forces", "stress", "energies"} <= set(frames[0].calc.results)
+
+
+def test_fading_labels_are_gone_in_the_second_half(tiny):
+    """The weight of atomic energies falls, and is zero from half of the training on."""
+    stages = students.schedule(replace(tiny, labels="fading"), True, True, 100)
+    weights = [stages.at(epoch).atomic_energy for epoch in (1, 20, 40, 51, 100)]
+    assert weights == sorted(weights, reverse=True)
+    assert weights[0] == tiny.atomic_energy
+    assert weights[3:] == [0, 0]
+    assert stages.at(100).stress == tiny.stress
+
+
+@pytest.mark.parametrize(("labels", "with_labels"), [("none", True), ("constant", False)])
+def test_without_labels_no_weight(tiny, labels, with_labels):
+    """Neither a plan nor a teacher without atomic energies trains on them."""
+    stages = students.schedule(replace(tiny, labels=labels), with_labels, False, 50)
+    assert not stages.needs_labels
+    assert stages.at(1).stress == 0
+
+
+def test_plain_hippynn_runs_the_student(finished):
+    """The script that is handed out rebuilds the network without kdlib, all weights in place."""
+    script = finished[0] / "use_with_hippynn.py"
+    assert "kdlib" not in script.read_text().split('"""')[2]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script], capture_output=True, text=True, check=True
+    )
+    assert "weights in the network" in done.stdout
+
+
+def test_ase_script_runs(finished):
+    """The script for ASE says energy, forces and stress."""
+    script = finished[0] / "use_with_ase.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.count("eV") >= 3
+
+
+SCRIPT = """
+import json
+import sys
+
+from kdlib import distill
+
+if __name__ == "__main__":
+    distill.run(distill.Plan(**json.loads(sys.argv[1])), sys.argv[2])
+"""
+
+
+def test_a_killed_distillation_goes_on(tiny, finished, tmp_path):
+    """After SIGKILL in the middle, the same call ends with the same errors as an unbroken one."""
+    folder, script = tmp_path / "killed", tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen([sys.executable, script, json.dumps(asdict(tiny)), folder])
+    while not (folder / "labels").exists() or len(Pool(folder / "labels").numbers) < 8:
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    outcome = distill.run(tiny, folder)
+    assert Pool(folder / "labels").numbers == Pool(finished[0] / "labels").numbers
+    broken, unbroken = ([row["errors"] for row in o.record] for o in (outcome, finished[1]))
+    assert broken == unbroken

@@ -1,0 +1,149 @@
+"""What active learning did to the errors of ensembles."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from kdlib import datasets, hipnn, results
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.reference import ensemble, learning
+from kdlib.reference.learning import COMPRESSED_TEST, TEST
+from kdlib.training import TrainingConfig
+
+
+def labelled(k: int, amplitude: float, **info):
+    """A rattled crystal of four atoms with EMT in the place of DFT."""
+    atoms = bulk("Al", cubic=True)
+    atoms.rattle(amplitude, seed=k)
+    working = atoms.copy()
+    working.calc = EMT()
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=working.get_potential_energy(), forces=working.get_forces()
+    )
+    atoms.info.update(frame=k, **info)
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """Common and compressed frames, and two rounds of more strongly rattled ones."""
+    common = [labelled(k, 0.05) for k in (*range(20), *range(4000, 4020))]
+    found = [
+        labelled(5000 + 1000 * n + k, 0.3, round=n, part="train") for n in (1, 2) for k in (3, 7)
+    ]
+    return common + found
+
+
+@pytest.fixture(scope="module")
+def explored():
+    """Three trajectories of round 1, two of round 2."""
+    told = {}
+    for n, size in ((1, 3), (2, 2)):
+        values = (
+            "trajectory",
+            n + np.arange(size) / 10,
+            {"units": "eV/Angstrom", "long_name": "d"},
+        )
+        told[n] = xr.Dataset({"disagreement": values}, {"trajectory": range(size)})
+    return told
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """What every ensemble was trained with."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def gains(frames, explored, trained, tmp_path_factory):
+    """Errors of three ensembles of two tiny models as they come, untrained."""
+
+    def train(seen, home, n_models, config, settings, reporter):
+        trained.append((seen, settings.max_epochs))
+        return [Potential(hipnn.build(config, seed=seed)) for seed in range(n_models)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble, "train", train)
+        return learning.gains(
+            frames,
+            tmp_path_factory.mktemp("gains"),
+            explored,
+            n_models=2,
+            config=HipnnConfig(4, 4, 1),
+            settings=TrainingConfig(max_epochs=40),
+        )
+
+
+def test_no_ensemble_is_asked_about_what_it_was_trained_on(gains, frames):
+    """Errors are missing exactly for the rounds in the training part."""
+    assert gains.evaluated.values.tolist() == [TEST, COMPRESSED_TEST, "round 1", "round 2"]
+    known = gains.error.notnull().all("member").values.tolist()
+    assert known == [[True] * 4, [True, True, False, True], [True, True, False, False]]
+    assert gains.error.isnull().any("member").equals(gains.error.isnull().all("member"))
+    test = datasets.split(frames).test
+    assert int(gains.n_frames.sel(evaluated=TEST)) == len(test)
+    squeezed = sum(frames[k].info["frame"] >= 4000 for k in test)
+    assert int(gains.n_frames.sel(evaluated=COMPRESSED_TEST)) == squeezed > 0
+
+
+def test_ensembles_differ_in_frames_but_not_in_steps(gains, frames, trained):
+    """Each round adds its frames; more frames get fewer epochs."""
+    assert [len(seen) for seen, _ in trained] == [40, 42, 44]
+    n = len(datasets.split(frames[:40]).train)
+    assert gains.n_training.values.tolist() == [n, n + 2, n + 4]
+    assert [epochs for _, epochs in trained] == [
+        40,
+        round(40 * n / (n + 2)),
+        round(40 * n / (n + 4)),
+    ]
+
+
+def test_error_of_a_member_by_hand(gains, frames):
+    """Member 1 without active learning on the frames of round 2, against plain numpy."""
+    model = Potential(hipnn.build(HipnnConfig(4, 4, 1), seed=1))
+    found = [atoms for atoms in frames if atoms.info.get("round") == 2]
+    errors = [model.predict([a]).forces.values - a.get_forces() for a in found]
+    expected = np.sqrt(np.mean(np.square(errors)))
+    here = gains.error.sel(training=0, member=1, evaluated="round 2")
+    assert float(here) == pytest.approx(expected, rel=1e-6)
+
+
+def test_trajectories_of_all_rounds_are_kept(gains, explored):
+    """A round with fewer trajectories ends with missing values; labelled frames are counted."""
+    np.testing.assert_allclose(gains.disagreement.sel(round=1), explored[1].disagreement)
+    assert gains.disagreement.sel(round=2).notnull().values.tolist() == [True, True, False]
+    assert gains.n_labelled.values.tolist() == [2, 2]
+
+
+def test_gains_are_a_result_file(gains, tmp_path):
+    """Every variable says its unit and meaning, and comes back."""
+    path = results.save(gains, tmp_path / "active.nc", kind="series")
+    xr.testing.assert_allclose(results.load(path), gains)
+
+
+def test_rounds_are_kept_beside_their_frames(explored, tmp_path):
+    """What a round found comes back under its number."""
+    for n, ds in explored.items():
+        learning.keep(ds, n, tmp_path)
+    again = learning.kept(tmp_path)
+    assert sorted(again) == [1, 2]
+    np.testing.assert_array_equal(again[2].disagreement, explored[2].disagreement)
+
+
+def test_frames_of_active_learning_only_train(frames):
+    """One in the test part would flatter or shame every model: it is refused."""
+    astray = labelled(6500, 0.1, round=1)
+    with pytest.raises(InputError, match="frame 6500: active learning is for training only"):
+        learning.numbers([*frames, astray])
+
+
+def test_table_has_a_row_for_each_round(gains):
+    """Trajectories are counted without the missing ones, and their median is that of the rest."""
+    found = learning.table(gains)
+    assert found.labelled.tolist() == [2, 2]
+    assert found.trajectories.tolist() == [3, 2]
+    np.testing.assert_allclose(found["median of disagreement"], [1.1, 2.05])
