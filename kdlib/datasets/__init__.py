@@ -2,7 +2,8 @@
 
 A frame is an ``ase.Atoms`` whose calculator holds ``energy`` (eV per cell, consistent with the
 forces) and ``forces`` (eV/Angstrom), and where it is known ``stress`` (eV/Angstrom^3, ASE's order
-and sign). Energies are never shifted: the energy of isolated atoms lives in the model.
+and sign) and atomic ``energies`` (eV). Energies are never shifted: the energy of isolated atoms
+lives in the model.
 """
 
 from collections.abc import Sequence

@@ -249,12 +249,15 @@ def _timed(
     moving = atoms.copy()
     liquid.thermalize(moving, m.cold, np.random.default_rng(0))
     moving.calc = calculator
-    dynamics.nve(moving, 1, m.timestep)
     device = torch.device("cpu")
-    reset_peak(device)
-    before = peak(device)
-    started = time.perf_counter()
-    dynamics.nve(moving, n_steps, m.timestep)
+    try:
+        dynamics.nve(moving, 1, m.timestep)
+        reset_peak(device)
+        before = peak(device)
+        started = time.perf_counter()
+        dynamics.nve(moving, n_steps, m.timestep)
+    except DynamicsError:  # a run that explodes is not timed
+        return np.nan, np.nan
     seconds = time.perf_counter() - started
     return 1e3 * seconds / n_steps / len(moving), (peak(device) - before) / 1e6
 

@@ -1,5 +1,7 @@
 """Figure of a distillation: what the student is worth, against its teacher."""
 
+from itertools import cycle
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -8,6 +10,8 @@ from matplotlib.figure import Figure
 from kdlib.figures.recipe import recipe
 from kdlib.figures.style import ROLE_LOOKS, TWO_COLUMNS, canvas, label, letter
 
+#: Colours of crystals, from Tol's muted palette, none of them a role's or a state's.
+_CRYSTALS = ("#332288", "#117733", "#882255", "#999933")
 _STATES = {"solid": ("#0072B2", "o", "-"), "molten": ("#D55E00", "s", "--")}
 
 
@@ -92,12 +96,12 @@ def _rounds(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _curves(ax: Axes, ds: xr.Dataset) -> None:
-    for k, name in enumerate(ds.structure.values.tolist()):
+    names = ds.structure.values.tolist()
+    for name, color in zip(names, cycle(_CRYSTALS), strict=False):
         here = ds.curve.sel(structure=name) * 1000
-        color = f"C{k}"
         ax.plot(ds.ratio, here.sel(model="teacher"), "o", color=color, markerfacecolor="none",
                 label=f"{name}, teacher")  # fmt: skip
-        ax.plot(ds.ratio, here.sel(model="student"), color=color, label="student")
+        ax.plot(ds.ratio, here.sel(model="student"), color=color, label=f"{name}, student")
     ax.set_xlabel("Volume / given volume")
     ax.set_ylabel("Energy above the lowest (meV/atom)")
     ax.legend(loc="upper center")
@@ -117,12 +121,17 @@ def _energy(ax: Axes, ds: xr.Dataset) -> None:
 def _times(ax: Axes, ds: xr.Dataset) -> None:
     models = ds.step_time.model.values.tolist()
     values = ds.step_time.values * 1000
+    known = values[np.isfinite(values)]
     ax.bar(models, values, color=[ROLE_LOOKS[name].color for name in models], width=0.55)
-    ax.set_yscale("log")
-    ax.set_ylim(values.min() / 3, values.max() * 4)
+    if known.size:
+        ax.set_yscale("log")
+        ax.set_ylim(known.min() / 3, known.max() * 4)
     for k, value in enumerate(values):
-        ax.text(k, value * 1.15, f"{value:.3g}", ha="center", va="bottom", fontsize=7)
-    ax.set_ylabel("Time per MD step (µs/atom)")
+        words = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        place = value * 1.15 if np.isfinite(value) else ax.get_ylim()[0]
+        ax.text(k, place, words if np.isfinite(value) else "not timed", ha="center", va="bottom")
+    ax.set_xlabel("Potential")
+    ax.set_ylabel("Time per MD step (µs/atom/step)")
 
 
 def _structure(ax: Axes, ds: xr.Dataset) -> None:

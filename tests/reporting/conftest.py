@@ -301,6 +301,7 @@ def drawn_from(planted) -> dict[str, xr.Dataset]:
         "benchmark": _benchmark(),
         "crystals": _crystals(),
         "reference": _reference(),
+        "distilled": _distilled(),
     }
 
 
@@ -370,6 +371,39 @@ def _reference() -> xr.Dataset:
             evaluated=["test", "compressed test", "round 1", "round 2"],
         )
     )  # fmt: skip
+
+
+def _distilled() -> xr.Dataset:
+    """Student with errors of 0.05 eV/Angstrom, a thousand times faster than its teacher."""
+    rng = np.random.default_rng(0)
+    force, atomic = rng.normal(0, 1, 600), rng.normal(0, 0.3, 200)
+    errors = np.array([[0.2, 0.15, 0.3], [0.1, 0.08, 0.13], [0.06, 0.05, 0.08]])
+    ratio = np.linspace(0.9, 1.1, 9)
+    well = 2.0 * (ratio - 1) ** 2
+    ds = xr.Dataset(
+        {
+            "reference_force": ("sample", force),
+            "predicted_force": ("sample", force + rng.normal(0, 0.05, 600)),
+            "sample_molten": ("sample", np.repeat([0.0, 1.0], 300)),
+            "reference_atomic": ("atom", atomic),
+            "predicted_atomic": ("atom", atomic + rng.normal(0, 0.05, 200)),
+            "round_force_rmse": (("round", "state"), errors),
+            "curve": (("model", "structure", "ratio"), np.stack([well, 1.05 * well])[:, None]),
+            "energy_change": (("state", "time"), np.cumsum(rng.normal(0, 1e-6, (3, 50)), 1)),
+            "step_time": ("model", np.array([9.0, 0.006])),
+        },
+        {"round": [1, 2, 3], "state": ["all", "solid", "molten"], "model": ["teacher", "student"],
+         "structure": ["Cu"], "ratio": ratio, "time": np.linspace(2, 100, 50)},
+        {"target": 0.08},
+    )  # fmt: skip
+    units = {
+        "reference_force": "eV/Angstrom", "predicted_force": "eV/Angstrom", "sample_molten": "1",
+        "reference_atomic": "eV", "predicted_atomic": "eV", "round_force_rmse": "eV/Angstrom",
+        "curve": "eV/atom", "energy_change": "eV/atom", "step_time": "ms/atom/step",
+    }  # fmt: skip
+    for name, unit in units.items():
+        ds[name].attrs = {"units": unit, "long_name": name.replace("_", " ")}
+    return _named(ds)
 
 
 def _benchmark() -> xr.Dataset:

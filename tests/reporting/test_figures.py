@@ -27,7 +27,7 @@ UNITLESS = {
     "Force components per cell",
     "Paired change against the teacher [95 % interval]", "$w_A$", "$w_F$", "$w_E$",
     "g(r), offset by 2 per phase", "Number of atoms", "Architecture and frames per batch",
-    "Round", "Property of fcc",
+    "Round", "Property of fcc", "Volume / given volume", "Potential",
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 
 FIGURES = (
     *("data", "fig1_schematic", "parity", "fig2_pareto", "fig3_capacity", "rdf", "fig4_dynamics"),
-    *("fig5_cost", "step_breakdown", "table1_schedule", "born_again", "claims"),
+    *("fig5_cost", "step_breakdown", "table1_schedule", "born_again", "claims", "distilled"),
     *(
         name
         for name, record in (("reference", "accuracy"), ("crystals", "physics"))
@@ -39,8 +39,8 @@ def _code(path: Path) -> list[nbformat.NotebookNode]:
 
 
 def test_there_is_a_notebook_for_each_part_of_the_paper() -> None:
-    """Where the data come from, then sections 2.1 to 4 of the paper."""
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(11)]
+    """Where the data come from, sections 2.1 to 4 of the paper, and the user's own material."""
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in (*range(11), 12)]
 
 
 @every_notebook
@@ -117,14 +117,14 @@ def test_profiles_fit_the_notebooks(name: str, project: Path) -> None:
 
 
 def test_notebooks_run_in_the_order_of_their_numbers_where_files_allow(project: Path) -> None:
-    """Whoever makes a file comes before whoever reads it; the claims come last."""
+    """Whoever makes a file comes before whoever reads it; only own materials come after claims."""
     ordered = steps.discover(project / "notebooks")
     place = {step.name: n for n, step in enumerate(ordered)}
     made = steps.makers(ordered)
     for step in ordered:
         assert all(place[made[name].name] < place[step.name] for name in step.reads)
     assert ordered[0].name.startswith("00")
-    assert ordered[-1].name.startswith("10")
+    assert [step.name[:2] for step in ordered[-2:]] == ["10", "12"]
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +230,12 @@ def _frames(ds: xr.Dataset) -> bool:
     )
 
 
+def _distilled(ds: xr.Dataset) -> bool:
+    """Curves have their lowest point at zero, and no run lasts longer than it was asked to."""
+    lowest, survived = ds["curve"].min("ratio"), ds["survived"]
+    return bool((lowest == 0).all() and survived.min() >= 0 and survived.max() <= 1)
+
+
 FACTS: dict[str, Callable[[xr.Dataset], bool]] = {
     "data": _data,
     "accuracy": _accuracy,
@@ -239,19 +245,20 @@ FACTS: dict[str, Callable[[xr.Dataset], bool]] = {
     "rdf": _rdf,
     "claims": _claims,
     "parity": _parity,
-    "series": _frames,
+    "reference": _frames,
+    "distilled": _distilled,
 }
 
 
 @pytest.mark.notebooks
 def test_smoke_results_are_physical(smoke: Path) -> None:
-    """One fact for each kind of result file, which no plumbing error would leave intact."""
+    """One fact for each kind of result or free file, which no plumbing error leaves intact."""
     checked = set()
     for path in sorted(smoke.glob("*.nc")):
         ds = results.load(path)
-        kind = ds.attrs["kind"]
-        assert FACTS[kind](ds), f"{path.name}: {FACTS[kind].__doc__}"
-        checked.add(kind)
+        fact = path.stem if path.stem in FACTS else ds.attrs["kind"]
+        assert FACTS[fact](ds), f"{path.name}: {FACTS[fact].__doc__}"
+        checked.add(fact)
     assert checked == set(FACTS)
 
 
