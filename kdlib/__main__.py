@@ -1,6 +1,7 @@
 """The `kdlib` command; `python -m kdlib` is the same."""
 
 import argparse
+import errno
 import os
 import sys
 from importlib.metadata import version
@@ -11,7 +12,7 @@ import kdlib
 from kdlib.errors import InputError
 
 FAILED = 1
-"""Exit code when a notebook stopped with an error."""
+"""Exit code when a notebook stopped with an error, or the disk is full."""
 BAD_INPUT = 2
 """Exit code when the user has to change something; argparse uses it, too."""
 INTERRUPTED = 130
@@ -26,6 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"kdlib: {' '.join(str(error).split())}\n")
         return BAD_INPUT
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        sys.stderr.write(
+            f"kdlib: the disk is full{where}; with more space, the same command goes on\n"
+        )
+        return FAILED
     except KeyboardInterrupt:
         sys.stderr.write("kdlib: interrupted; the same command goes on where this one stopped\n")
         return INTERRUPTED
@@ -201,7 +210,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("frames", type=_range, nargs="+", metavar="FIRST:STOP", help="indices")
     command.add_argument("--out", type=Path, default="labels", help="folder (%(default)s)")
 
-    command = commands.add_parser("distill", help="any teacher into a student for your material")
+    _add_distill(commands)
+
+    command = commands.add_parser("info", help="versions and threads, or what a dataset holds")
+    command.set_defaults(command=info)
+    command.add_argument("dataset", nargs="?", default="", help="e.g. al-pbe, or a file")
+    return parser
+
+
+def _add_distill(commands: argparse._SubParsersAction) -> None:
+    """Options of `kdlib distill`, which are fields of its plan."""
+    words = "any teacher into a student for your material"
+    command = commands.add_parser("distill", help=words, description=words)
     command.set_defaults(command=distill)
     add = command.add_argument
     add("--teacher", required=True, metavar="T", help="e.g. sevennet:7net-l3i5, chgnet, kdlib:DIR")
@@ -211,18 +231,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--volume", type=float, nargs=2, dest="volumes", metavar="V", help="range, 1: as given")
     add("--size", help="small, medium, large, or like 32-16-2")
     add("--labels", help="atomic energies: none, constant or fading")
-    add("--dft", metavar="FILE", help="own labelled frames to mix in")
     add("--target-force-rmse", type=float, metavar="E", help="eV/Angstrom on fresh frames")
     add("--max-frames", type=_positive, metavar="N", help="labelled frames at most")
     add("--max-minutes", type=float, metavar="M", help="time at most")
     add("--seed", type=int, help="of everything random")
     add("--no-report", action="store_true", help="leave the report out")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of all that is made")
-
-    command = commands.add_parser("info", help="versions and threads, or what a dataset holds")
-    command.set_defaults(command=info)
-    command.add_argument("dataset", nargs="?", default="", help="e.g. al-pbe, or a file")
-    return parser
 
 
 def _range(text: str) -> range:

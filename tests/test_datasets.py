@@ -198,7 +198,7 @@ def test_split_is_a_partition_in_the_right_proportions():
 
 
 def test_large_cells_test_transfer_and_chosen_frames_only_train():
-    """Frames 5000 to 5999 of al-pbe are the transfer part; those from 6000 on are in train alone."""
+    """Of al-pbe, frames 5000 to 5999 are the transfer part; those from 6000 on only train."""
     frames = datasets.load("al-pbe")
     split = datasets.split(frames)
 

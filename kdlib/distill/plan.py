@@ -89,9 +89,6 @@ class Plan:
     labels: str = "fading"
     """``"none"``: atomic energies are not used; ``"constant"``: as in the paper; ``"fading"``:
     their weight falls to zero over the first half of the training."""
-    dft: str = ""
-    """Own labelled frames that join the training part, as :func:`kdlib.datasets.load` takes
-    them."""
     seed: int = 0
     """Of everything random."""
 

@@ -5,11 +5,10 @@ from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets, training
+from kdlib import datasets, teachers, training
 from kdlib.atomreferences import AtomReferences
 from kdlib.datasets.pairs import closest_pair
 from kdlib.distill.plan import Plan
@@ -151,4 +150,4 @@ def _labels(frames: Sequence[Atoms]) -> xr.DataArray | None:
     """Atomic energies over the atoms of all frames, where every frame has them."""
     if not all("energies" in atoms.calc.results for atoms in frames):
         return None
-    return xr.DataArray(np.concatenate([a.calc.results["energies"] for a in frames]), dims="atom")
+    return teachers.atomic_energies(frames)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ase import Atoms
 
-from kdlib import datasets, teachers, workers
+from kdlib import teachers, workers
 from kdlib.atomreferences import AtomReferences
 from kdlib.distill import cells, rounds, students
 from kdlib.distill.errors import against_teacher
@@ -116,7 +116,6 @@ def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Out
     home = Path(folder)
     given = cells.structures(plan.structures)
     teacher = teachers.load(plan.teacher)
-    own = datasets.load(plan.dft) if plan.dft else []
     keep(plan, home)
     path = home / RECORD
     record = json.loads(path.read_text()) if path.exists() else []
@@ -129,8 +128,8 @@ def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Out
         _begin(work)
         first = [k for k in work.pool.numbers if k < rounds.PER_ROUND]
         references = AtomReferences.fit(work.pool.frames(first))
-        ending = _rounds(work, references, own)
-        return _finish(work, references, own, ending)
+        ending = _rounds(work, references)
+        return _finish(work, references, ending)
 
 
 def _begin(work: _Work) -> None:
@@ -147,12 +146,12 @@ def _begin(work: _Work) -> None:
     work.reporter.line(f"{n} first frames labelled by {work.teacher.name}, {work.minutes:.1f} min")
 
 
-def _rounds(work: _Work, references: AtomReferences, own: Sequence[Atoms]) -> str:
+def _rounds(work: _Work, references: AtomReferences) -> str:
     """Rounds until the error is small enough or a budget is used up; why they ended."""
     plan = work.plan
     for number in range(1, plan.max_rounds + 1):
         earlier = [k for k in work.pool.numbers if k < rounds.PER_ROUND * number]
-        trained = _train(work, earlier, references, own, plan.round_epochs)
+        trained = _train(work, earlier, references, plan.round_epochs)
         found, series = _explore(work, trained, number)
         fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
         work.pool.label(fresh, work.teacher, work.reporter)
@@ -174,11 +173,11 @@ def _rounds(work: _Work, references: AtomReferences, own: Sequence[Atoms]) -> st
     return f"{plan.max_rounds} rounds are done"
 
 
-def _finish(work: _Work, references: AtomReferences, own: Sequence[Atoms], ending: str) -> Outcome:
+def _finish(work: _Work, references: AtomReferences, ending: str) -> Outcome:
     """Train to the end, and measure on frames that nothing has learnt from."""
     number = _final_number(work)
     learnt = [k for k in work.pool.numbers if k < rounds.PER_ROUND * number]
-    trained = _train(work, learnt, references, own, work.plan.final_epochs)
+    trained = _train(work, learnt, references, work.plan.final_epochs)
     found, series = _explore(work, trained, number)
     fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
     work.pool.label(fresh, work.teacher, work.reporter)
@@ -205,10 +204,9 @@ def _train(
     work: _Work,
     numbers: Sequence[int],
     references: AtomReferences,
-    own: Sequence[Atoms],
     n_epochs: int,
 ) -> list[Trained]:
-    frames = work.pool.frames(numbers) + list(own)
+    frames = work.pool.frames(numbers)
     runs = work.folder / "runs"
     return students.train(
         work.plan, frames, references, runs, n_epochs, work.executor, work.reporter

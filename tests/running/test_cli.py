@@ -1,5 +1,8 @@
 """The command line: exit codes, one line for each error, and no torch before it is needed."""
 
+import errno
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -96,6 +99,25 @@ def test_failed_notebook_is_exit_code_1(
     write_notebook("01_x", "1 + 1")
     assert main(arguments) == 0
     assert "1 notebooks run, 0 up to date" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line says where, and that the work goes on; other errors of the system come through."""
+    from kdlib import distill
+
+    def full(*args: object) -> None:
+        raise OSError(number, os.strerror(number), "frame_7.extxyz")
+
+    monkeypatch.setattr(distill, "run", full)
+    command = ["distill", "--teacher", "emt", "--structure", "Cu", "--out", str(tmp_path)]
+    number = errno.ENOSPC
+    assert main(command) == 1
+    assert re.fullmatch(r"kdlib: the disk is full \(frame_7.*goes on\n", capsys.readouterr().err)
+    number = errno.EIO
+    with pytest.raises(OSError, match="frame_7"):
+        main(command)
 
 
 def test_info_names_versions_profiles_and_datasets(capsys: pytest.CaptureFixture[str]) -> None:
