@@ -78,6 +78,10 @@ class Plan:
     """Epochs of the last training, that of the student."""
     batch_size: int = 4
     """Frames per optimizer step."""
+    patience: float = 0.1
+    """Share of a training without improvement after which the learning rate is halved. Trainings
+    take all their epochs: few frames of strained cells can make the validation error useless as a
+    sign to stop."""
     energy: float = 1.0
     """Loss weight w_E, per eV."""
     force: float = 30.0

@@ -30,8 +30,10 @@ PER_ROUND = 10_000
 TEACHER_RUNS = 5_000
 #: Steps of the teacher's MD between frames.
 TEACHER_SAMPLE = 5
-#: One fresh frame in so many selects weights instead of training them.
+#: One frame of MD in so many selects weights instead of training them.
 VALID_EVERY = 5
+#: Displacements (Angstrom, standard deviation) up to which a rattled cell looks like one of MD.
+THERMAL = 0.12
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
         atoms = cells.deformed(base, rng.uniform(*plan.volumes), plan.strain, rattle, rng)
         if closest_pair(atoms).distance < nearest(plan, given):
             continue
-        part = "test" if k == 0 else "valid" if k % 8 == 1 else "train"
+        # Selection looks at what MD will look like: not at cells that are rattled to the limit.
+        part = "test" if k == 0 else "valid" if k % 4 == 1 and rattle < THERMAL else "train"
         atoms.info.update(sampling="rattled", part=part, round=0)
         found[k] = atoms
     return found
@@ -83,7 +86,8 @@ def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int
         )  # fmt: skip
         path = exploration.follow(atoms, teacher.calculator(), excursion)
         for k, frame in enumerate(path.frames):
-            frame.info.update(sampling="teacher's MD", part="train", round=0)
+            part = "valid" if k % VALID_EVERY == 1 else "train"
+            frame.info.update(sampling="teacher's MD", part=part, round=0)
             found[TEACHER_RUNS + 100 * j + k] = frame
     return found
 

@@ -105,7 +105,13 @@ def train(
     stress = all("stress" in atoms.calc.results for atoms in reduced if atoms.pbc.all())
     stages = schedule(plan, labels is not None, stress and plan.stress > 0, n_epochs)
     settings = [
-        TrainingConfig(seed=plan.seed + k, batch_size=plan.batch_size, max_epochs=n_epochs)
+        TrainingConfig(
+            seed=plan.seed + k,
+            batch_size=plan.batch_size,
+            max_epochs=n_epochs,
+            lr_patience=max(1, round(plan.patience * n_epochs)),
+            stop_patience=n_epochs,
+        )  # fmt: skip
         for k in range(plan.n_models)
     ]
     found: dict[int, Path] = {}
