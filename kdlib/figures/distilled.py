@@ -115,7 +115,10 @@ def _energy(ax: Axes, ds: xr.Dataset) -> None:
                 ax.plot(ds.time, change, color=color, linestyle=line, label=state, linewidth=0.8)
     ax.set_xlabel("Time of NVE (ps)")
     ax.set_ylabel("Change of total energy (meV/atom)")
-    ax.legend(loc="best")
+    if ax.lines:
+        ax.legend(loc="best")
+    else:
+        ax.text(0.5, 0.5, "no run lasted", ha="center", va="center", transform=ax.transAxes)
 
 
 def _times(ax: Axes, ds: xr.Dataset) -> None:
@@ -126,10 +129,14 @@ def _times(ax: Axes, ds: xr.Dataset) -> None:
     if known.size:
         ax.set_yscale("log")
         ax.set_ylim(known.min() / 3, known.max() * 4)
+    ax.set_xlim(-0.6, len(models) - 0.4)
     for k, value in enumerate(values):
-        words = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-        place = value * 1.15 if np.isfinite(value) else ax.get_ylim()[0]
-        ax.text(k, place, words if np.isfinite(value) else "not timed", ha="center", va="bottom")
+        if np.isfinite(value):
+            words = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            ax.text(k, value * 1.15, words, ha="center", va="bottom")
+        else:
+            across = ax.get_xaxis_transform()
+            ax.text(k, 0.05, "not timed", ha="center", va="bottom", transform=across)
     ax.set_xlabel("Potential")
     ax.set_ylabel("Time per MD step (µs/atom/step)")
 

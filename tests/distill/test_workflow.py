@@ -131,5 +131,7 @@ def test_a_killed_distillation_goes_on(tiny, finished, tmp_path):
     process.wait()
     outcome = distill.run(tiny, folder)
     assert Pool(folder / "labels").numbers == Pool(finished[0] / "labels").numbers
-    broken, unbroken = ([row["errors"] for row in o.record] for o in (outcome, finished[1]))
-    assert broken == unbroken
+    for broken, unbroken in zip(outcome.record, finished[1].record, strict=True):
+        for state, errors in unbroken["errors"].items():
+            # Not to the last bit: a process that has just compiled the kernels rounds otherwise.
+            assert broken["errors"][state] == pytest.approx(errors, rel=1e-3, nan_ok=True)
