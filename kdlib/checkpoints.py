@@ -5,7 +5,6 @@ the counters as JSON. Nothing is pickled, and reading one executes no code.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kdlib.errors import InputError
+from kdlib.replacing import replacing
 
 _SEPARATOR = "|"
 
@@ -26,9 +26,8 @@ def save(path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any
         for group, members in tensors.items()
         for name, tensor in members.items()
     }
-    partial = path.with_name(path.name + ".part")
-    save_file(flat, partial, metadata={"state": json.dumps(state)})
-    os.replace(partial, path)
+    with replacing(path) as part:
+        save_file(flat, part, metadata={"state": json.dumps(state)})
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -157,7 +157,7 @@ def _equations_of_state(energy: Callable[[Atoms, Atoms], float], p: CrystalProto
         like = crystal(structure, p.volume, p)
         energies = [energy(crystal(structure, volume, p), like) for volume in volumes]
         rows.append(energies)
-        fits.append(_fit(volumes, np.array(energies)))
+        fits.append(fit(volumes, np.array(energies)))
     at, lowest, modulus = np.transpose(fits)
     constants = [
         lattice_constant(name, v, p.c_over_a) for name, v in zip(STRUCTURES, at, strict=True)
@@ -179,8 +179,21 @@ def _equations_of_state(energy: Callable[[Atoms, Atoms], float], p: CrystalProto
     )
 
 
-def _fit(volumes: np.ndarray, energies: np.ndarray) -> tuple[float, float, float]:
-    """Volume (Angstrom^3), energy (eV), bulk modulus (GPa) at the minimum; NaN without one."""
+def fit(volumes: np.ndarray, energies: np.ndarray) -> tuple[float, float, float]:
+    """Equation of state of Birch and Murnaghan; NaN where no volume between the ends is lowest.
+
+    Parameters
+    ----------
+    volumes
+        Angstrom^3/atom.
+    energies
+        eV/atom.
+
+    Returns
+    -------
+    tuple of float
+        Volume (Angstrom^3/atom), energy (eV/atom) and bulk modulus (GPa) at the minimum.
+    """
     if not 0 < energies.argmin() < len(energies) - 1:
         return np.nan, np.nan, np.nan
     volume, energy, modulus = EquationOfState(volumes, energies, eos="birchmurnaghan").fit()

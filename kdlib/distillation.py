@@ -123,7 +123,23 @@ def atomic_energies(teacher: Potential | BaseCalculator, frames: Sequence[Atoms]
         if values.shape != (len(atoms),) or not np.isfinite(values).all():
             raise InputError(f"frame {identity(atoms)}: the teacher's atomic energies are not "
                              f"{len(atoms)} finite numbers")  # fmt: skip
-    index = np.repeat(np.arange(len(frames)), [len(atoms) for atoms in frames])
+    return as_labels(parts)
+
+
+def as_labels(parts: Sequence[np.ndarray]) -> xr.DataArray:
+    """Atomic energies as :func:`kdlib.training.fit` takes them.
+
+    Parameters
+    ----------
+    parts
+        Of each frame, (n_atoms,), eV.
+
+    Returns
+    -------
+    xr.DataArray
+        Over ``atom`` (the atoms of all frames in order) with ``frame_index(atom)``, eV.
+    """
+    index = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     return xr.DataArray(
         np.concatenate(parts),
         dims="atom",

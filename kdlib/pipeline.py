@@ -23,6 +23,7 @@ from kdlib.datasets.files import expand
 from kdlib.errors import InputError
 from kdlib.profile import Profile
 from kdlib.progress import Bar, Reporter
+from kdlib.replacing import replacing
 from kdlib.steps import Step
 
 NOT_IN_KEY = frozenset({"results_dir", "workers"})
@@ -87,7 +88,7 @@ def run(
         _lock(results),
         (reporter or Reporter()).bar(len(chosen), desc="notebooks", unit="nb") as bar,
     ):
-        for stale in (results / "notebooks").glob("*.partial*"):
+        for stale in (results / "notebooks").glob("*.part*"):
             stale.unlink()
         for step in chosen:
             bar.label(step.name)
@@ -168,9 +169,8 @@ def _run_step(step: Step, parameters: dict[str, Any], results: Path, force: bool
     seconds = time.monotonic() - start
     written = {name: fingerprint.file(results / name) for name in step.writes}
     record = {"key": key(parts), "seconds": seconds, "depends": parts, "written": written}
-    partial = record_path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    partial.replace(record_path)
+    with replacing(record_path) as part:
+        part.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     return Outcome(step.name, skipped=False, seconds=seconds, reason=reason)
 
 

@@ -83,7 +83,7 @@ def _as_dataset(parts: Sequence[Prediction], frames: Sequence[Atoms]) -> xr.Data
     names = [name for name in dims if getattr(parts[0], name) is not None]
     ds = xr.Dataset({name: (dims[name], joined(name), {"units": units[name]}) for name in names})
     if parts[0].virial is not None:
-        volume = np.abs([np.linalg.det(atoms.cell.array) for atoms in frames])[:, None, None]
+        volume = np.array([batches.volume(atoms) for atoms in frames])[:, None, None]
         ds["stress"] = (("frame", "xyz", "xyz_2"), joined("virial") / volume)
         ds["stress"].attrs["units"] = "eV/Angstrom^3"
     sizes = [len(atoms) for atoms in frames]

@@ -4,7 +4,6 @@ A pool of several threads of which one is used costs tens of milliseconds a call
 busy: see :func:`kdlib.isolation.spawning`.
 """
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 
 from kdlib.isolation import cores, end_with_parent, spawning
@@ -23,16 +22,11 @@ def single_threaded(
         Tasks after which a process is replaced by a fresh one; by default it serves to the end.
     """
     return ProcessPoolExecutor(
-        workers or os.cpu_count() or 1,
+        workers or cores(),
         mp_context=spawning(1),
         initializer=_start,
         max_tasks_per_child=tasks_per_process,
     )
-
-
-def count() -> int:
-    """Workers of one thread that this machine has cores for."""
-    return cores()
 
 
 def _start() -> None:

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
+from kdlib import metrics
 from kdlib.hipnn import Potential
-from kdlib.metrics import rmse
 
 #: Kinds of frames that errors are given for.
 STATES = ("all", "solid", "molten")
+#: Those of :func:`kdlib.metrics.summary` that a distillation looks at.
+ERRORS = ("force_rmse", "energy_rmse", "stress_rmse")
 
 
 def against_teacher(potential: Potential, frames: Sequence[Atoms]) -> dict[str, dict[str, float]]:
@@ -28,34 +30,16 @@ def against_teacher(potential: Potential, frames: Sequence[Atoms]) -> dict[str, 
         State -> ``force_rmse`` eV/Angstrom, ``force_rms`` of the teacher, ``energy_rmse``
         eV/atom, ``stress_rmse`` eV/Angstrom^3, ``n_frames``. NaN where there is no frame.
     """
-    periodic = all(atoms.pbc.all() for atoms in frames)
-    stressed = periodic and all("stress" in atoms.calc.results for atoms in frames)
-    ds = potential.predict(frames, stress=stressed) if frames else None
-    molten = np.array([bool(atoms.info.get("molten", False)) for atoms in frames], dtype=bool)
-    chosen = {"all": np.ones(len(frames), dtype=bool), "solid": ~molten, "molten": molten}
-    return {state: _errors(ds, frames, chosen[state], stressed) for state in STATES}
+    molten = [atoms for atoms in frames if atoms.info.get("molten", False)]
+    solid = [atoms for atoms in frames if not atoms.info.get("molten", False)]
+    chosen = zip(STATES, (frames, solid, molten), strict=True)
+    return {state: _errors(potential, some) for state, some in chosen}
 
 
-def _errors(ds: object, frames: Sequence[Atoms], chosen: np.ndarray, stressed: bool) -> dict:
-    picked = np.flatnonzero(chosen)
-    names = ("force_rmse", "force_rms", "energy_rmse", "stress_rmse")
-    if not len(picked):
-        return dict.fromkeys(names, np.nan) | {"n_frames": 0}
-    index = ds.frame_index.values
-    forces = [frames[k].calc.results["forces"] for k in picked]
-    errors = [ds.forces.values[index == k] - f for k, f in zip(picked, forces, strict=True)]
-    energy = [
-        (float(ds.energy[k]) - frames[k].calc.results["energy"]) / len(frames[k]) for k in picked
-    ]
-    stress = np.nan
-    if stressed:
-        tensors = ds.stress.values[picked]
-        voigt = tensors[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-        stress = rmse(voigt - [frames[k].calc.results["stress"] for k in picked])
-    return {
-        "force_rmse": rmse(np.concatenate(errors)),
-        "force_rms": rmse(np.concatenate(forces)),
-        "energy_rmse": rmse(np.array(energy)),
-        "stress_rmse": stress,
-        "n_frames": len(picked),
-    }
+def _errors(potential: Potential, frames: Sequence[Atoms]) -> dict[str, float]:
+    if not frames:
+        return dict.fromkeys(("force_rms", *ERRORS), np.nan) | {"n_frames": 0}
+    found = metrics.summary(metrics.residuals(potential, frames))
+    forces = np.concatenate([atoms.calc.results["forces"] for atoms in frames])
+    errors = {name: found[name] for name in ERRORS}
+    return errors | {"force_rms": metrics.rmse(forces), "n_frames": len(frames)}

@@ -9,15 +9,14 @@ import numpy as np
 import xarray as xr
 from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator
-from ase.eos import EquationOfState
 from ase.md.nose_hoover_chain import IsotropicMTKNPT
 
-from kdlib import dynamics, exploration, hipnn, liquid, rdf, teachers
+from kdlib import crystals, dynamics, exploration, hipnn, liquid, rdf, teachers
 from kdlib.datasets.pairs import closest_pair
 from kdlib.distill import cells
 from kdlib.dynamics import DynamicsError
 from kdlib.exploration import Excursion
-from kdlib.isolation import call
+from kdlib.isolation import call, cores
 from kdlib.memory import peak, reset_peak
 from kdlib.units import GRAM_PER_CM3
 
@@ -37,7 +36,13 @@ class Measures:
     nve_ps: float = 100.0
     """Length of NVE of crystal and melt, ps."""
     npt_ps: float = 20.0
-    """Length of NPT of the crystal after as much again of equilibration over four, ps."""
+    """Length of NPT of the crystal, after a quarter of it for equilibration, ps."""
+    rest_steps: int = 1500
+    """Steps of the thermostat, and of the melting, before NVE."""
+    thermostat: float = 100.0
+    """Time of the thermostat in NPT, fs."""
+    barostat: float = 1000.0
+    """Time of the barostat, fs."""
     volumes: tuple[float, ...] = (0.88, 0.91, 0.94, 0.97, 1.0, 1.03, 1.06, 1.09, 1.12)
     """Of the energy-volume curve, in units of the given structure's."""
     timed_steps: int = 5
@@ -63,14 +68,13 @@ def curves(
         ``relaxed_volume(model, structure)`` Angstrom^3/atom.
     """
     energies = np.empty((2, len(given), len(m.volumes)))
-    relaxed = np.full((2, len(given)), np.nan)
+    relaxed = np.empty((2, len(given)))
     for i, calculator in enumerate((teacher, student)):
         for j, atoms in enumerate(given):
             for k, ratio in enumerate(m.volumes):
                 energies[i, j, k] = _scaled_energy(atoms, ratio, calculator)
-            if 0 < energies[i, j].argmin() < len(m.volumes) - 1:
-                volumes = np.array(m.volumes) * atoms.get_volume() / len(atoms)
-                relaxed[i, j] = EquationOfState(volumes, energies[i, j], "birchmurnaghan").fit()[0]
+            volumes = np.array(m.volumes) * atoms.get_volume() / len(atoms)
+            relaxed[i, j], *_ = crystals.fit(volumes, energies[i, j])
     names = [atoms.get_chemical_formula() for atoms in given]
     about = {"units": "eV/atom", "long_name": "energy above the lowest point"}
     volume = {"units": "Angstrom^3/atom", "long_name": "volume of the lowest energy"}
@@ -125,8 +129,8 @@ def _prepared(
     atoms = cells.supercell(given, m.n_atoms)
     atoms = cells.deformed(atoms, expansion if melt else 1.0, 0.0, 0.02, rng)
     excursion = Excursion(
-        temperature, 1500, 1500, m.timestep, hot=2 * temperature if melt else 0.0,
-        melt_steps=1500 if melt else 0,
+        temperature, m.rest_steps, m.rest_steps, m.timestep,
+        hot=2 * temperature if melt else 0.0, melt_steps=m.rest_steps if melt else 0,
     )  # fmt: skip
     path = exploration.follow(atoms, student, excursion)
     if not path.frames:
@@ -185,7 +189,7 @@ def density(student: BaseCalculator, given: Atoms, m: Measures) -> float:
     atoms.calc = student
     npt = IsotropicMTKNPT(
         atoms, m.timestep * units.fs, temperature_K=m.cold, pressure_au=0.0,
-        tdamp=100 * units.fs, pdamp=1000 * units.fs,
+        tdamp=m.thermostat * units.fs, pdamp=m.barostat * units.fs,
     )  # fmt: skip
     n_steps = max(8, round(1000 * m.npt_ps / m.timestep))
     volumes = []
@@ -199,18 +203,18 @@ def density(student: BaseCalculator, given: Atoms, m: Measures) -> float:
     return float(atoms.get_masses().sum() * GRAM_PER_CM3 / np.mean(volumes))
 
 
-def costs(plan_teacher: str, run_dir: Path, given: Atoms, m: Measures) -> xr.Dataset:
+def costs(teacher_name: str, run_dir: Path, given: Atoms, m: Measures) -> xr.Dataset:
     """Time and memory of MD of both, one after the other, each in a process of its own.
 
     Returns
     -------
     xarray.Dataset
-        ``step_time(model)`` ms/atom/step and ``peak_memory(model)`` MB above what the model's
+        ``step_time(model)`` ms/atom/step and ``md_memory(model)`` MB above what the model's
         process holds before its run.
     """
     atoms = cells.supercell(given, m.timed_atoms)
-    threads = _threads()
-    teacher = call(_timed_teacher, plan_teacher, atoms, m, threads=threads)
+    threads = cores()
+    teacher = call(_timed_teacher, teacher_name, atoms, m, threads=threads)
     student = call(_timed_student, run_dir, atoms, m, threads=threads)
     time_, memory = np.transpose([teacher, student])
     return xr.Dataset(
@@ -225,12 +229,6 @@ def costs(plan_teacher: str, run_dir: Path, given: Atoms, m: Measures) -> xr.Dat
         coords={"model": ("model", ["teacher", "student"], {"long_name": "potential"})},
         attrs={"timed_atoms": len(atoms), "timed_threads": threads},
     )  # fmt: skip
-
-
-def _threads() -> int:
-    from kdlib.isolation import cores
-
-    return cores()
 
 
 def _timed_teacher(name: str, atoms: Atoms, m: Measures) -> tuple[float, float]:

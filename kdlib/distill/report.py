@@ -54,7 +54,7 @@ def report(
     teacher = teachers.load(plan.teacher)
     student = potential.calculator()
     pool = Pool(home / "labels")
-    fresh = [a for a in pool.frames() if int(a.info["frame"]) >= rounds.PER_ROUND * outcome.final]
+    fresh = pool.frames(k for k in pool.numbers if k >= rounds.PER_ROUND * outcome.final)
     hot = m.hot or plan.temperatures[1]
     jobs = [
         lambda: parity(potential, fresh),

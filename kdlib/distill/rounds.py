@@ -47,7 +47,7 @@ class Start:
 
 
 def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
-    """Rattled and strained cells, the first ones weakly.
+    """Rattled and strained cells, those with atoms too close left out.
 
     Parameters
     ----------
@@ -56,14 +56,16 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
     given
         Structures.
     """
-    found = {}
+    found, reach = {}, nearest(plan, given)
+    bases = [cells.supercell(atoms, plan.n_atoms) for atoms in given]
+    low, high = np.log(plan.rattle)
     for k in range(plan.n_start):
         rng = np.random.default_rng([plan.seed, 0, k])
-        base = cells.supercell(given[k % len(given)], plan.n_atoms)
-        low, high = np.log(plan.rattle)
         rattle = float(np.exp(rng.uniform(low, high)))
-        atoms = cells.deformed(base, rng.uniform(*plan.volumes), plan.strain, rattle, rng)
-        if closest_pair(atoms).distance < nearest(plan, given):
+        atoms = cells.deformed(
+            bases[k % len(bases)], rng.uniform(*plan.volumes), plan.strain, rattle, rng
+        )
+        if closest_pair(atoms).distance < reach:
             continue
         # Selection looks at what MD will look like: not at cells that are rattled to the limit.
         part = "test" if k == 0 else "valid" if k % 4 == 1 and rattle < THERMAL else "train"
@@ -146,7 +148,8 @@ def explore(
         Number -> configuration: of each trajectory a fresh one, drawn at random, and the one most
         disputed; ``info`` says which.
     xarray.Dataset
-        ``temperature`` K, ``volume`` (1), ``molten``, ``disagreement`` and ``median_disagreement``
+        ``temperature`` K, ``volume`` Angstrom^3/atom, ``molten``, ``disagreement`` and
+        ``median_disagreement``
         eV/Angstrom, ``survived`` over ``trajectory``.
     """
     frames_file, series_file = folder / "configurations.extxyz", folder / "trajectories.nc"

@@ -83,16 +83,18 @@ class _Work:
         before = self.record[-1]["minutes"] if self.record else 0.0
         return before + (time.monotonic() - self.began) / 60
 
-    def note(self, row: dict) -> None:
-        """Keep the row of a round; what an earlier call has kept stays."""
-        if any(one["round"] == row["round"] for one in self.record):
-            return
+    def note(self, row: dict) -> dict:
+        """Keep the row of a round and return it; what an earlier call has kept stays."""
+        for one in self.record:
+            if one["round"] == row["round"]:
+                return one
         minutes = self.minutes
         self.record[:] = [one for one in self.record if one["round"] < FINAL]  # no end any more
         self.record.append(row | {"minutes": minutes})
         self.began = time.monotonic()
         with replacing(self.folder / RECORD) as part:
             part.write_text(json.dumps(self.record, indent=1) + "\n")
+        return self.record[-1]
 
 
 def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Outcome:
@@ -120,7 +122,7 @@ def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Out
     path = home / RECORD
     record = json.loads(path.read_text()) if path.exists() else []
     show = reporter or Reporter()
-    with workers.single_threaded(workers.count()) as executor:
+    with workers.single_threaded() as executor:
         work = _Work(
             plan, home, teacher, show, given, Pool(home / "labels"), executor, record,
             time.monotonic(),
@@ -151,19 +153,9 @@ def _rounds(work: _Work, references: AtomReferences) -> str:
     plan = work.plan
     for number in range(1, plan.max_rounds + 1):
         earlier = [k for k in work.pool.numbers if k < rounds.PER_ROUND * number]
-        trained = _train(work, earlier, references, plan.round_epochs)
-        found, series = _explore(work, trained, number)
-        fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
-        work.pool.label(fresh, work.teacher, work.reporter)
-        errors = _errors(work, students.best(trained), fresh, references)
-        row = {
-            "round": number, "frames": len(earlier), "errors": errors,
-            "disagreement": float(series.disagreement.median()),
-            "survived": float(series.survived.mean()),
-        }  # fmt: skip
-        work.note(row)
-        work.reporter.line(_line(work.record[-1] if len(work.record) == number else row, work))
-        if _worst(errors) <= plan.target_force_rmse:
+        _, found, row = _measured(work, number, earlier, references, plan.round_epochs)
+        work.reporter.line(_line(work.note(row), work))
+        if _worst(row["errors"]) <= plan.target_force_rmse:
             return f"the target of {plan.target_force_rmse:g} eV/Angstrom is met"
         work.pool.label(found, work.teacher, work.reporter)
         if len(work.pool.numbers) >= plan.max_frames:
@@ -177,19 +169,34 @@ def _finish(work: _Work, references: AtomReferences, ending: str) -> Outcome:
     """Train to the end, and measure on frames that nothing has learnt from."""
     number = _final_number(work)
     learnt = [k for k in work.pool.numbers if k < rounds.PER_ROUND * number]
-    trained = _train(work, learnt, references, work.plan.final_epochs)
-    found, series = _explore(work, trained, number)
-    fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
-    work.pool.label(fresh, work.teacher, work.reporter)
-    errors = _errors(work, students.best(trained), fresh, references)
-    work.note({
-        "round": number, "frames": len(learnt), "errors": errors,
-        "disagreement": float(series.disagreement.median()),
-        "survived": float(series.survived.mean()), "ending": ending,
-    })  # fmt: skip
-    final = work.record[-1]
+    trained, _, row = _measured(work, number, learnt, references, work.plan.final_epochs)
+    final = work.note(row | {"ending": ending})
     work.reporter.line(f"{final['ending']}; {_line(final, work)}")
     return Outcome(trained, references, work.record, final["ending"])
+
+
+def _measured(
+    work: _Work, number: int, learnt: Sequence[int], references: AtomReferences, n_epochs: int
+) -> tuple[list[Trained], dict[int, Atoms], dict]:
+    """Train, explore, and measure on fresh frames: students, configurations found, and the row."""
+    plan, folder = work.plan, work.folder
+    frames = work.pool.frames(learnt)
+    trained = students.train(
+        plan, frames, references, folder / "runs", n_epochs, work.executor, work.reporter
+    )
+    run_dirs, kept = [one.run_dir for one in trained], folder / "rounds" / f"{number:02d}"
+    found, series = rounds.explore(
+        plan, work.given, run_dirs, number, kept, work.executor, work.reporter
+    )
+    fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
+    work.pool.label(fresh, work.teacher, work.reporter)
+    row = {
+        "round": number, "frames": len(learnt),
+        "errors": _errors(work, students.best(trained), fresh, references),
+        "disagreement": float(series.disagreement.median()),
+        "survived": float(series.survived.mean()),
+    }  # fmt: skip
+    return trained, found, row
 
 
 def _final_number(work: _Work) -> int:
@@ -198,27 +205,6 @@ def _final_number(work: _Work) -> int:
         return work.record[-1]["round"]
     used = [k // rounds.PER_ROUND for k in work.pool.numbers]
     return max([FINAL, *(number + 1 for number in used if number >= FINAL)])
-
-
-def _train(
-    work: _Work,
-    numbers: Sequence[int],
-    references: AtomReferences,
-    n_epochs: int,
-) -> list[Trained]:
-    frames = work.pool.frames(numbers)
-    runs = work.folder / "runs"
-    return students.train(
-        work.plan, frames, references, runs, n_epochs, work.executor, work.reporter
-    )
-
-
-def _explore(work: _Work, trained: Sequence[Trained], number: int) -> tuple:
-    run_dirs = [one.run_dir for one in trained]
-    kept = work.folder / "rounds" / f"{number:02d}"
-    return rounds.explore(
-        work.plan, work.given, run_dirs, number, kept, work.executor, work.reporter
-    )
 
 
 def _errors(

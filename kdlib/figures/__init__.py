@@ -26,6 +26,7 @@ from kdlib.figures.schematic import fig1_schematic, schematic_data
 from kdlib.figures.side_by_side import benchmark
 from kdlib.figures.structure import rdf
 from kdlib.figures.style import ROLE_LOOKS, style
+from kdlib.replacing import replacing
 
 __all__ = [
     "REDRAW",
@@ -134,9 +135,7 @@ def _paint(figure: Figure, stem: Path) -> list[Path]:
     written = []
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         path = stem.with_suffix(suffix)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with style():
+        with replacing(path) as part, style():
             figure.savefig(part, format=suffix[1:], dpi=300, metadata=metadata)
-        os.replace(part, path)
         written.append(path)
     return written

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import xarray as xr
 from ase import Atoms
 
 from kdlib.datasets import identity
+from kdlib.distillation import as_labels
 from kdlib.errors import InputError
 
 
@@ -31,11 +31,4 @@ def atomic_energies(frames: Sequence[Atoms]) -> xr.DataArray:
     for atoms in frames:
         if atoms.calc is None or atoms.calc.results.get("energies") is None:
             raise InputError(f"frame {identity(atoms)}: has no atomic energies")
-    index = np.repeat(np.arange(len(frames)), [len(atoms) for atoms in frames])
-    return xr.DataArray(
-        np.concatenate([atoms.calc.results["energies"] for atoms in frames]),
-        dims="atom",
-        coords={"frame_index": ("atom", index)},
-        name="atomic_energies",
-        attrs={"units": "eV", "long_name": "teacher's atomic energies"},
-    )
+    return as_labels([atoms.calc.results["energies"] for atoms in frames])
