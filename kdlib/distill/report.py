@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
 from kdlib import hipnn, teachers
-from kdlib.distill import cells, measures, rounds
+from kdlib.distill import cells, conservation, measures, partition, rounds
 from kdlib.distill.errors import STATES
 from kdlib.distill.measures import FULL, Measures
 from kdlib.distill.plan import Plan
@@ -61,12 +61,19 @@ def report(
         lambda: by_round(outcome, plan),
         lambda: survival(home, outcome.final),
         lambda: measures.curves(student, teacher.calculator(), given, m),
-        lambda: measures.conservation(student, given[0], hot, _expansion(fresh, given[0]), m),
+        lambda: conservation.conservation(student, given[0], hot, _expansion(fresh, given[0]), m),
         lambda: _density(student, given[0], m),
         lambda: measures.costs(plan.teacher, home, given[0], m),
     ]
     if m.rdf_ps:
         jobs.append(lambda: measures.liquids(student, teacher.calculator(), *_melt(fresh), m))
+    if m.label_seeds and all("energies" in a.calc.results for a in fresh):
+        learnt = pool.frames(k for k in pool.numbers if k < rounds.PER_ROUND * outcome.final)
+        jobs.append(
+            lambda: partition.compare(
+                plan, outcome, learnt, fresh, home, m.label_seeds, m.label_epochs, reporter
+            )
+        )
     parts = []
     with (reporter or Reporter()).bar(len(jobs), "report", "measurement") as bar:
         for job in jobs:
