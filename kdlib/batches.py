@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 
+from kdlib.datasets import WEIGHT
 from kdlib.neighbors import neighbor_pairs
 
 
@@ -41,6 +42,8 @@ class Batch:
         none, so that frames with and without go into one batch.
     volume
         Volumes of the cells, (n_frames,), Angstrom^3; NaN where a frame is not periodic.
+    weight
+        Weights of the frames in the loss, (n_frames,); None: all count the same.
     """
 
     numbers: Tensor
@@ -55,6 +58,7 @@ class Batch:
     atomic_energies: Tensor | None = None
     stress: Tensor | None = None
     volume: Tensor | None = None
+    weight: Tensor | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -113,7 +117,8 @@ def from_atoms(
     ----------
     atoms
         Frame; energy (eV), forces (eV/Angstrom) and stress (xx, yy, zz, yz, xz, xy;
-        eV/Angstrom^3) are taken from ``atoms.calc.results``.
+        eV/Angstrom^3) are taken from ``atoms.calc.results``, the weight in the loss from
+        ``atoms.info["loss_weight"]`` where there is one.
     cutoff
         Range of the model, Angstrom. Displacements are formed in float64 and cast afterwards.
     dtype
@@ -138,6 +143,7 @@ def from_atoms(
         atomic_energies=as_tensor(atomic_energies),
         stress=as_tensor(reference_stress(atoms)[None]),
         volume=as_tensor([volume(atoms)]),
+        weight=as_tensor(np.atleast_1d(atoms.info[WEIGHT]) if WEIGHT in atoms.info else None),
     )
 
 
@@ -186,7 +192,17 @@ def collate(batches: Sequence[Batch]) -> Batch:
         atomic_energies=joined("atomic_energies"),
         stress=joined("stress"),
         volume=joined("volume"),
+        weight=_weights(batches),
     )
+
+
+def _weights(batches: Sequence[Batch]) -> Tensor | None:
+    """Weights of all frames; one that has none counts once beside those that have."""
+    if all(batch.weight is None for batch in batches):
+        return None
+    ones = [batch.vectors.new_ones(batch.n_frames) for batch in batches]
+    pairs = zip(batches, ones, strict=True)
+    return torch.cat([one if batch.weight is None else batch.weight for batch, one in pairs])
 
 
 def chunks(frames: Sequence[Batch], max_atoms: int) -> list[Batch]:

@@ -14,6 +14,9 @@ weighted sum,
 where w_A = 0 gives eq. 2: a term of weight zero is not evaluated. Not in the paper is w_S of the
 stress, for teachers that give one: the error is that of the minibatch's frames that have a stress,
 over all nine components of the tensor, so that the RMSE does not depend on how the axes lie.
+
+Frames may have weights (:attr:`kdlib.batches.Batch.weight`; not in the paper either): the means of
+eq. 3 over a minibatch are then weighted ones.
 """
 
 from collections.abc import Mapping
@@ -53,12 +56,41 @@ class _Error(Function):
         return direction.add_(difference.sign()).mul_(grad / difference.numel())
 
 
-def error(predicted: Tensor, reference: Tensor) -> Tensor:
+class _WeightedError(Function):
+    """The same where the differences have shares, positive and adding up to one."""
+
+    # L = sqrt(sum s d^2) + sum s |d|:  dL/dd = s (d / RMSE + sign d)
+    @staticmethod
+    def forward(ctx: FunctionCtx, difference: Tensor, share: Tensor) -> Tensor:
+        rmse = (share * difference.square()).sum().sqrt()
+        ctx.save_for_backward(difference, share, rmse)
+        return rmse + (share * difference.abs()).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        difference, share, rmse = ctx.saved_tensors
+        direction = difference / rmse.clamp_min(torch.finfo(rmse.dtype).tiny)
+        return direction.add_(difference.sign()).mul_(share * grad), None
+
+
+def error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
     """Eq. 3: RMSE plus MAE, in the unit of the arguments.
 
     The subgradient is 0 where the error is exactly zero. Differentiable once.
+
+    Parameters
+    ----------
+    predicted, reference
+        Of one shape.
+    weight
+        Weights of the entries of the first axis; their means are then weighted ones.
     """
-    return _Error.apply(predicted - reference)
+    difference = predicted - reference
+    if weight is None:
+        return _Error.apply(difference)
+    share = weight.reshape(-1, *[1] * (difference.dim() - 1)).expand_as(difference)
+    return _WeightedError.apply(difference, share / share.sum())
 
 
 def l2(module: HipnnModule) -> Tensor:
@@ -126,11 +158,13 @@ def terms(
     module: HipnnModule, prediction: Prediction, batch: Batch, weights: LossWeights
 ) -> dict[str, Tensor]:
     """Unweighted loss terms whose weight is not zero, by the names of :class:`LossWeights`."""
+    frames = batch.weight
+    atoms = None if frames is None else frames[batch.frame]
     functions = (
-        lambda: error(prediction.energy, batch.energy),
-        lambda: error(prediction.forces, batch.forces),
-        lambda: error(prediction.atomic_energies, batch.atomic_energies),
-        lambda: error(prediction.energy, _teacher_total(batch)),
+        lambda: error(prediction.energy, batch.energy, frames),
+        lambda: error(prediction.forces, batch.forces, atoms),
+        lambda: error(prediction.atomic_energies, batch.atomic_energies, atoms),
+        lambda: error(prediction.energy, _teacher_total(batch), frames),
         lambda: l2(module),
         lambda: hierarchicality(prediction),
         lambda: _stress(prediction, batch),
@@ -147,7 +181,10 @@ def total(values: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
 def _stress(prediction: Prediction, batch: Batch) -> Tensor:
     """Eq. 3 of the stresses, eV/Angstrom^3; zero, with a gradient, where no frame has one."""
     errors = batch.stress_errors(prediction.virial)
-    return _Error.apply(errors) if len(errors) else 0 * prediction.virial.sum()
+    if not len(errors):
+        return 0 * prediction.virial.sum()
+    weight = None if batch.weight is None else batch.weight[batch.has_stress]
+    return error(errors, torch.zeros_like(errors), weight)
 
 
 def _teacher_total(batch: Batch) -> Tensor:

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import batches, hipnn, losses
+from kdlib import batches, datasets, hipnn, losses
 from kdlib.errors import InputError
 from kdlib.losses import TABLE_1, LossWeights, WeightSchedule
 
@@ -40,6 +41,51 @@ def test_error_is_rmse_plus_mae():
     """Eq. 3 on numbers done by hand: errors 3 and -4 give sqrt(12.5) + 3.5."""
     found = losses.error(torch.tensor([3.0, -4.0]), torch.zeros(2))
     assert found.item() == pytest.approx(12.5**0.5 + 3.5)
+
+
+def test_weights_of_one_size_change_nothing():
+    """A weighted mean with equal weights is the mean."""
+    x = torch.tensor([3.0, -4.0, 1.0], dtype=torch.float64)
+    plain = losses.error(x, torch.zeros(3))
+    weighted = losses.error(x, torch.zeros(3), torch.full((3,), 7.0, dtype=torch.float64))
+    assert weighted.item() == pytest.approx(plain.item(), rel=1e-14)
+
+
+def test_a_weight_of_two_counts_as_the_frame_twice(module, emt_frames, small_config):
+    """Loss and gradient of (a, b with weight 2) are those of (a, b, b), stresses included."""
+    weights = LossWeights(atomic_energy=3.0, total_energy=1.0, stress=50.0, hierarchicality=0.0)
+
+    def of(frames):
+        parts = []
+        for atoms in frames:
+            n = len(atoms)
+            parts.append(
+                batches.from_atoms(
+                    atoms, small_config.cutoff, torch.float64, np.linspace(-0.1, 0.1, n)
+                )
+            )
+        return total(module, batches.collate(parts), weights)
+
+    a, b = (atoms.copy() for atoms in emt_frames[:2])
+    for atoms, source in ((a, emt_frames[0]), (b, emt_frames[1])):
+        results = source.calc.results | {"stress": np.arange(6) * 1e-3 + len(atoms) * 1e-4}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.pbc, atoms.cell = True, np.diag([9.0, 9.0, 9.0])
+    repeated = of([a, b, b])
+    b.info[datasets.WEIGHT] = 2.0
+    weighted = of([a, b])
+    assert weighted.item() == pytest.approx(repeated.item(), rel=1e-10)
+    for one, two in zip(gradient(module, weighted), gradient(module, repeated), strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-10)
+
+
+def test_gradient_of_a_weighted_error_by_differences():
+    """As that of the plain one."""
+    reference = torch.zeros(2, 3, dtype=torch.float64)
+    x = torch.tensor([[0.1, -0.2, 0.7], [1.0, 0.3, -2.0]], dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: losses.error(x, reference, weight), x)
 
 
 def test_error_has_zero_gradient_where_it_is_zero():

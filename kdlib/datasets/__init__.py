@@ -16,6 +16,7 @@ from kdlib.datasets.checks import CLOSEST_PAIR, LARGEST_FORCE, NET_FORCE, check
 from kdlib.datasets.registry import names, write_packed
 from kdlib.datasets.splits import (
     PARTS,
+    WEIGHT,
     Split,
     fingerprint,
     frame_numbers,
@@ -32,6 +33,7 @@ __all__ = [
     "LARGEST_FORCE",
     "NET_FORCE",
     "PARTS",
+    "WEIGHT",
     "Split",
     "card",
     "check",

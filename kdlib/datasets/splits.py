@@ -13,6 +13,8 @@ from kdlib.errors import InputError
 
 #: Parts of a split; ``transfer`` holds frames set apart by the dataset itself (larger cells).
 PARTS = ("train", "valid", "test", "transfer")
+#: Key of ``Atoms.info`` for a frame's weight in the loss.
+WEIGHT = "loss_weight"
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,14 @@ def frame_numbers(frames: Sequence[Atoms]) -> np.ndarray:
 
 
 def fingerprint(frames: Sequence[Atoms]) -> str:
-    """sha256 over structures, energies and forces."""
+    """sha256 over structures, energies, forces, and weights where frames have them."""
     arrays = []
     for atoms in frames:
         known = atoms.calc.results
         arrays += [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc]
         arrays += [np.asarray(known["energy"]), np.asarray(known["forces"])]
+        if WEIGHT in atoms.info:
+            arrays.append(np.asarray(atoms.info[WEIGHT], dtype=float))
     return _digest(arrays)
 
 

@@ -4,9 +4,11 @@
 - :mod:`~kdlib.distill.cells`: supercells, strained and rattled;
 - :mod:`~kdlib.distill.pool`: frames that the teacher has labelled;
 - :mod:`~kdlib.distill.rounds`: configurations that the students find by MD;
+- :mod:`~kdlib.distill.mixed`: the user's own labelled frames beside the teacher's;
 - :mod:`~kdlib.distill.students`: training of the ensemble;
 - :mod:`~kdlib.distill.workflow`: the rounds, from the first frame to the finished student;
 - :mod:`~kdlib.distill.measures`: what the student is measured by;
+- :mod:`~kdlib.distill.partition`: what the teacher's atomic energies bring;
 - :mod:`~kdlib.distill.delivery`: what the user holds at the end.
 """
 

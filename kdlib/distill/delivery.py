@@ -8,7 +8,7 @@ from pathlib import Path
 import ase.io
 
 from kdlib import hipnn
-from kdlib.distill import rounds
+from kdlib.distill import mixed, rounds
 from kdlib.distill.plan import Plan, read
 from kdlib.distill.pool import Pool
 from kdlib.distill.workflow import Outcome
@@ -41,6 +41,7 @@ def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
     home = Path(folder)
     pool = Pool(home / "labels")
     learnt = pool.frames(k for k in pool.numbers if k < rounds.PER_ROUND * outcome.final)
+    learnt += mixed.learnt(outcome.data)
     with replacing(home / TRAINING_SET) as part:
         ase.io.write(part, learnt, format="extxyz")
     module = copy.deepcopy(outcome.best.potential.module)
@@ -69,6 +70,10 @@ def summary(plan: Plan, outcome: Outcome, folder: Path) -> str:
             f"(forces {errors[state]['force_rms']:.2f} rms, {errors[state]['n_frames']} frames)"
             for state in ("solid", "molten")
             if errors[state]["n_frames"]
+        ),
+        *(
+            f"{who:<7} force RMSE on your own frames, held out, {one['force_rmse']:.3f} eV/Angstrom"
+            for who, one in last.get("data", {}).items()
         ),
         f"the student is in {folder}: hipnn.load(folder).calculator()",
     ]

@@ -33,10 +33,11 @@ def against_teacher(potential: Potential, frames: Sequence[Atoms]) -> dict[str, 
     molten = [atoms for atoms in frames if atoms.info.get("molten", False)]
     solid = [atoms for atoms in frames if not atoms.info.get("molten", False)]
     chosen = zip(STATES, (frames, solid, molten), strict=True)
-    return {state: _errors(potential, some) for state, some in chosen}
+    return {state: errors_of(potential, some) for state, some in chosen}
 
 
-def _errors(potential: Potential, frames: Sequence[Atoms]) -> dict[str, float]:
+def errors_of(potential: Potential, frames: Sequence[Atoms]) -> dict[str, float]:
+    """Pooled errors of one kind of frames, as :func:`against_teacher` gives them for each."""
     if not frames:
         return dict.fromkeys(("force_rms", *ERRORS), np.nan) | {"n_frames": 0}
     found = metrics.summary(metrics.residuals(potential, frames))

@@ -93,13 +93,19 @@ class Plan:
     labels: str = "fading"
     """``"none"``: atomic energies are not used; ``"constant"``: as in the paper; ``"fading"``:
     their weight falls to zero over the first half of the training."""
+    data: tuple[str, ...] = ()
+    """Files with labelled frames of one's own (DFT) that are mixed in, as
+    :func:`kdlib.datasets.load` takes them: the paper's case."""
+    data_weight: float = 1.0
+    """Weight of such a frame in the loss; the teacher's have 1."""
     seed: int = 0
     """Of everything random."""
 
     def __post_init__(self) -> None:
         named = [str(Path(s).resolve()) if Path(s).is_file() else s for s in self.structures]
         object.__setattr__(self, "structures", named)
-        for name in ("structures", "temperatures", "volumes", "rattle"):
+        object.__setattr__(self, "data", [str(Path(s).resolve()) for s in self.data])
+        for name in ("structures", "temperatures", "volumes", "rattle", "data"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.structures:
             raise InputError("distill: give at least one structure")
@@ -113,7 +119,8 @@ class Plan:
             raise InputError(f"distill: labels is {self.labels!r}, must be one of {LABELS}")
         if self.n_models < 2:
             raise InputError("distill: disagreement needs at least two models")
-        for name in ("n_start", "max_frames", "max_minutes", "target_force_rmse", "n_steps"):
+        for name in ("n_start", "max_frames", "max_minutes", "target_force_rmse", "n_steps",
+                     "data_weight"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise InputError(f"distill: {name} is {getattr(self, name)}, must be positive")
         self.architecture(("H",))

@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
 from kdlib import hipnn, teachers
-from kdlib.distill import cells, conservation, measures, partition, rounds
+from kdlib.distill import cells, conservation, measures, mixed, partition, rounds
 from kdlib.distill.errors import STATES
 from kdlib.distill.measures import FULL, Measures
 from kdlib.distill.plan import Plan
@@ -69,6 +69,7 @@ def report(
         jobs.append(lambda: measures.liquids(student, teacher.calculator(), *_melt(fresh), m))
     if m.label_seeds and all("energies" in a.calc.results for a in fresh):
         learnt = pool.frames(k for k in pool.numbers if k < rounds.PER_ROUND * outcome.final)
+        learnt += mixed.learnt(outcome.data)
         jobs.append(
             lambda: partition.compare(
                 plan, outcome, learnt, fresh, home, m.label_seeds, m.label_epochs, reporter

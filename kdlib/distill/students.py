@@ -102,7 +102,11 @@ def train(
     shortest = min(closest_pair(atoms).distance for atoms in frames)
     config = plan.architecture(datasets.species(frames), round(INNER * shortest, 2))
     labels = _labels(reduced) if plan.labels != "none" else None
-    stress = all("stress" in atoms.calc.results for atoms in reduced if atoms.pbc.all())
+    stress = all(
+        "stress" in atoms.calc.results
+        for atoms in reduced
+        if atoms.pbc.all() and atoms.info.get("sampling") != "data"
+    )
     stages = schedule(plan, labels is not None, stress and plan.stress > 0, n_epochs)
     settings = [
         TrainingConfig(

@@ -8,14 +8,14 @@ import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ase import Atoms
 
 from kdlib import teachers, workers
 from kdlib.atomreferences import AtomReferences
-from kdlib.distill import cells, rounds, students
+from kdlib.distill import cells, mixed, rounds, students
 from kdlib.distill.errors import against_teacher
 from kdlib.distill.plan import Plan, keep
 from kdlib.distill.pool import Pool
@@ -45,12 +45,15 @@ class Outcome:
         One row a round: errors on fresh frames, frames, minutes; the last is the final student's.
     ending
         Which limit ended the rounds.
+    data
+        Frames of the user's own that were mixed in, those held out among them.
     """
 
     trained: list[Trained]
     references: AtomReferences
     record: list[dict]
     ending: str
+    data: list[Atoms] = field(default_factory=list)
 
     @property
     def final(self) -> int:
@@ -73,6 +76,7 @@ class _Work:
     reporter: Reporter
     given: list[Atoms]
     pool: Pool
+    data: list[Atoms]
     executor: Executor
     record: list[dict]
     began: float
@@ -116,15 +120,16 @@ def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Out
         be known.
     """
     home = Path(folder)
-    given = cells.structures(plan.structures)
+    given, own = cells.structures(plan.structures), mixed.read(plan)
     teacher = teachers.load(plan.teacher)
     keep(plan, home)
     path = home / RECORD
     record = json.loads(path.read_text()) if path.exists() else []
     show = reporter or Reporter()
+    data = mixed.prepare(plan, own, home / "data", teacher, show)
     with workers.single_threaded() as executor:
         work = _Work(
-            plan, home, teacher, show, given, Pool(home / "labels"), executor, record,
+            plan, home, teacher, show, given, Pool(home / "labels"), data, executor, record,
             time.monotonic(),
         )  # fmt: skip
         _begin(work)
@@ -172,7 +177,7 @@ def _finish(work: _Work, references: AtomReferences, ending: str) -> Outcome:
     trained, _, row = _measured(work, number, learnt, references, work.plan.final_epochs)
     final = work.note(row | {"ending": ending})
     work.reporter.line(f"{final['ending']}; {_line(final, work)}")
-    return Outcome(trained, references, work.record, final["ending"])
+    return Outcome(trained, references, work.record, final["ending"], work.data)
 
 
 def _measured(
@@ -180,7 +185,7 @@ def _measured(
 ) -> tuple[list[Trained], dict[int, Atoms], dict]:
     """Train, explore, and measure on fresh frames: students, configurations found, and the row."""
     plan, folder = work.plan, work.folder
-    frames = work.pool.frames(learnt)
+    frames = work.pool.frames(learnt) + mixed.learnt(work.data)
     trained = students.train(
         plan, frames, references, folder / "runs", n_epochs, work.executor, work.reporter
     )
@@ -190,9 +195,10 @@ def _measured(
     )
     fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
     work.pool.label(fresh, work.teacher, work.reporter)
+    student = students.best(trained)
     row = {
-        "round": number, "frames": len(learnt),
-        "errors": _errors(work, students.best(trained), fresh, references),
+        "round": number, "frames": len(learnt), "errors": _errors(work, student, fresh, references),
+        "data": mixed.compare(student.potential, work.data, references),
         "disagreement": float(series.disagreement.median()),
         "survived": float(series.survived.mean()),
     }  # fmt: skip
