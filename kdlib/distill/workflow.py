@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ase import Atoms
 
-from kdlib import teachers, workers
+from kdlib import fulldisk, teachers, workers
 from kdlib.atomreferences import AtomReferences
 from kdlib.distill import cells, mixed, rounds, students
 from kdlib.distill.errors import against_teacher
@@ -118,7 +118,14 @@ def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Out
     InputError
         When plan, structures or teacher cannot be used; before anything is computed where that can
         be known.
+    OSError
+        When the disk is full; with more space the same call goes on.
     """
+    with fulldisk.said(folder):
+        return _run(plan, folder, reporter)
+
+
+def _run(plan: Plan, folder: str | Path, reporter: Reporter | None) -> Outcome:
     home = Path(folder)
     given, own = cells.structures(plan.structures), mixed.read(plan)
     teacher = teachers.load(plan.teacher)

@@ -135,3 +135,18 @@ def test_a_killed_distillation_goes_on(tiny, finished, tmp_path):
         for state, errors in unbroken["errors"].items():
             # Not to the last bit: a process that has just compiled the kernels rounds otherwise.
             assert broken["errors"][state] == pytest.approx(errors, rel=1e-3, nan_ok=True)
+
+
+def test_a_distillation_survives_a_full_disk(tiny, finished, small_disk):
+    """Full while it labels, then while it trains: said as that, and with more space it goes on."""
+    mount, resize = small_disk
+    for size in ("60k", "280k"):
+        resize(size)
+        with pytest.raises(OSError, match="No space left") as caught:
+            distill.run(tiny, mount / "out")
+        assert caught.value.filename == str(mount / "out")
+    resize("50m")
+    outcome = distill.run(tiny, mount / "out")
+    for full, unbroken in zip(outcome.record, finished[1].record, strict=True):
+        for state, errors in unbroken["errors"].items():
+            assert full["errors"][state] == pytest.approx(errors, rel=1e-3, nan_ok=True)
