@@ -46,7 +46,7 @@ class Measures:
     """Of the energy-volume curve, in units of the given structure's."""
     timed_steps: int = 5
     """Steps that the teacher is timed for; the student takes a hundred times as many."""
-    timed_atoms: int = 108
+    timed_atoms: int = 500
     """Wanted atoms of the cell that both are timed on."""
     rdf_ps: float = 0.0
     """Length of the teacher's and the student's runs for g(r), ps; 0 leaves it out."""
