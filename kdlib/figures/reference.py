@@ -16,20 +16,21 @@ _ENSEMBLES = (("0.7", "s"), ("0.4", "D"), ("0.0", "o"), ("0.0", "^"))
     "force_difference",
     "force_rms",
     "phase",
-    optional=("disagreement", "error", "n_labelled"),
+    optional=("disagreement", "error", "n_labelled", "traded_error"),
 )
 def reference(ds: xr.Dataset) -> Figure:
     """Accuracy of labels (A); active learning: disagreement by round (B), error of ensembles (C).
 
     Points in B are trajectories, bars their quartiles; markers in C are means over the members of
-    an ensemble, bars reach from the best to the worst. What it was trained on is not shown.
+    an ensemble, bars reach from the best to the worst. What it was trained on is not shown. The
+    open marker is the control with as many frames as there were without active learning.
 
     Parameters
     ----------
     ds
         ``force_difference(frame, variant)``, ``force_rms(frame)``, eV/Angstrom, and ``phase``;
-        ``disagreement(round, trajectory)`` and ``error(training, member, evaluated)``,
-        eV/Angstrom.
+        ``disagreement(round, trajectory)``, ``error(training, member, evaluated)`` and
+        ``traded_error(member, evaluated)``, eV/Angstrom.
     """
     names = ["accuracy", *[name for name in ("disagreement", "error") if name in ds]]
     figure, axes = canvas(TWO_COLUMNS, 3.1, mosaic=[names])
@@ -37,7 +38,7 @@ def reference(ds: xr.Dataset) -> Figure:
     if "disagreement" in ds:
         _disagreement(axes["disagreement"], ds.disagreement)
     if "error" in ds:
-        _error(axes["error"], ds.error)
+        _error(axes["error"], ds.error, ds.get("traded_error"))
     for name, text in zip(names, "ABC", strict=False):
         letter(axes[name], text)
     return figure
@@ -71,23 +72,33 @@ def _disagreement(ax: Axes, found: xr.DataArray) -> None:
     ax.set_ylabel(label(found, "largest disagreement"))
 
 
-def _error(ax: Axes, found: xr.DataArray) -> None:
+def _error(ax: Axes, found: xr.DataArray, traded: xr.DataArray | None) -> None:
     found = found.dropna("evaluated", how="all")
     places = np.arange(found.sizes["evaluated"])
     trainings = found.training.values.tolist()
+    n_shown = len(trainings) + (traded is not None)
     for k, last in enumerate(trainings):
         color, marker = _ENSEMBLES[min(k, len(_ENSEMBLES) - 1)]
         here = found.sel(training=last).transpose("member", "evaluated").values
-        at = places + 0.22 * (k - (len(trainings) - 1) / 2)
+        at = places + 0.18 * (k - (n_shown - 1) / 2)
         words = {0: "without active learning", 1: "with round 1"}.get(last, f"with rounds 1-{last}")
-        mean = here.mean(axis=0)
-        reach = [mean - here.min(axis=0), here.max(axis=0) - mean]
-        ax.errorbar(at, mean, reach, color=color, fmt=marker, capsize=3, label=words)
+        _interval(ax, at, here, color=color, fmt=marker, label=words)
+    if traded is not None:
+        here = traded.sel(evaluated=found.evaluated).transpose("member", "evaluated").values
+        at = places + 0.18 * (n_shown - 1) / 2
+        words = "with all rounds, as many frames as without"
+        _interval(ax, at, here, color="0.4", fmt="o", markerfacecolor="white", label=words)
     log_ticks(ax, "y")
     ax.set_xticks(places, [_wrapped(name) for name in found.evaluated.values.tolist()], fontsize=6)
     ax.set_ylabel(label(found, "force RMSE on unseen frames"))
     ax.set_xlabel("Frames")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=6)
+
+
+def _interval(ax: Axes, at: np.ndarray, values: np.ndarray, **look: str) -> None:
+    mean = values.mean(axis=0)
+    reach = [mean - values.min(axis=0), values.max(axis=0) - mean]
+    ax.errorbar(at, mean, reach, capsize=3, **look)
 
 
 def _wrapped(name: str) -> str:

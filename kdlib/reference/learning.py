@@ -3,7 +3,8 @@
 One ensemble is trained without actively learned frames, one with those of round 1, one with those
 of rounds 1 and 2, and so on: same architecture, seeds and number of optimizer steps, so that more
 frames do not also mean more training. Each is asked about frames that it has not seen: the test
-part, the compressed frames in it, and what the rounds found.
+part, the compressed frames in it, and what the rounds found. The control has all the rounds, but as
+many of the other frames, drawn at random, are left out: it tells better frames from more frames.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from ase import Atoms
 
 from kdlib import datasets, metrics, results
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
+from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.progress import Reporter
 from kdlib.reference import ensemble
 from kdlib.reference.sampling import ACTIVE, COMPRESSED, LARGE
@@ -58,7 +59,8 @@ def gains(
     -------
     xarray.Dataset
         ``error(training, member, evaluated)``, force RMSE, eV/Angstrom, NaN where the ensemble was
-        trained on the frames; ``n_training(training)``; ``n_frames(evaluated)``; and by round
+        trained on the frames; ``traded_error(member, evaluated)`` of the control;
+        ``n_training(training)``; ``n_frames(evaluated)``; and by round
         ``n_labelled(round)``, ``disagreement``, ``median_disagreement`` and ``survived`` over
         ``(round, trajectory)``.
     """
@@ -74,11 +76,39 @@ def gains(
         alike = replace(settings, max_epochs=epochs)
         home = folder / f"rounds_{last}"
         models = ensemble.train(seen, home, n_models, config, alike, reporter)
-        for k, (name, group) in enumerate(groups.items()):
-            if group and name not in [_name(n) for n in rounds if n <= last]:
-                errors = [metrics.residuals(model, group)["force"] for model in models]
-                error[i, :, k] = [metrics.rmse(found) for found in errors]
-    return _described(training, sizes, groups, error).merge(_told(frames, rounds, explored or {}))
+        error[i] = _errors(models, groups, [_name(n) for n in rounds if n <= last])
+    ds = _described(training, sizes, groups, error).merge(_told(frames, rounds, explored or {}))
+    seen = traded(frames)
+    if rounds and len(seen):
+        models = ensemble.train(seen, folder / "traded", n_models, config, settings, reporter)
+        about = _about("force RMSE with frames traded for those of active learning", "eV/Angstrom")
+        found = _errors(models, groups, [_name(n) for n in rounds])
+        ds["traded_error"] = (("member", "evaluated"), found, about)
+    return ds
+
+
+def traded(frames: Sequence[Atoms], seed: int = 0) -> list[Atoms]:
+    """Frames without as many of the sampled training frames as active learning has added.
+
+    Parameters
+    ----------
+    frames
+        Labelled frames.
+    seed
+        Of the draw.
+
+    Returns
+    -------
+    list[Atoms]
+        Empty where there are not enough to leave out.
+    """
+    train = datasets.split(frames).train
+    sampled = [k for k in train if not _round(frames[k])]
+    n_added = len(train) - len(sampled)
+    if n_added >= len(sampled):
+        return []
+    left_out = set(np.random.default_rng(seed).permutation(sampled)[:n_added].tolist())
+    return [atoms for k, atoms in enumerate(frames) if k not in left_out]
 
 
 def numbers(frames: Sequence[Atoms]) -> list[int]:
@@ -158,6 +188,18 @@ def _groups(frames: Sequence[Atoms], rounds: Sequence[int]) -> dict[str, list[At
     squeezed = [atoms for atoms in test if COMPRESSED <= int(atoms.info.get("frame", 0)) < LARGE]
     found = {_name(n): [atoms for atoms in frames if _round(atoms) == n] for n in rounds}
     return {TEST: test, COMPRESSED_TEST: squeezed, **found}
+
+
+def _errors(
+    models: Sequence[Potential], groups: Mapping[str, list[Atoms]], seen: Sequence[str]
+) -> np.ndarray:
+    """Force RMSE over (member, group); NaN for groups that were learnt, and empty ones."""
+    error = np.full((len(models), len(groups)), np.nan)
+    for k, (name, group) in enumerate(groups.items()):
+        if group and name not in seen:
+            errors = [metrics.residuals(model, group)["force"] for model in models]
+            error[:, k] = [metrics.rmse(found) for found in errors]
+    return error
 
 
 def _described(

@@ -92,14 +92,34 @@ def test_no_ensemble_is_asked_about_what_it_was_trained_on(gains, frames):
 
 def test_ensembles_differ_in_frames_but_not_in_steps(gains, frames, trained):
     """Each round adds its frames; more frames get fewer epochs."""
-    assert [len(seen) for seen, _ in trained] == [40, 42, 44]
+    assert [len(seen) for seen, _ in trained[:3]] == [40, 42, 44]
     n = len(datasets.split(frames[:40]).train)
     assert gains.n_training.values.tolist() == [n, n + 2, n + 4]
-    assert [epochs for _, epochs in trained] == [
+    assert [epochs for _, epochs in trained[:3]] == [
         40,
         round(40 * n / (n + 2)),
         round(40 * n / (n + 4)),
     ]
+
+
+def test_control_has_as_many_frames_as_without_active_learning(gains, frames, trained):
+    """All rounds, four sampled training frames less, the test part untouched, as many epochs."""
+    seen, epochs = trained[3]
+    assert epochs == 40
+    numbers = {atoms.info["frame"] for atoms in seen}
+    assert {6003, 6007, 7003, 7007} <= numbers
+    split = datasets.split(frames)
+    assert {frames[k].info["frame"] for k in (*split.test, *split.valid)} <= numbers
+    assert len(datasets.split(seen).train) == int(gains.n_training[0])
+    known = gains.traded_error.notnull().all("member").values.tolist()
+    assert known == [True, True, False, False]
+
+
+def test_nothing_is_traded_where_active_learning_has_the_most(frames):
+    """Four frames found for three sampled ones cannot be traded."""
+    train = [frames[k] for k in datasets.split(frames).train if frames[k].info["frame"] < 6000]
+    others = [a for a in frames if a.info["frame"] >= 6000 or a not in train]
+    assert learning.traded([*others, *train[:3]]) == []
 
 
 def test_error_of_a_member_by_hand(gains, frames):
