@@ -127,7 +127,8 @@ def distill(options: argparse.Namespace) -> int:
     distill.deliver(plan, outcome, folder)
     sys.stdout.write(distill.summary(plan, outcome, folder))
     if not options.no_report:
-        sys.stdout.write(f"the report is in {distill.write_report(plan, folder)}\n")
+        measured = {"rdf_ps": options.rdf_ps, "label_seeds": options.label_seeds}
+        sys.stdout.write(f"the report is in {distill.write_report(plan, folder, measured)}\n")
     return 0
 
 
@@ -232,13 +233,15 @@ def _add_distill(commands: argparse._SubParsersAction) -> None:
     add("--size", help="small, medium, large, or like 32-16-2")
     add("--labels", help="atomic energies: none, constant or fading")
     add("--data", nargs="+", metavar="FILE", help="labelled frames of your own (DFT) to mix in")
-    add(
-        "--data-weight", type=float, metavar="W", help="of such a frame in the loss; a teacher's: 1"
-    )
+    add("--data-weight", type=float, metavar="W", help="of such a frame in the loss (default 1)")
     add("--target-force-rmse", type=float, metavar="E", help="eV/Angstrom on fresh frames")
     add("--max-frames", type=_positive, metavar="N", help="labelled frames at most")
     add("--max-minutes", type=float, metavar="M", help="time at most")
     add("--seed", type=int, help="of everything random")
+    add("--rdf-ps", type=float, default=0.0, metavar="PS",
+        help="for the report: length of a run of the teacher, to compare g(r) with")  # fmt: skip
+    add("--label-seeds", type=int, default=0, metavar="N",
+        help="for the report: compare uses of the atomic energies, N trainings each")  # fmt: skip
     add("--no-report", action="store_true", help="leave the report out")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of all that is made")
 
