@@ -21,8 +21,8 @@ _ENSEMBLES = (("0.7", "s"), ("0.4", "D"), ("0.0", "o"), ("0.0", "^"))
 def reference(ds: xr.Dataset) -> Figure:
     """Accuracy of labels (A); active learning: disagreement by round (B), error of ensembles (C).
 
-    Points in B are trajectories, bars their quartiles; markers in C are means over the members of
-    an ensemble, bars reach from the best to the worst. What it was trained on is not shown. The
+    Points in B are labelled frames, bars their quartiles; markers in C are means over the members
+    of an ensemble, bars reach from the best to the worst. What it was trained on is not shown. The
     open marker is the control with as many frames as there were without active learning.
 
     Parameters
@@ -69,7 +69,7 @@ def _disagreement(ax: Axes, found: xr.DataArray) -> None:
     ax.set_xticks(rounds)
     ax.set_xlim(rounds.min() - 0.6, rounds.max() + 0.6)
     ax.set_xlabel("Round")
-    ax.set_ylabel(label(found, "largest disagreement"))
+    ax.set_ylabel(label(found, "disagreement on labelled frames"))
 
 
 def _error(ax: Axes, found: xr.DataArray, traded: xr.DataArray | None) -> None:

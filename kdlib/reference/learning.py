@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets, metrics, results
+from kdlib import datasets, metrics
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.progress import Reporter
@@ -31,7 +31,6 @@ TEST, COMPRESSED_TEST = "test", "compressed test"
 def gains(
     frames: Sequence[Atoms],
     folder: Path,
-    explored: Mapping[int, xr.Dataset] | None = None,
     n_models: int = 4,
     config: HipnnConfig = ensemble.ARCHITECTURE,
     settings: TrainingConfig = ensemble.TRAINING,
@@ -45,8 +44,6 @@ def gains(
         Labelled frames; those of active learning know their ``round`` and are in the training part.
     folder
         Where trainings are kept; finished ones are found again.
-    explored
-        Round -> what :func:`kdlib.reference.active.round_of` found.
     n_models
         Size of an ensemble.
     config, settings
@@ -60,9 +57,9 @@ def gains(
     xarray.Dataset
         ``error(training, member, evaluated)``, force RMSE, eV/Angstrom, NaN where the ensemble was
         trained on the frames; ``traded_error(member, evaluated)`` of the control;
-        ``n_training(training)``; ``n_frames(evaluated)``; and by round
-        ``n_labelled(round)``, ``disagreement``, ``median_disagreement`` and ``survived`` over
-        ``(round, trajectory)``.
+        ``n_training(training)``; ``n_frames(evaluated)``; and of the labelled frames
+        ``n_labelled(round)`` and ``disagreement(round, trajectory)``, eV/Angstrom, of the ensemble
+        that found them, NaN for trajectories of which none was labelled.
     """
     rounds = numbers(frames)
     groups = _groups(frames, rounds)
@@ -77,7 +74,7 @@ def gains(
         home = folder / f"rounds_{last}"
         models = ensemble.train(seen, home, n_models, config, alike, reporter)
         error[i] = _errors(models, groups, [_name(n) for n in rounds if n <= last])
-    ds = _described(training, sizes, groups, error).merge(_told(frames, rounds, explored or {}))
+    ds = _described(training, sizes, groups, error).merge(_found(frames, rounds))
     seen = traded(frames)
     if rounds and len(seen):
         models = ensemble.train(seen, folder / "traded", n_models, config, settings, reporter)
@@ -137,40 +134,13 @@ def table(ds: xr.Dataset) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Frames labelled and, where it is known what the trajectories found, their number, quartiles
-        of their largest disagreement (eV/Angstrom) and the share that stayed physical to the end.
+        Frames labelled and quartiles of the disagreement on them (eV/Angstrom).
     """
-    rows = pd.DataFrame({"labelled": ds.n_labelled.to_series()})
-    if "disagreement" in ds:
-        found = ds.disagreement
-        rows["trajectories"] = found.notnull().sum("trajectory").to_series()
-        for share, name in ((0.25, "lower quartile"), (0.5, "median"), (0.75, "upper quartile")):
-            rows[f"{name} of disagreement"] = found.quantile(share, "trajectory").to_series()
-    if "survived" in ds:
-        stayed = (ds.survived == 1).where(ds.survived.notnull())
-        rows["stayed physical"] = stayed.mean("trajectory").to_series()
-    return rows
-
-
-def keep(explored: xr.Dataset, number: int, folder: Path) -> Path:
-    """Write what a round found beside its labelled frames.
-
-    Parameters
-    ----------
-    explored
-        From :func:`kdlib.reference.active.round_of`.
-    number
-        Of the round.
-    folder
-        Of the labelled frames.
-    """
-    return results.save(_with_meanings(explored), folder / f"round_{number}.nc", kind="series")
-
-
-def kept(folder: Path) -> dict[int, xr.Dataset]:
-    """What :func:`keep` has written, by round."""
-    paths = folder.glob("round_*.nc")
-    return {int(path.stem.partition("_")[2]): results.load(path) for path in paths}
+    found = ds.disagreement
+    rows = {"labelled": ds.n_labelled}
+    for share, name in ((0.25, "lower quartile"), (0.5, "median"), (0.75, "upper quartile")):
+        rows[f"{name} of disagreement"] = found.quantile(share, "trajectory")
+    return pd.DataFrame({name: row.to_series() for name, row in rows.items()})
 
 
 def _round(atoms: Atoms) -> int:
@@ -223,27 +193,27 @@ def _described(
     return ds
 
 
-def _told(
-    frames: Sequence[Atoms], rounds: Sequence[int], explored: Mapping[int, xr.Dataset]
-) -> xr.Dataset:
-    """What the rounds found, and how many frames of each are labelled."""
-    count = [sum(_round(atoms) == n for atoms in frames) for n in rounds]
-    ds = xr.Dataset(
-        {"n_labelled": ("round", count, _about("frames that were labelled"))},
-        coords={"round": ("round", rounds, _about("round of active learning"))},
-    )
-    there = [n for n in rounds if n in explored]
-    if not there:
-        return ds
-    index = xr.Variable("round", there, _about("round of active learning"))
-    parts = [_with_meanings(explored[n]) for n in there]
-    found = xr.concat(parts, index, join="outer", combine_attrs="override")
-    return ds.merge(found.reindex(round=rounds).drop_attrs(deep=False))
-
-
-def _with_meanings(explored: xr.Dataset) -> xr.Dataset:
-    about = _about("index of the trajectory")
-    return explored.assign_coords(trajectory=("trajectory", explored.trajectory.values, about))
+def _found(frames: Sequence[Atoms], rounds: Sequence[int]) -> xr.Dataset:
+    """What the frames themselves tell of the rounds that found them."""
+    infos = [atoms.info for atoms in frames if _round(atoms)]
+    trajectories = sorted({int(info["trajectory"]) for info in infos})
+    disputed = np.full((len(rounds), len(trajectories)), np.nan)
+    for info in infos:
+        at = rounds.index(info["round"]), trajectories.index(info["trajectory"])
+        disputed[at] = info["disagreement"]
+    about = _about("largest disagreement along the trajectory of a labelled frame", "eV/Angstrom")
+    return xr.Dataset(
+        {
+            "n_labelled": (
+                "round", np.isfinite(disputed).sum(axis=1), _about("frames that were labelled")
+            ),
+            "disagreement": (("round", "trajectory"), disputed, about),
+        },
+        coords={
+            "round": ("round", list(rounds), _about("round of active learning")),
+            "trajectory": ("trajectory", trajectories, _about("index of the trajectory")),
+        },
+    )  # fmt: skip
 
 
 def _about(meaning: str, unit: str = "1") -> dict[str, str]:

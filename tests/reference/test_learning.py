@@ -32,24 +32,15 @@ def labelled(k: int, amplitude: float, **info):
 def frames():
     """Common and compressed frames, and two rounds of more strongly rattled ones."""
     common = [labelled(k, 0.05) for k in (*range(20), *range(4000, 4020))]
+    chosen = ((1, 3), (1, 7), (2, 3), (2, 5))
     found = [
-        labelled(5000 + 1000 * n + k, 0.3, round=n, part="train") for n in (1, 2) for k in (3, 7)
-    ]
-    return common + found
-
-
-@pytest.fixture(scope="module")
-def explored():
-    """Three trajectories of round 1, two of round 2."""
-    told = {}
-    for n, size in ((1, 3), (2, 2)):
-        values = (
-            "trajectory",
-            n + np.arange(size) / 10,
-            {"units": "eV/Angstrom", "long_name": "d"},
+        labelled(
+            5000 + 1000 * n + k, 0.3, round=n, trajectory=k, disagreement=n / 10 + k / 100,
+            part="train",
         )
-        told[n] = xr.Dataset({"disagreement": values}, {"trajectory": range(size)})
-    return told
+        for n, k in chosen
+    ]  # fmt: skip
+    return common + found
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +50,7 @@ def trained():
 
 
 @pytest.fixture(scope="module")
-def gains(frames, explored, trained, tmp_path_factory):
+def gains(frames, trained, tmp_path_factory):
     """Errors of three ensembles of two tiny models as they come, untrained."""
 
     def train(seen, home, n_models, config, settings, reporter):
@@ -71,7 +62,6 @@ def gains(frames, explored, trained, tmp_path_factory):
         return learning.gains(
             frames,
             tmp_path_factory.mktemp("gains"),
-            explored,
             n_models=2,
             config=HipnnConfig(4, 4, 1),
             settings=TrainingConfig(max_epochs=40),
@@ -107,7 +97,7 @@ def test_control_has_as_many_frames_as_without_active_learning(gains, frames, tr
     seen, epochs = trained[3]
     assert epochs == 40
     numbers = {atoms.info["frame"] for atoms in seen}
-    assert {6003, 6007, 7003, 7007} <= numbers
+    assert {6003, 6007, 7003, 7005} <= numbers
     split = datasets.split(frames)
     assert {frames[k].info["frame"] for k in (*split.test, *split.valid)} <= numbers
     assert len(datasets.split(seen).train) == int(gains.n_training[0])
@@ -132,10 +122,11 @@ def test_error_of_a_member_by_hand(gains, frames):
     assert float(here) == pytest.approx(expected, rel=1e-6)
 
 
-def test_trajectories_of_all_rounds_are_kept(gains, explored):
-    """A round with fewer trajectories ends with missing values; labelled frames are counted."""
-    np.testing.assert_allclose(gains.disagreement.sel(round=1), explored[1].disagreement)
-    assert gains.disagreement.sel(round=2).notnull().values.tolist() == [True, True, False]
+def test_labelled_frames_tell_what_was_disputed(gains):
+    """Their own records are enough, and a trajectory of which none was labelled is missing."""
+    assert gains.trajectory.values.tolist() == [3, 5, 7]
+    expected = [[0.13, np.nan, 0.17], [0.23, 0.25, np.nan]]
+    np.testing.assert_allclose(gains.disagreement, expected)
     assert gains.n_labelled.values.tolist() == [2, 2]
 
 
@@ -143,15 +134,6 @@ def test_gains_are_a_result_file(gains, tmp_path):
     """Every variable says its unit and meaning, and comes back."""
     path = results.save(gains, tmp_path / "active.nc", kind="series")
     xr.testing.assert_allclose(results.load(path), gains)
-
-
-def test_rounds_are_kept_beside_their_frames(explored, tmp_path):
-    """What a round found comes back under its number."""
-    for n, ds in explored.items():
-        learning.keep(ds, n, tmp_path)
-    again = learning.kept(tmp_path)
-    assert sorted(again) == [1, 2]
-    np.testing.assert_array_equal(again[2].disagreement, explored[2].disagreement)
 
 
 def test_frames_of_active_learning_only_train(frames):
@@ -162,8 +144,7 @@ def test_frames_of_active_learning_only_train(frames):
 
 
 def test_table_has_a_row_for_each_round(gains):
-    """Trajectories are counted without the missing ones, and their median is that of the rest."""
+    """Missing trajectories do not count."""
     found = learning.table(gains)
     assert found.labelled.tolist() == [2, 2]
-    assert found.trajectories.tolist() == [3, 2]
-    np.testing.assert_allclose(found["median of disagreement"], [1.1, 2.05])
+    np.testing.assert_allclose(found["median of disagreement"], [0.15, 0.24])
