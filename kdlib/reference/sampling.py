@@ -6,7 +6,7 @@ any frame again:
 ==================  ===============================================================================
 k                   what
 ==================  ===============================================================================
-0 to 3999           cells of 16-32 atoms: liquid, melting, fcc, vacancy, bcc, hcp; 50-3000 K
+0 to 3999           cells of 31-48 atoms: liquid, melting, fcc, vacancy, bcc, hcp; 50-3000 K
 4000 to 4999        the same, compressed and hot: short distances
 5000 to 5999        liquid and fcc cells of 108 atoms: for testing transfer to larger cells
 6000 and above      actively learned (:mod:`kdlib.reference.active`): these do not follow from k
