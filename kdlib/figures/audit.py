@@ -92,11 +92,11 @@ def _claimed(row: xr.Dataset) -> str:
 
 
 def _interval(row: xr.Dataset) -> str:
-    """Value with three digits, and its interval with as many decimals."""
+    """Value with three digits, or three decimals, and its interval with as many decimals."""
     value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
     if not np.isfinite(value):
         return "–"
-    decimals = int(np.clip(2 - np.floor(np.log10(max(abs(value), 1e-9))), 0, 4))
+    decimals = int(np.clip(2 - np.floor(np.log10(max(abs(value), 1e-9))), 0, 3))
     text = f"{value:.{decimals}f}"
     if np.isfinite(low):
         ends = [_short(end, decimals) for end in (low, high)]
