@@ -13,7 +13,7 @@ from kdlib.training import TrainingConfig
 
 #: Small enough to be trained in a minute, large enough to be worth asking.
 ARCHITECTURE = HipnnConfig(32, 16, 2)
-TRAINING = TrainingConfig(batch_size=4, max_epochs=100)
+TRAINING = TrainingConfig(batch_size=4, max_epochs=50)
 #: Trained on forces above all, as what drives MD should be.
 ROLE = "matched_control"
 

@@ -38,6 +38,9 @@ class LabelSettings:
     """Convergence of the energy, eV per valence electron."""
     max_iterations: int = 120
     """Of the self-consistency cycle."""
+    mixing: tuple[float, int, float] = (0.1, 5, 50.0)
+    """GPAW's mixing of densities: share of the new one, history, weight of long waves. Where
+    convergence is tight, it decides only how many iterations there are."""
 
 
 PRODUCTION = LabelSettings()
@@ -46,7 +49,7 @@ _SMALL = 13
 #: What the labels are compared with.
 CONVERGED = LabelSettings(
     cutoff=350.0, kpoint_density=6.0, density=1e-5, eigenstates=1e-9, energy=1e-6,
-    max_iterations=300,
+    max_iterations=300, mixing=(0.25, 5, 1.0),
 )  # fmt: skip
 
 
@@ -117,7 +120,7 @@ def calculator(
         eigensolver="rmm-diis",
         # 30 % of few bands are too few empty ones: those of a small cell differ much between k.
         nbands="130%" if like is None or len(like) > _SMALL else -6,
-        mixer=Mixer(0.1, 5, 50),
+        mixer=Mixer(*s.mixing),
         maxiter=s.max_iterations,
         convergence={"density": s.density, "eigenstates": s.eigenstates, "energy": s.energy},
         symmetry={"point_group": like is not None, "time_reversal": True},

@@ -31,6 +31,7 @@ VARIANTS = {
     "scf": replace(
         PRODUCTION, density=CONVERGED.density, eigenstates=CONVERGED.eigenstates,
         energy=CONVERGED.energy, max_iterations=CONVERGED.max_iterations,
+        mixing=CONVERGED.mixing,
     ),
 }  # fmt: skip
 
