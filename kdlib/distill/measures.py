@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from ase import Atoms, units
+from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
-from ase.md.nose_hoover_chain import IsotropicMTKNPT
 
 from kdlib import crystals, dynamics, hipnn, liquid, rdf, teachers
 from kdlib.datasets.pairs import closest_pair
@@ -17,7 +16,6 @@ from kdlib.distill import cells
 from kdlib.dynamics import DynamicsError
 from kdlib.isolation import call, cores
 from kdlib.memory import peak, reset_peak
-from kdlib.units import GRAM_PER_CM3
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,8 @@ class Measures:
     """Time of the thermostat in NPT, fs."""
     barostat: float = 1000.0
     """Time of the barostat, fs."""
+    npt_frames: int = 16
+    """Configurations of it on which the teacher's pressure is asked for."""
     volumes: tuple[float, ...] = (0.88, 0.91, 0.94, 0.97, 1.0, 1.03, 1.06, 1.09, 1.12)
     """Of the energy-volume curve, in units of the given structure's."""
     timed_steps: int = 5
@@ -104,27 +104,6 @@ def _scaled_energy(atoms: Atoms, ratio: float, calculator: BaseCalculator) -> fl
     scaled.set_cell(scaled.cell.array * ratio ** (1 / 3), scale_atoms=True)
     scaled.calc = calculator
     return scaled.get_potential_energy() / len(scaled)
-
-
-def density(student: BaseCalculator, given: Atoms, m: Measures) -> float:
-    """Mean density of the crystal in NPT at no pressure, g/cm3; NaN if the run ends early."""
-    atoms = cells.supercell(given, m.n_atoms)
-    liquid.thermalize(atoms, 2 * m.cold, np.random.default_rng(0))
-    atoms.calc = student
-    npt = IsotropicMTKNPT(
-        atoms, m.timestep * units.fs, temperature_K=m.cold, pressure_au=0.0,
-        tdamp=m.thermostat * units.fs, pdamp=m.barostat * units.fs,
-    )  # fmt: skip
-    n_steps = max(8, round(1000 * m.npt_ps / m.timestep))
-    volumes = []
-    try:
-        npt.run(n_steps // 4)
-        for _ in range(n_steps // 4):
-            npt.run(4)
-            volumes.append(atoms.get_volume())
-    except Exception:  # the calculator refuses what flew apart
-        return np.nan
-    return float(atoms.get_masses().sum() * GRAM_PER_CM3 / np.mean(volumes))
 
 
 def costs(teacher_name: str, run_dir: Path, given: Atoms, m: Measures) -> xr.Dataset:

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
 
 from kdlib import hipnn, teachers
-from kdlib.distill import cells, conservation, measures, mixed, partition, rounds
+from kdlib.distill import cells, conservation, densities, measures, mixed, partition, rounds
 from kdlib.distill.errors import STATES
 from kdlib.distill.measures import FULL, Measures
 from kdlib.distill.plan import Plan
@@ -62,7 +61,7 @@ def report(
         lambda: survival(home, outcome.final),
         lambda: measures.curves(student, teacher.calculator(), given, m),
         lambda: conservation.conservation(student, given[0], hot, _expansion(fresh, given[0]), m),
-        lambda: _density(student, given[0], m),
+        lambda: densities.densities(student, teacher.calculator(), given[0], m),
         lambda: measures.costs(plan.teacher, home, given[0], m),
     ]
     if m.rdf_ps:
@@ -167,11 +166,6 @@ def _expansion(fresh: list[Atoms], given: Atoms) -> float:
     volumes = [a.get_volume() / len(a) for a in fresh if a.info["molten"]]
     middle = float(np.median(volumes)) if volumes else 1.1 * given.get_volume() / len(given)
     return middle * len(given) / given.get_volume()
-
-
-def _density(student: BaseCalculator, given: Atoms, m: Measures) -> xr.Dataset:
-    about = {"units": "g/cm3", "long_name": f"density at {m.cold:g} K and no pressure"}
-    return xr.Dataset({"student_density": ((), measures.density(student, given, m), about)})
 
 
 def _melt(fresh: list[Atoms]) -> tuple[Atoms, float]:
