@@ -146,7 +146,7 @@ class Driver:
             The part of :meth:`thermo` that this run adds.
         """
         first = len(self._samples)
-        for _ in self._advance(n_steps, sample_every, reporter):
+        for _ in self.samples(n_steps, sample_every, reporter):
             pass
         return lammpscell.series(self._samples[first:], len(self._atoms))
 
@@ -211,10 +211,10 @@ class Driver:
             calculator.calculate(self._atoms, properties, changes)
         return calculator.results
 
-    def _advance(
-        self, n_steps: int, sample_every: int, reporter: Reporter | None
+    def samples(
+        self, n_steps: int, sample_every: int = 10, reporter: Reporter | None = None
     ) -> Iterator[None]:
-        """Run, and yield after every sample."""
+        """Run as :meth:`run` does, and yield after every sample."""
         if n_steps < 0 or sample_every < 1:
             raise InputError(f"LAMMPS: {n_steps} steps sampled every {sample_every} are not a run")
         start, end = self.step, self.step + n_steps
@@ -277,7 +277,7 @@ def rdf(
     driver.command(f"compute {RDF} all rdf {n_bins} cutoff {r_max}")
     samples, densities, n_atoms = [], [], len(driver._atoms)
     try:
-        for _ in driver._advance(n_steps, sample_every, reporter):
+        for _ in driver.samples(n_steps, sample_every, reporter):
             _, g, _ = driver.lammps.numpy.extract_compute(RDF, 0, 2).T
             samples.append(g.copy())
             densities.append(n_atoms / driver.lammps.get_thermo("vol"))

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Executor, as_completed
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,51 +18,15 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from ase.calculators.emt import EMT
 
-from kdlib import dynamics, hipnn, liquid, rdf, results, trajectory, workers
-from kdlib.dynamics import DynamicsError, MeltProtocol
+from kdlib import dynamics, hipnn, liquid, rdf, results, workers
+from kdlib.dynamics import MeltProtocol
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
+from kdlib.liquidrun import PROTOCOL, StructureProtocol, liquid_structure
 from kdlib.progress import Reporter
 
 #: Role, architecture, seed.
 Key = tuple[str, str, int]
-
-
-@dataclass(frozen=True)
-class StructureProtocol:
-    """How the g(r) of a model is measured, and over what range its error is taken."""
-
-    temperature: float = 1200.0
-    """In K."""
-    equilibration_steps: int = 1000
-    """Steps under the model's own forces before samples are taken."""
-    n_steps: int = 20000
-    """Steps that are sampled."""
-    timestep: float = 2.0
-    """In fs."""
-    sample_every: int = 20
-    """Steps between samples; g(r) forgets itself in some 100 fs."""
-    n_bins: int = 160
-    """Bins of g(r) between 0 and ``r_max``."""
-    r_min: float = 2.0
-    """Lower bound of the error, Angstrom."""
-    r_max: float = 8.0
-    """Upper bound of the error, Angstrom."""
-    n_pieces: int = 4
-    """Equally long pieces of a run, from whose scatter the noise floor follows."""
-    backend: str = "fused"
-    """Of the calculator."""
-    device: str = "auto"
-    """Of the calculator."""
-    seed: int = 0
-    """Of the velocities."""
-
-    def __post_init__(self) -> None:
-        if self.n_steps // self.sample_every < 2 * self.n_pieces or self.n_pieces < 2:
-            raise InputError(
-                f"StructureProtocol: {self.n_steps} steps sampled every {self.sample_every} are "
-                f"too few for {self.n_pieces} pieces of two samples"
-            )
 
 
 def starting_liquid(
@@ -96,65 +59,10 @@ def starting_liquid(
     return atoms
 
 
-def liquid_structure(
-    potential: Potential, start: Atoms, protocol: StructureProtocol = StructureProtocol()
-) -> xr.Dataset:
-    """Sample the liquid of one model.
-
-    Parameters
-    ----------
-    potential
-        Model.
-    start
-        Liquid to start from; not changed.
-    protocol
-        What is run.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``g(r)``, ``g_piece(piece, r)``, ``temperature`` (K, mean), ``diffusion`` (Angstrom^2/fs)
-        and ``is_liquid``; all NaN, with the reason in the attribute ``failure``, for a model whose
-        run explodes: that is a property of the model.
-    """
-    p = protocol
-    atoms = Atoms(start.numbers, start.positions, cell=start.cell, pbc=start.pbc)
-    atoms.calc = potential.calculator(backend=p.backend, device=p.device)
-    liquid.thermalize(atoms, p.temperature, np.random.default_rng(p.seed))
-    try:
-        for n_steps in (p.equilibration_steps, p.n_steps):
-            run = dynamics.nvt(atoms, p.temperature, n_steps, p.timestep, p.seed, p.sample_every)
-    except DynamicsError as error:
-        return _failed(p, str(error))
-    return _summary(run, p)
-
-
-def _summary(run: xr.Dataset, p: StructureProtocol) -> xr.Dataset:
-    positions, cell = run.positions.values, run.cell.values
-    msd = trajectory.mean_squared_displacement(run)
-    parts = rdf.pieces(positions, cell, p.n_pieces, p.r_max, p.n_bins)
-    return xr.Dataset(
-        {
-            "g": rdf.rdf(positions, cell, p.r_max, p.n_bins),
-            "g_piece": xr.concat(parts, "piece", coords="minimal", compat="override"),
-            "temperature": float(run.temperature.mean()),
-            "diffusion": trajectory.diffusion(msd),
-            "is_liquid": float(trajectory.is_liquid(msd)),
-        }
-    )
-
-
-def _failed(p: StructureProtocol, reason: str) -> xr.Dataset:
-    r = rdf.centres(p.r_max, p.n_bins)
-    empty = xr.DataArray(np.full((p.n_pieces, p.n_bins), np.nan), {"r": r}, ("piece", "r"))
-    scalars = dict.fromkeys(("temperature", "diffusion", "is_liquid"), np.nan)
-    return xr.Dataset({"g": empty[0], "g_piece": empty, **scalars}, attrs={"failure": reason})
-
-
 def liquid_structures(
     models: Mapping[Key, Potential],
     start: Atoms,
-    protocol: StructureProtocol = StructureProtocol(),
+    protocol: StructureProtocol = PROTOCOL,
     executor: Executor | None = None,
     n_workers: int | None = None,
     reporter: Reporter | None = None,
@@ -229,7 +137,7 @@ def _cell(found: xr.Dataset, key: Key, potential: Potential) -> xr.Dataset:
 
 
 def compare(
-    ds: xr.Dataset, protocol: StructureProtocol = StructureProtocol(), experiment: bool = True
+    ds: xr.Dataset, protocol: StructureProtocol = PROTOCOL, experiment: bool = True
 ) -> xr.Dataset:
     """Add the errors of g(r) and their noise floor.
 
