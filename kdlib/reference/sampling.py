@@ -48,7 +48,8 @@ def configuration(k: int) -> Atoms:
     Returns
     -------
     Atoms
-        ``info`` holds ``frame``, ``phase`` and ``temperature_K``.
+        ``info`` holds ``frame``, ``phase`` and ``temperature_K``. The same everywhere to 1e-6
+        Angstrom; melts, whose motion amplifies the rounding of a processor, to 1e-3.
     """
     if not 0 <= k < ACTIVE:
         raise InputError(f"frame {k}: only frames 0 to {ACTIVE - 1} follow from their index")
