@@ -99,7 +99,7 @@ def _parts(ax: Axes, ds: xr.Dataset) -> None:
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("Frames")
     ax.set_ylabel("Phase")
-    ax.legend(loc="lower right")
+    ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.36))  # beside the short bars
 
 
 def _structures(ax: Axes, ds: xr.Dataset) -> None:
