@@ -3,8 +3,9 @@
 One ensemble is trained without actively learned frames, one with those of round 1, one with those
 of rounds 1 and 2, and so on: same architecture, seeds and number of optimizer steps, so that more
 frames do not also mean more training. Each is asked about frames that it has not seen: the test
-part, the compressed frames in it, and what the rounds found. The control has all the rounds, but as
-many of the other frames, drawn at random, are left out: it tells better frames from more frames.
+part, its compressed frames and its others, and what the rounds found. The control has all the
+rounds, but as many of the other frames, drawn at random, are left out: it tells better frames from
+more frames.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from kdlib.reference.sampling import ACTIVE, COMPRESSED, LARGE
 from kdlib.training import TrainingConfig
 
 #: Parts of the data on which ensembles are judged, beside those of the rounds.
-TEST, COMPRESSED_TEST = "test", "compressed test"
+TEST, COMMON_TEST, COMPRESSED_TEST = "test", "common test", "compressed test"
 
 
 def gains(
@@ -155,9 +156,12 @@ def _name(number: int) -> str:
 def _groups(frames: Sequence[Atoms], rounds: Sequence[int]) -> dict[str, list[Atoms]]:
     """Name -> frames on which ensembles are judged."""
     test = [frames[k] for k in datasets.split(frames).test]
-    squeezed = [atoms for atoms in test if COMPRESSED <= int(atoms.info.get("frame", 0)) < LARGE]
+    squeezed, common = [], []
+    for atoms in test:
+        compressed = COMPRESSED <= int(atoms.info.get("frame", 0)) < LARGE
+        (squeezed if compressed else common).append(atoms)
     found = {_name(n): [atoms for atoms in frames if _round(atoms) == n] for n in rounds}
-    return {TEST: test, COMPRESSED_TEST: squeezed, **found}
+    return {TEST: test, COMMON_TEST: common, COMPRESSED_TEST: squeezed, **found}
 
 
 def _errors(

@@ -11,7 +11,7 @@ from kdlib import datasets, hipnn, results
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.reference import ensemble, learning
-from kdlib.reference.learning import COMPRESSED_TEST, TEST
+from kdlib.reference.learning import COMMON_TEST, COMPRESSED_TEST, TEST
 from kdlib.training import TrainingConfig
 
 
@@ -70,14 +70,16 @@ def gains(frames, trained, tmp_path_factory):
 
 def test_no_ensemble_is_asked_about_what_it_was_trained_on(gains, frames):
     """Errors are missing exactly for the rounds in the training part."""
-    assert gains.evaluated.values.tolist() == [TEST, COMPRESSED_TEST, "round 1", "round 2"]
+    names = [TEST, COMMON_TEST, COMPRESSED_TEST, "round 1", "round 2"]
+    assert gains.evaluated.values.tolist() == names
     known = gains.error.notnull().all("member").values.tolist()
-    assert known == [[True] * 4, [True, True, False, True], [True, True, False, False]]
+    assert known == [[True] * 5, [True] * 3 + [False, True], [True] * 3 + [False] * 2]
     assert gains.error.isnull().any("member").equals(gains.error.isnull().all("member"))
     test = datasets.split(frames).test
     assert int(gains.n_frames.sel(evaluated=TEST)) == len(test)
     squeezed = sum(frames[k].info["frame"] >= 4000 for k in test)
     assert int(gains.n_frames.sel(evaluated=COMPRESSED_TEST)) == squeezed > 0
+    assert int(gains.n_frames.sel(evaluated=COMMON_TEST)) == len(test) - squeezed > 0
 
 
 def test_ensembles_differ_in_frames_but_not_in_steps(gains, frames, trained):
@@ -102,7 +104,7 @@ def test_control_has_as_many_frames_as_without_active_learning(gains, frames, tr
     assert {frames[k].info["frame"] for k in (*split.test, *split.valid)} <= numbers
     assert len(datasets.split(seen).train) == int(gains.n_training[0])
     known = gains.traded_error.notnull().all("member").values.tolist()
-    assert known == [True, True, False, False]
+    assert known == [True] * 3 + [False] * 2
 
 
 def test_nothing_is_traded_where_active_learning_has_the_most(frames):
