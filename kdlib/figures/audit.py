@@ -97,7 +97,7 @@ def _interval(row: xr.Dataset) -> str:
     if not np.isfinite(value):
         return "–"
     decimals = int(np.clip(2 - np.floor(np.log10(max(abs(value), 1e-9))), 0, 3))
-    text = f"{value:.{decimals}f}"
+    text = _short(value, decimals)
     if np.isfinite(low):
         ends = [_short(end, decimals) for end in (low, high)]
         text += f" [{ends[0]}, {ends[1]}]"
@@ -107,5 +107,6 @@ def _interval(row: xr.Dataset) -> str:
 
 
 def _short(end: float, decimals: int) -> str:
-    """End of an interval; one beyond ten thousand by its order of magnitude, to keep its column."""
-    return f"{end:.{decimals}f}" if abs(end) < 1e4 else f"{end:.0e}".replace("e+", "e")
+    """Number; one beyond ten thousand by its order of magnitude, to keep its column."""
+    rounded = round(end, decimals) + 0.0  # no minus before zero
+    return f"{rounded:.{decimals}f}" if abs(end) < 1e4 else f"{end:.0e}".replace("e+", "e")
