@@ -102,9 +102,10 @@ def step_breakdown(ds: xr.Dataset) -> Figure:
             ax.barh(rows, width, left=left, height=0.62, color=look.color, label=look.label)
             left += width
         total = here.sel(component="total").values
-        for row, value in zip(rows, total, strict=True):
+        # Medians of parts need not add up to the median of the whole: the number is beside both.
+        for row, value, end in zip(rows, total, np.fmax(total, left), strict=True):
             text = f" {value:.3g}" if np.isfinite(value) else " not run"
-            ax.annotate(text, (np.nan_to_num(value), row), va="center", fontsize=6.5)
+            ax.annotate(text, (np.nan_to_num(end), row), va="center", fontsize=6.5)
         ax.set_xlim(0, 1.15 * np.nanmax(np.append(total, left)))
         ax.set_title(f"{BACKEND_LOOKS[backend].label}, {atoms[backend]:,} atoms")
         ax.set_xlabel(label(ds.step_time))
