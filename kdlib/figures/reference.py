@@ -53,6 +53,8 @@ def _accuracy(ax: Axes, ds: xr.Dataset) -> None:
             marker=look.marker, linestyle="none", label=look.label,
         )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="RMS force component (eV/Å)")
+    for axis in "xy":
+        log_ticks(ax, axis)
     ax.set_ylabel("RMS difference to converged PBE (eV/Å)")
     ax.legend(loc="best", fontsize=6)
 
@@ -65,7 +67,7 @@ def _disagreement(ax: Axes, found: xr.DataArray) -> None:
         ax.scatter(number + spread, values, s=6, color="0.5", alpha=0.5, linewidths=0)
         low, mid, high = np.quantile(values, (0.25, 0.5, 0.75))
         ax.errorbar(number, mid, [[mid - low], [high - mid]], color="black", marker="o", capsize=3)
-    ax.set_yscale("log")
+    log_ticks(ax, "y")
     ax.set_xticks(rounds)
     ax.set_xlim(rounds.min() - 0.6, rounds.max() + 0.6)
     ax.set_xlabel("Round")
@@ -89,7 +91,7 @@ def _error(ax: Axes, found: xr.DataArray, traded: xr.DataArray | None) -> None:
         words = "with all rounds, as many frames as without"
         _interval(ax, at, here, color="0.4", fmt="o", markerfacecolor="white", label=words)
     log_ticks(ax, "y")
-    ax.set_xticks(places, [_wrapped(name) for name in found.evaluated.values.tolist()], fontsize=6)
+    ax.set_xticks(places, [_wrapped(name) for name in found.evaluated.values.tolist()], fontsize=5)
     ax.set_ylabel(label(found, "force RMSE on unseen frames"))
     ax.set_xlabel("Frames")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=6)
