@@ -8,6 +8,7 @@ from kdlib.dynamics import MAX_TEMPERATURE
 from kdlib.lammps import Driver
 from kdlib.liquid import stop_drift, thermalize
 from kdlib.progress import Reporter
+from kdlib.trajectory import with_positions
 
 
 def nvt(
@@ -63,8 +64,4 @@ def nvt(
         end = driver.atoms()
     atoms.positions = end.positions
     atoms.set_momenta(end.get_momenta())
-    return driver.thermo().assign(
-        positions=(("time", "atom", "xyz"), positions, {"units": "Angstrom"}),
-        mass=("atom", atoms.get_masses(), {"units": "u"}),
-        cell=(("vector", "xyz"), atoms.cell.array.copy(), {"units": "Angstrom"}),
-    )
+    return with_positions(driver.thermo(), atoms, positions)

@@ -8,7 +8,7 @@ Displacements are read off positions that were never wrapped,
 without the motion of the centre of mass, averaged over atoms and time origins t_0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,15 +77,28 @@ class Recorder:
             attrs = _described("eV/atom", f"{name} energy per atom")
             ds[f"{name}_energy"] = "time", energy, attrs
         ds["seconds"] = "component", list(seconds.values()), _described("s", "wall time")
-        return self._with_positions(ds) if self._keep else ds
+        return with_positions(ds, self._atoms, self._positions) if self._keep else ds
 
-    def _with_positions(self, ds: xr.Dataset) -> xr.Dataset:
-        positions = np.reshape(self._positions, (-1, len(self._atoms), 3))
-        length = _described("Angstrom", "positions, not wrapped")
-        ds["positions"] = ("time", "atom", "xyz"), positions, length
-        ds["cell"] = ("vector", "xyz"), self._atoms.cell.array, _described("Angstrom", "cell")
-        ds["mass"] = "atom", self._atoms.get_masses(), _described("u", "mass")
-        return ds
+
+def with_positions(ds: xr.Dataset, atoms: Atoms, positions: Sequence[np.ndarray]) -> xr.Dataset:
+    """Add sampled positions to the series of a run, with cell and masses.
+
+    Parameters
+    ----------
+    ds
+        Series over ``time``.
+    atoms
+        The atoms that ran.
+    positions
+        Unwrapped positions of every sample, (n_atoms, 3), Angstrom.
+    """
+    found = np.reshape(positions, (-1, len(atoms), 3))
+    length = _described("Angstrom", "positions, not wrapped")
+    return ds.assign(
+        positions=(("time", "atom", "xyz"), found, length),
+        cell=(("vector", "xyz"), atoms.cell.array, _described("Angstrom", "cell")),
+        mass=("atom", atoms.get_masses(), _described("u", "mass")),
+    )
 
 
 def _described(units: str, long_name: str) -> dict[str, str]:

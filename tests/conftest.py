@@ -53,3 +53,17 @@ def emt_frames() -> list[Atoms]:
 def small_config() -> hipnn.HipnnConfig:
     """A HIP-NN that trains in no time, in float64."""
     return hipnn.HipnnConfig(6, 5, 1, dtype="float64", cutoff=5.0, soft_max=4.5)
+
+
+class Classical(hipnn.Potential):
+    """A potential whose calculator is ASE's EMT, which has an aluminium of its own."""
+
+    def calculator(self, **options: object) -> EMT:
+        """Stable forces without training."""
+        return EMT()
+
+
+@pytest.fixture(scope="session")
+def classical() -> Classical:
+    """EMT under the name of a small architecture."""
+    return Classical(hipnn.build(hipnn.HipnnConfig(4, 5, 1)))

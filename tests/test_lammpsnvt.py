@@ -5,24 +5,15 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from kdlib import hipnn, lammpscell, lammpsnvt, liquid, rdf, structure, trajectory
+from kdlib import lammpscell, lammpsnvt, liquid, rdf, structure, trajectory
 from kdlib.dynamics import DynamicsError, MeltProtocol
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.structure import StructureProtocol
 
 try:
     lammpscell.start().close()
 except InputError as reason:
     pytest.skip(str(reason), allow_module_level=True)
-
-
-class Classical(Potential):
-    """A potential whose calculator is ASE's EMT."""
-
-    def calculator(self, **options: object) -> EMT:
-        """Stable forces without training."""
-        return EMT()
 
 
 def crystal():
@@ -33,18 +24,17 @@ def crystal():
     return atoms
 
 
-def test_liquid_of_lammps_is_that_of_ase():
+def test_liquid_of_lammps_is_that_of_ase(classical):
     """From one start both have one g(r), within the noise of such runs; at 2500 K it is another."""
     melt = MeltProtocol(melt_steps=150, quench_steps=100, equilibration_steps=50)
     start = structure.starting_liquid(2, melt)
-    model = Classical(hipnn.build(HipnnConfig(4, 5, 1)))
 
     def run(engine: str, temperature: float = 1200.0):
         protocol = StructureProtocol(
             temperature=temperature, equilibration_steps=100, n_steps=800, sample_every=10,
             r_max=6.0, n_bins=60, engine=engine,
         )  # fmt: skip
-        return structure.liquid_structure(model, start, protocol)
+        return structure.liquid_structure(classical, start, protocol)
 
     ase, lammps, hot = run("ase"), run("lammps"), run("lammps", 2500.0)
     floor = rdf.noise_floor(list(ase.g_piece), 4, r_max=6.0)

@@ -18,20 +18,6 @@ SHORT = StructureProtocol(
 )
 
 
-class Classical(Potential):
-    """A potential whose calculator is ASE's EMT, which has an aluminium of its own."""
-
-    def calculator(self, **options: object) -> EMT:
-        """Stable forces without training."""
-        return EMT()
-
-
-@pytest.fixture(scope="module")
-def classical() -> Classical:
-    """EMT under the name of a small architecture."""
-    return Classical(hipnn.build(HipnnConfig(4, 5, 1)))
-
-
 def g_of(height: float, n_pieces: int = 2) -> xr.Dataset:
     """A liquid with g = height everywhere, whose pieces lie 0.1 above and below."""
     flat = xr.DataArray(np.full(160, height), {"r": rdf.centres(8.0, 160)}, ("r",))
@@ -121,7 +107,7 @@ def test_explosion_is_a_property_of_the_model(classical, monkeypatch):
             super().calculate(*args)
             self.results["forces"] = -50 * self.results["forces"]
 
-    monkeypatch.setattr(Classical, "calculator", lambda self, **options: Repulsive())
+    monkeypatch.setattr(type(classical), "calculator", lambda self, **options: Repulsive())
     found = structure.liquid_structure(classical, liquid.liquid_aluminium(2, 0), SHORT)
     assert found.g.isnull().all()
     assert np.isnan(found.is_liquid)

@@ -96,6 +96,13 @@ def _multiples(copies: int) -> list[np.ndarray]:
     return found or [np.eye(3, dtype=int)]
 
 
+def scaled(atoms: Atoms, ratio: float) -> Atoms:
+    """Copy with ``ratio`` times the volume, atoms scaled along."""
+    copy = atoms.copy()
+    copy.set_cell(copy.cell.array * ratio ** (1 / 3), scale_atoms=True)
+    return copy
+
+
 def deformed(
     atoms: Atoms, volume: float, strain: float, rattle: float, rng: np.random.Generator
 ) -> Atoms:

@@ -104,7 +104,6 @@ def _expansion(student: BaseCalculator, teacher: BaseCalculator, frames: Sequenc
 
 def _pressure(calculator: BaseCalculator, atoms: Atoms, ratio: float = 1.0) -> float:
     """Of the potential energy, eV/Angstrom^3, in a cell of ``ratio`` times the volume."""
-    scaled = atoms.copy()
-    scaled.set_cell(scaled.cell.array * ratio ** (1 / 3), scale_atoms=True)
+    scaled = cells.scaled(atoms, ratio)
     scaled.calc = calculator
     return float(-scaled.get_stress()[:3].mean())

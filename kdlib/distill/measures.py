@@ -100,8 +100,7 @@ def curves(
 
 
 def _scaled_energy(atoms: Atoms, ratio: float, calculator: BaseCalculator) -> float:
-    scaled = atoms.copy()
-    scaled.set_cell(scaled.cell.array * ratio ** (1 / 3), scale_atoms=True)
+    scaled = cells.scaled(atoms, ratio)
     scaled.calc = calculator
     return scaled.get_potential_energy() / len(scaled)
 

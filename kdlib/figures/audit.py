@@ -106,7 +106,7 @@ def _interval(row: xr.Dataset) -> str:
     return text if unit == "1" else f"{text} {unit}"
 
 
-def _short(end: float, decimals: int) -> str:
+def _short(value: float, decimals: int) -> str:
     """Number; one beyond ten thousand by its order of magnitude, to keep its column."""
-    rounded = round(end, decimals) + 0.0  # no minus before zero
-    return f"{rounded:.{decimals}f}" if abs(end) < 1e4 else f"{end:.0e}".replace("e+", "e")
+    rounded = round(value, decimals) + 0.0  # no minus before zero
+    return f"{rounded:.{decimals}f}" if abs(value) < 1e4 else f"{value:.0e}".replace("e+", "e")
