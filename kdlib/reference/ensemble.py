@@ -11,9 +11,10 @@ from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.progress import Reporter
 from kdlib.training import TrainingConfig
 
-#: Small enough to be trained in a minute, large enough to be worth asking.
+#: Small enough to be trained in minutes, large enough to be worth asking.
 ARCHITECTURE = HipnnConfig(32, 16, 2)
-TRAINING = TrainingConfig(batch_size=4, max_epochs=50)
+#: The learning rate falls within the cap, and no member stops before it.
+TRAINING = TrainingConfig(batch_size=4, max_epochs=120, lr_patience=10, stop_patience=120)
 #: Trained on forces above all, as what drives MD should be.
 ROLE = "matched_control"
 

@@ -70,8 +70,7 @@ def gains(
     for i, last in enumerate(training):
         seen = [atoms for atoms in frames if _round(atoms) <= last]
         sizes.append(len(datasets.split(seen).train))
-        epochs = max(1, round(settings.max_epochs * sizes[0] / sizes[-1]))
-        alike = replace(settings, max_epochs=epochs)
+        alike = _as_many_steps(settings, sizes[0] / sizes[-1])
         home = folder / f"rounds_{last}"
         models = ensemble.train(seen, home, n_models, config, alike, reporter)
         error[i] = _errors(models, groups, [_name(n) for n in rounds if n <= last])
@@ -142,6 +141,12 @@ def table(ds: xr.Dataset) -> pd.DataFrame:
     for share, name in ((0.25, "lower quartile"), (0.5, "median"), (0.75, "upper quartile")):
         rows[f"{name} of disagreement"] = found.quantile(share, "trajectory")
     return pd.DataFrame({name: row.to_series() for name, row in rows.items()})
+
+
+def _as_many_steps(settings: TrainingConfig, share: float) -> TrainingConfig:
+    """Settings of a training whose epochs are longer: their share of the epochs and of patience."""
+    counts = ("max_epochs", "lr_patience")
+    return replace(settings, **{n: max(1, round(getattr(settings, n) * share)) for n in counts})
 
 
 def _round(atoms: Atoms) -> int:
