@@ -8,7 +8,6 @@ positions and cells, which gives energies, forces and virials from one code for 
 """
 
 import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,9 +19,9 @@ from torch import Tensor
 
 from kdlib.batches import Batch
 from kdlib.errors import InputError
+from kdlib.leanimport import lean
 
-with warnings.catch_warnings():  # hippynn 0.1.3 warns when it is imported under torch 2.13
-    warnings.simplefilter("ignore")
+with lean():
     import hippynn
     from hippynn.layers.targets import HEnergy
     from hippynn.networks.hipnn import Hipnn, HipnnQuad, HipnnVec

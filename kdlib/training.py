@@ -21,7 +21,7 @@ from kdlib import hipnn, results
 from kdlib.datasets import Split, identity
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.loop import Loop, TrainingConfig, TrainingError
+from kdlib.loop import Loop, TrainingConfig, TrainingError, use_backend
 from kdlib.losses import LossWeights, WeightSchedule
 from kdlib.progress import Reporter
 
@@ -123,9 +123,12 @@ def fit(
 
 
 def load_run(run_dir: str | Path) -> Run:
-    """Read a finished training."""
+    """Read a finished training; its model computes with the kernels that it was trained with."""
     folder = Path(run_dir)
-    return Run(folder, hipnn.load(folder), results.load(folder / HISTORY, "run"))
+    potential = hipnn.load(folder)
+    record = json.loads((folder / hipnn.CONFIG).read_text())
+    use_backend(potential.module, record["training"]["backend"])
+    return Run(folder, potential, results.load(folder / HISTORY, "run"))
 
 
 def run_key(

@@ -148,6 +148,17 @@ def test_finished_run_is_not_repeated(tmp_path, emt_frames, split, small_config,
         training.fit(small_config, settings, LossWeights(force=30), emt_frames, split, run_dir)
 
 
+@pytest.mark.parametrize("backend", ["hippynn", "fused"])
+def test_model_of_a_run_has_the_kernels_of_its_training(
+    tmp_path, emt_frames, split, small_config, settings, backend
+):
+    """A model is as fast to ask as it was to train: evaluation is most of a short sweep's time."""
+    quick = dataclasses.replace(settings, max_epochs=1, backend=backend)
+    run = training.fit(small_config, quick, WEIGHTS, emt_frames, split, tmp_path / "run")
+    layer = run.potential.module.network.interaction_layers[0]
+    assert type(layer).__module__.startswith("kdlib.fused") == (backend == "fused")
+
+
 def test_key_follows_everything_that_decides_the_weights(
     monkeypatch, emt_frames, split, small_config, settings
 ):

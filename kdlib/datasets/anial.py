@@ -6,7 +6,6 @@ energy is written nowhere, so it is read off the data: the closest pairs of atom
 """
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,8 +140,9 @@ def _groups(path: Path) -> Iterator[dict]:
 
     Its databases, a level above, would pad all frames to the largest and round to float32.
     """
-    with warnings.catch_warnings():  # hippynn 0.1.3 warns when it is imported under torch 2.13
-        warnings.simplefilter("ignore")
+    from kdlib.leanimport import lean  # with torch, which few users of files need
+
+    with lean():
         from hippynn.databases.h5_pyanitools import AniDataLoader
     try:
         with h5py.File(path):  # hippynn's reader leaves a mess behind where this fails
