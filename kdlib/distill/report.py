@@ -1,12 +1,19 @@
-"""The report on a student: everything that is measured, as one Dataset."""
+"""The report on a student: everything that is measured, as one Dataset.
 
+Each measurement is kept in a file of its own as soon as it is made, under a hash of the student and
+of what was asked for: a report that was stopped goes on, and one that is asked for more measures
+only that.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from ase import Atoms
 
-from kdlib import hipnn, teachers
+from kdlib import fingerprint, hipnn, results, teachers
 from kdlib.distill import cells, conservation, densities, measures, mixed, partition, rounds
 from kdlib.distill.errors import STATES
 from kdlib.distill.measures import FULL, Measures
@@ -18,6 +25,10 @@ from kdlib.progress import Reporter
 
 #: Points of a parity plot at most.
 MAX_POINTS = 4000
+#: Folder of the measurements.
+MEASURED = "measured"
+#: Fields of :class:`Measures` that concern one measurement alone.
+ON_REQUEST = {"rdf_ps": "liquids", "label_seeds": "labels", "label_epochs": "labels"}
 
 
 def report(
@@ -49,40 +60,63 @@ def report(
         what :mod:`kdlib.distill.measures` measures.
     """
     home = Path(folder)
-    potential, given = hipnn.load(home), cells.structures(plan.structures)
-    teacher = teachers.load(plan.teacher)
-    student = potential.calculator()
-    pool = Pool(home / "labels")
-    fresh = pool.frames(k for k in pool.numbers if k >= rounds.PER_ROUND * outcome.final)
-    hot = m.hot or plan.temperatures[1]
-    jobs = [
-        lambda: parity(potential, fresh),
-        lambda: by_round(outcome, plan),
-        lambda: survival(home, outcome.final),
-        lambda: measures.curves(student, teacher.calculator(), given, m),
-        lambda: conservation.conservation(student, given[0], hot, _expansion(fresh, given[0]), m),
-        lambda: densities.densities(student, teacher.calculator(), given[0], m),
-        lambda: measures.costs(plan.teacher, home, given[0], m),
-    ]
-    if m.rdf_ps:
-        jobs.append(lambda: measures.liquids(student, teacher.calculator(), *_melt(fresh), m))
-    if m.label_seeds and all("energies" in a.calc.results for a in fresh):
-        learnt = pool.frames(k for k in pool.numbers if k < rounds.PER_ROUND * outcome.final)
-        learnt += mixed.learnt(outcome.data)
-        jobs.append(
-            lambda: partition.compare(
-                plan, outcome, learnt, fresh, home, m.label_seeds, m.label_epochs, reporter
-            )
-        )
+    jobs = _measurements(plan, outcome, home, m, reporter)
     parts = []
     with (reporter or Reporter()).bar(len(jobs), "report", "measurement") as bar:
-        for job in jobs:
-            parts.append(job())
+        for name, measure in jobs.items():
+            asked = {k: v for k, v in asdict(m).items() if ON_REQUEST.get(k, name) == name}
+            key = fingerprint.digest((home / hipnn.WEIGHTS).read_bytes(), plan.teacher, repr(asked))
+            parts.append(_kept(home / MEASURED / f"{name}.nc", key, measure))
             bar.update()
     whole = xr.merge(parts, combine_attrs="no_conflicts", compat="no_conflicts", join="outer")
     return whole.assign_attrs(
         teacher=plan.teacher, ending=outcome.ending, target=plan.target_force_rmse
     )
+
+
+def _measurements(
+    plan: Plan, outcome: Outcome, home: Path, m: Measures, reporter: Reporter | None
+) -> dict[str, Callable[[], xr.Dataset]]:
+    """Name -> measurement, to be made when called."""
+    potential, given = hipnn.load(home), cells.structures(plan.structures)
+    teacher, student = teachers.load(plan.teacher).calculator(), potential.calculator()
+    pool = Pool(home / "labels")
+    fresh = pool.frames(k for k in pool.numbers if k >= rounds.PER_ROUND * outcome.final)
+    hot = m.hot or plan.temperatures[1]
+    jobs = {
+        "parity": lambda: parity(potential, fresh),
+        "rounds": lambda: by_round(outcome, plan),
+        "survival": lambda: survival(home, outcome.final),
+        "curves": lambda: measures.curves(student, teacher, given, m),
+        "conservation": lambda: conservation.conservation(
+            student, given[0], hot, _expansion(fresh, given[0]), m
+        ),
+        "densities": lambda: densities.densities(student, teacher, given[0], m),
+        "costs": lambda: measures.costs(plan.teacher, home, given[0], m),
+    }
+    if m.rdf_ps:
+        jobs["liquids"] = lambda: measures.liquids(student, teacher, *_melt(fresh), m)
+    if m.label_seeds and all("energies" in a.calc.results for a in fresh):
+        learnt = pool.frames(k for k in pool.numbers if k < rounds.PER_ROUND * outcome.final)
+        learnt += mixed.learnt(outcome.data)
+        jobs["labels"] = lambda: partition.compare(
+            plan, outcome, learnt, fresh, home, m.label_seeds, m.label_epochs, reporter
+        )
+    return jobs
+
+
+def _kept(path: Path, key: str, measure: Callable[[], xr.Dataset]) -> xr.Dataset:
+    """What was measured before under the same key, or is measured now."""
+    if path.is_file():
+        found = results.load(path)
+        if found.attrs.get("key") == key:
+            beside = results.PROVENANCE | {"kind", "key"}
+            return found.drop_attrs(deep=False).assign_attrs(
+                {name: value for name, value in found.attrs.items() if name not in beside}
+            )
+    ds = measure()
+    results.save(ds, path, kind="series", key=key)
+    return ds
 
 
 def parity(potential: Potential, fresh: list[Atoms]) -> xr.Dataset:
