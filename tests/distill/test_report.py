@@ -15,6 +15,10 @@ SHORT = distill.Measures(
 )
 
 
+class Stopped(Exception):
+    """What ends a report in the middle."""
+
+
 def test_a_stopped_report_goes_on(tiny, finished, monkeypatch):
     """What was measured before the stop is read, and the whole is what an unbroken one gives."""
     folder, outcome = finished
@@ -25,11 +29,11 @@ def test_a_stopped_report_goes_on(tiny, finished, monkeypatch):
         return made(*args)
 
     def stopped(*args):
-        raise KeyboardInterrupt
+        raise Stopped
 
     made = measures.costs
     monkeypatch.setattr(measures, "costs", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         distill.report(tiny, outcome, folder, SHORT)
     monkeypatch.setattr(measures, "costs", costs)
     monkeypatch.setattr(densities, "densities", stopped)
