@@ -10,6 +10,8 @@ from kdlib.figures.style import TWO_COLUMNS, canvas, label, letter, log_ticks, p
 
 #: Grey and marker of an ensemble, by the number of rounds that it was trained on.
 _ENSEMBLES = (("0.7", "s"), ("0.4", "D"), ("0.0", "o"), ("0.0", "^"))
+#: Of the panels, relative.
+_WIDTHS = {"accuracy": 1.0, "disagreement": 0.8, "error": 1.3}
 
 
 @recipe(
@@ -33,7 +35,9 @@ def reference(ds: xr.Dataset) -> Figure:
         ``traded_error(member, evaluated)``, eV/Angstrom.
     """
     names = ["accuracy", *[name for name in ("disagreement", "error") if name in ds]]
-    figure, axes = canvas(TWO_COLUMNS, 3.1, mosaic=[names])
+    figure, axes = canvas(
+        TWO_COLUMNS, 3.1, mosaic=[names], width_ratios=[_WIDTHS[name] for name in names]
+    )
     _accuracy(axes["accuracy"], ds)
     if "disagreement" in ds:
         _disagreement(axes["disagreement"], ds.disagreement)
