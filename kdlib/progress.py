@@ -81,7 +81,9 @@ class TqdmReporter(Reporter):
         self._in_notebook = in_notebook
 
     def bar(self, total: int, desc: str = "", unit: str = "it") -> Bar:
-        """Open a bar over `total` items; use it in a `with` statement."""
+        """Open a bar over `total` items, none where there are none; use it in a `with` block."""
+        if not total:
+            return Bar()
         if self._in_notebook:
             bar = tqdm(total=total, desc=desc, unit=unit, file=sys.stdout, ncols=90, mininterval=2)
         else:

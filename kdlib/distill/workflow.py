@@ -156,7 +156,7 @@ def _begin(work: _Work) -> None:
         work.pool.label(found, work.teacher, work.reporter)
         kept.mkdir(parents=True, exist_ok=True)
         (kept / "done").touch()
-    n = len(work.pool.numbers)
+    n = sum(k < rounds.PER_ROUND for k in work.pool.numbers)
     work.reporter.line(f"{n} first frames labelled by {work.teacher.name}, {work.minutes:.1f} min")
 
 
