@@ -11,7 +11,7 @@ least.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from ase import Atoms
@@ -39,7 +39,7 @@ class Excursion:
     hot: float = 0.0
     """Temperature of a melt that comes first, K; 0 for none."""
     melt_steps: int = 0
-    """Steps of the melt."""
+    """Steps of the melt, rounded up to whole samples."""
     relaxation: float = 200.0
     """Of the thermostat, fs."""
     closest: float = 0.5
@@ -60,11 +60,14 @@ class Path:
         Why the run ended before its time; empty if it did not.
     survived
         Share of the run that stayed physical.
+    melting
+        Physical configurations of the melt that came first.
     """
 
     frames: list[Atoms]
     ending: str
     survived: float
+    melting: list[Atoms] = field(default_factory=list)
 
 
 def follow(atoms: Atoms, calculator: BaseCalculator, excursion: Excursion) -> Path:
@@ -79,24 +82,34 @@ def follow(atoms: Atoms, calculator: BaseCalculator, excursion: Excursion) -> Pa
     excursion
         What is run.
     """
-    e, frames, ending = excursion, [], ""
+    e = excursion
     moving = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     moving.calc = calculator
+    n_melting = -(-e.melt_steps // e.sample_every) if e.hot else 0
+    melting, ending = _watched(moving, e.hot, n_melting, e, e.seed)
     wanted = e.n_steps // e.sample_every
+    if ending:
+        return Path([], ending, 0.0, melting)
+    frames, ending = _watched(moving, e.temperature, wanted, e, e.seed + n_melting)
+    return Path(frames, ending, len(frames) / wanted, melting)
+
+
+def _watched(
+    moving: Atoms, temperature: float, n_samples: int, e: Excursion, seed: int
+) -> tuple[list[Atoms], str]:
+    """Physical configurations of a run, and why it ended before its time."""
+    frames: list[Atoms] = []
     try:
-        if e.hot and e.melt_steps:
-            _advance(moving, e.hot, e.melt_steps, e, e.seed)
-        for sample in range(wanted):
-            _advance(moving, e.temperature, e.sample_every, e, e.seed + 1 + sample)
+        for sample in range(n_samples):
+            _advance(moving, temperature, e.sample_every, e, seed + sample)
             frame = Atoms(moving.numbers, moving.positions, cell=moving.cell, pbc=moving.pbc)
             distance = closest_pair(frame).distance
             if distance < e.closest:
-                ending = f"two atoms came as close as {distance:.2f} Angstrom"
-                break
+                return frames, f"two atoms came as close as {distance:.2f} Angstrom"
             frames.append(frame)
     except DynamicsError as error:
-        ending = str(error)
-    return Path(frames, ending, len(frames) / wanted)
+        return frames, str(error)
+    return frames, ""
 
 
 def _advance(atoms: Atoms, temperature: float, n_steps: int, e: Excursion, seed: int) -> None:

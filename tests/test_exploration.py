@@ -53,6 +53,25 @@ def test_exploding_md_is_an_ending_not_an_error():
     assert "temperature" in path.ending or "apart" in path.ending or "close" in path.ending
 
 
+def test_accident_in_the_melt_leaves_what_came_before():
+    """The melt's own configurations come back: without them nothing is learnt of such runs."""
+
+    class Fuse(EMT):
+        """EMT that blows up after 32 evaluations."""
+
+        n_calls = 0
+
+        def get_forces(self, atoms=None, **options):
+            self.n_calls += 1
+            burst = 1e4 * np.sign(atoms.positions - 3.0) if self.n_calls > 32 else 0.0
+            return super().get_forces(atoms, **options) + burst
+
+    atoms = bulk("Cu", cubic=True).repeat(2)
+    path = exploration.follow(atoms, Fuse(), Excursion(300.0, 40, 10, hot=3000.0, melt_steps=40))
+    assert (len(path.melting), len(path.frames), path.survived) == (2, 0, 0.0)
+    assert path.ending
+
+
 def test_melting_first_leaves_the_crystal():
     """A melt before the excursion moves atoms further than the excursion alone."""
     atoms = bulk("Cu", cubic=True).repeat(2)

@@ -66,6 +66,9 @@ class Plan:
     target_force_rmse: float = 0.08
     """The distillation ends when fresh frames, solid and molten, have no larger error,
     eV/Angstrom."""
+    least_survival: float = 0.8
+    """Nor does it end before so large a share of the last round's MD, of solids and of melts,
+    has stayed physical."""
     max_frames: int = 500
     """Budget of labelled frames."""
     max_minutes: float = 45.0

@@ -207,26 +207,28 @@ def _trajectory(
         "volume": begun.atoms.get_volume() / len(begun.atoms), "survived": path.survived,
         "disagreement": np.nan, "median_disagreement": np.nan,
     }  # fmt: skip
-    if not path.frames:
+    watched = path.frames or path.melting  # where a run ended early, what came before is learnt
+    if not watched:
         return {}, row
-    disputed, largest = exploration.judged(potentials, path.frames)
+    disputed, largest = exploration.judged(potentials, watched)
     row |= {"disagreement": disputed.max(), "median_disagreement": float(np.median(disputed))}
     physical = np.flatnonzero(largest < plan.largest_force)
     if not len(physical):
         return {}, row
     rng = np.random.default_rng([plan.seed, 1 + number, j, 1])
-    fresh, worst = int(rng.choice(physical)), int(physical[disputed[physical].argmax()])
+    chosen = {int(physical[disputed[physical].argmax()]): "disputed"}
+    if path.frames:
+        chosen[int(rng.choice(physical))] = "fresh"
     base = PER_ROUND * number + 2 * j
     found = {}
-    for k, offset, what in ((fresh, 0, "fresh"), (worst, 1, "disputed")):
-        if what == "disputed" and worst == fresh:
-            continue
-        atoms = path.frames[k].copy()
+    for k, what in chosen.items():
+        frame = base + (what == "disputed")
+        atoms = watched[k].copy()
         valid = what == "fresh" and j % VALID_EVERY == 0
         atoms.info.update(
-            frame=base + offset, sampling=what, part="valid" if valid else "train", round=number,
+            frame=frame, sampling=what, part="valid" if valid else "train", round=number,
             trajectory=j, temperature_K=round(begun.temperature, 1), molten=begun.molten,
             disagreement=round(float(disputed[k]), 4),
         )  # fmt: skip
-        found[base + offset] = atoms
+        found[frame] = atoms
     return found, row

@@ -167,7 +167,7 @@ def _rounds(work: _Work, references: AtomReferences) -> str:
         earlier = [k for k in work.pool.numbers if k < rounds.PER_ROUND * number]
         _, found, row = _measured(work, number, earlier, references, plan.round_epochs)
         work.reporter.line(_line(work.note(row), work))
-        if _worst(row["errors"]) <= plan.target_force_rmse:
+        if _is_met(plan, row):
             return f"the target of {plan.target_force_rmse:g} eV/Angstrom is met"
         work.pool.label(found, work.teacher, work.reporter)
         if len(work.pool.numbers) >= plan.max_frames:
@@ -208,6 +208,7 @@ def _measured(
         "data": mixed.compare(student.potential, work.data, references),
         "disagreement": float(series.disagreement.median()),
         "survived": float(series.survived.mean()),
+        "least": float(series.survived.groupby(series.molten).mean().min()),
     }  # fmt: skip
     return trained, found, row
 
@@ -228,6 +229,11 @@ def _errors(
         raise InputError("none of the students' runs survived a single sample: more first frames "
                          "(n_start) or a narrower range of temperatures may help")  # fmt: skip
     return against_teacher(student.potential, frames)
+
+
+def _is_met(plan: Plan, row: dict) -> bool:
+    """Whether a round's errors are small enough, and its MD stable enough for them to count."""
+    return _worst(row["errors"]) <= plan.target_force_rmse and row["least"] >= plan.least_survival
 
 
 def _worst(errors: dict) -> float:

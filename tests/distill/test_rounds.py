@@ -1,0 +1,61 @@
+"""Rounds of a distillation: what a run that ends early is worth, and when the target is met."""
+
+from dataclasses import replace
+
+import pytest
+from ase.build import bulk
+
+from kdlib import exploration
+from kdlib.distill import rounds, workflow
+from kdlib.exploration import Path
+from kdlib.hipnn import HipnnConfig, build, save
+
+
+@pytest.fixture(scope="module")
+def run_dirs(tmp_path_factory):
+    """Two untrained students of copper."""
+    folders = [tmp_path_factory.mktemp(f"student{seed}") for seed in range(2)]
+    for seed, folder in enumerate(folders):
+        save(build(HipnnConfig(8, 8, 1, species=("Cu",)), seed), folder)
+    return folders
+
+
+def _copper(n: int):
+    frames = [bulk("Cu", cubic=True).repeat(2) for _ in range(n)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.1 * (1 + seed), seed=seed)
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("path", "kinds"),
+    [
+        (Path(_copper(3), "", 1.0), {"fresh", "disputed"}),
+        (Path([], "exploded", 0.0, _copper(3)), {"disputed"}),
+        (Path([], "exploded", 0.0), set()),
+    ],
+)
+def test_a_melt_that_exploded_is_learnt_but_not_measured_on(
+    monkeypatch, tiny, run_dirs, path, kinds
+):
+    """Its most disputed configuration is labelled; a fresh frame comes from a run that lives."""
+    monkeypatch.setattr(exploration, "follow", lambda *args: path)
+    begun = rounds.Start(_copper(1)[0], 900.0, True)
+    found, row = rounds._trajectory(
+        replace(tiny, largest_force=1e9), begun, run_dirs, number=1, j=1, reach=1.0
+    )
+    assert {atoms.info["sampling"] for atoms in found.values()} == kinds
+    assert row["survived"] == path.survived
+    if path.melting:
+        (atoms,) = found.values()
+        disputed, _ = exploration.judged([rounds.hipnn.load(d) for d in run_dirs], path.melting)
+        assert atoms.info["disagreement"] == pytest.approx(disputed.max(), abs=1e-4)
+        assert atoms.info["part"] == "train"
+
+
+@pytest.mark.parametrize(("error", "least", "met"), [(0.07, 0.9, True), (0.07, 0.5, False),
+                                                     (0.09, 0.9, False)])  # fmt: skip
+def test_errors_of_the_few_runs_that_live_do_not_meet_the_target(tiny, error, least, met):
+    """A small error on one surviving melt says nothing of the others."""
+    errors = {state: {"force_rmse": error} for state in ("all", "solid", "molten")}
+    assert workflow._is_met(tiny, {"errors": errors, "least": least}) == met
