@@ -57,13 +57,13 @@ def test_accident_in_the_melt_leaves_what_came_before():
     """The melt's own configurations come back: without them nothing is learnt of such runs."""
 
     class Fuse(EMT):
-        """EMT that blows up after 32 evaluations."""
+        """EMT that blows up after 50 evaluations."""
 
         n_calls = 0
 
         def get_forces(self, atoms=None, **options):
             self.n_calls += 1
-            burst = 1e4 * np.sign(atoms.positions - 3.0) if self.n_calls > 32 else 0.0
+            burst = 1e4 * np.sign(atoms.positions - 3.0) if self.n_calls > 50 else 0.0
             return super().get_forces(atoms, **options) + burst
 
     atoms = bulk("Cu", cubic=True).repeat(2)
