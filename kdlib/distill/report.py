@@ -7,6 +7,7 @@ only that.
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,11 @@ def report(
     """
     home = Path(folder)
     jobs = _measurements(plan, outcome, home, m, reporter)
-    parts = []
+    weights, parts = (home / hipnn.WEIGHTS).read_bytes(), []
     with (reporter or Reporter()).bar(len(jobs), "report", "measurement") as bar:
         for name, measure in jobs.items():
             asked = {k: v for k, v in asdict(m).items() if ON_REQUEST.get(k, name) == name}
-            key = fingerprint.digest((home / hipnn.WEIGHTS).read_bytes(), plan.teacher, repr(asked))
+            key = fingerprint.digest(weights, plan.teacher, repr(asked))
             parts.append(_kept(home / MEASURED / f"{name}.nc", key, measure))
             bar.update()
     whole = xr.merge(parts, combine_attrs="no_conflicts", compat="no_conflicts", join="outer")
@@ -79,7 +80,8 @@ def _measurements(
 ) -> dict[str, Callable[[], xr.Dataset]]:
     """Name -> measurement, to be made when called."""
     potential, given = hipnn.load(home), cells.structures(plan.structures)
-    teacher, student = teachers.load(plan.teacher).calculator(), potential.calculator()
+    student = potential.calculator()
+    teacher = cache(lambda: teachers.load(plan.teacher).calculator())  # not for what is kept
     pool = Pool(home / "labels")
     fresh = pool.frames(k for k in pool.numbers if k >= rounds.PER_ROUND * outcome.final)
     hot = m.hot or plan.temperatures[1]
@@ -87,15 +89,15 @@ def _measurements(
         "parity": lambda: parity(potential, fresh),
         "rounds": lambda: by_round(outcome, plan),
         "survival": lambda: survival(home, outcome.final),
-        "curves": lambda: measures.curves(student, teacher, given, m),
+        "curves": lambda: measures.curves(student, teacher(), given, m),
         "conservation": lambda: conservation.conservation(
             student, given[0], hot, _expansion(fresh, given[0]), m
         ),
-        "densities": lambda: densities.densities(student, teacher, given[0], m),
+        "densities": lambda: densities.densities(student, teacher(), given[0], m),
         "costs": lambda: measures.costs(plan.teacher, home, given[0], m),
     }
     if m.rdf_ps:
-        jobs["liquids"] = lambda: measures.liquids(student, teacher, *_melt(fresh), m)
+        jobs["liquids"] = lambda: measures.liquids(student, teacher(), *_melt(fresh), m)
     if m.label_seeds and all("energies" in a.calc.results for a in fresh):
         learnt = pool.frames(k for k in pool.numbers if k < rounds.PER_ROUND * outcome.final)
         learnt += mixed.learnt(outcome.data)
