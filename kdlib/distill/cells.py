@@ -127,3 +127,25 @@ def deformed(
     copy.set_cell(copy.cell.array @ change, scale_atoms=True)
     copy.positions += rng.normal(scale=rattle, size=copy.positions.shape)
     return copy
+
+
+def exchanged(atoms: Atoms, n_pairs: int, rng: np.random.Generator) -> Atoms:
+    """Copy in which pairs of atoms of different species have exchanged places.
+
+    Parameters
+    ----------
+    atoms
+        Cell of several species; one of a single species is copied as it is.
+    n_pairs
+        Exchanges, one after the other; the same atom may be drawn again.
+    rng
+        Source of random numbers.
+    """
+    copy = atoms.copy()
+    if len(set(copy.numbers)) == 1:
+        return copy
+    for _ in range(n_pairs):
+        i = rng.integers(len(copy))
+        j = rng.choice(np.flatnonzero(copy.numbers != copy.numbers[i]))
+        copy.numbers[[i, j]] = copy.numbers[[j, i]]
+    return copy

@@ -45,6 +45,9 @@ class Plan:
     """Range of the standard deviation of displacements in the first cells, Angstrom."""
     strain: float = 0.04
     """Largest random strain of a cell, beside its volume."""
+    exchanged: float = 0.4
+    """Share of the first cells in which atoms of different species have exchanged places, so that
+    atoms of the same kind meet before the student's own melts bring them together."""
     n_teacher_runs: int = 2
     """Short runs of MD by the teacher that come next."""
     teacher_steps: int = 60

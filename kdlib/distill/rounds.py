@@ -62,9 +62,8 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
     for k in range(plan.n_start):
         rng = np.random.default_rng([plan.seed, 0, k])
         rattle = float(np.exp(rng.uniform(low, high)))
-        atoms = cells.deformed(
-            bases[k % len(bases)], rng.uniform(*plan.volumes), plan.strain, rattle, rng
-        )
+        base = _mixed(bases[k % len(bases)], plan, k)
+        atoms = cells.deformed(base, rng.uniform(*plan.volumes), plan.strain, rattle, rng)
         if closest_pair(atoms).distance < reach:
             continue
         # Selection looks at what MD will look like: not at cells that are rattled to the limit.
@@ -72,6 +71,18 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
         atoms.info.update(sampling="rattled", part=part, round=0)
         found[k] = atoms
     return found
+
+
+def _mixed(base: Atoms, plan: Plan, k: int) -> Atoms:
+    """Cell k of the first ones before it is deformed: some have atoms on each other's places.
+
+    In an ordered crystal atoms of the same kind never meet, in its melt they do: without such
+    cells a student finds a hole where a like pair should repel.
+    """
+    rng = np.random.default_rng([plan.seed, 0, k, 1])
+    if rng.random() >= plan.exchanged:
+        return base
+    return cells.exchanged(base, int(rng.integers(1, 1 + max(1, len(base) // 8))), rng)
 
 
 def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int, Atoms]:
