@@ -45,6 +45,29 @@ def test_deformed_has_the_volume_asked_for():
     assert not np.allclose(found.cell.angles(), 90, atol=0.5)
 
 
+def test_exchange_brings_like_atoms_together_and_keeps_the_composition():
+    """Numbers of atoms stay; sodium then meets sodium at the contact distance of the crystal."""
+    base = cells.supercell(bulk("NaCl", "rocksalt", a=5.64), 64)
+    found = cells.exchanged(base, 1, np.random.default_rng(0))
+    assert (found.numbers != base.numbers).sum() == 2
+    assert found.symbols.formula.count() == base.symbols.formula.count()
+    assert closest_like_pair(base) == pytest.approx(5.64 / np.sqrt(2))
+    assert closest_like_pair(found) == pytest.approx(5.64 / 2)
+
+
+def test_exchange_leaves_an_element_alone():
+    """There is nothing to exchange."""
+    base = cells.supercell(bulk("Cu"), 32)
+    assert cells.exchanged(base, 3, np.random.default_rng(0)) == base
+
+
+def closest_like_pair(atoms):
+    """Smallest distance between two atoms of the same species, Angstrom."""
+    like = atoms.numbers[:, None] == atoms.numbers
+    distances = atoms.get_all_distances(mic=True)
+    return distances[like & ~np.eye(len(atoms), dtype=bool)].min()
+
+
 def test_faults_of_structures_name_the_file(tmp_path):
     """Missing, unreadable, not periodic, overlapping: each is one clear error."""
     with pytest.raises(InputError, match=r"nothing\.cif: neither a file nor an element"):

@@ -53,6 +53,19 @@ def test_a_melt_that_exploded_is_learnt_but_not_measured_on(
         assert atoms.info["part"] == "train"
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_first_cells_of_a_compound_show_like_pairs_in_contact(tiny, share):
+    """With exchanges in all cells, some sodium meets sodium where chlorine would be; else none."""
+    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    plan = replace(tiny, n_start=10, n_atoms=32, exchanged=share, rattle=(0.03, 0.05))
+    nearest = []
+    for atoms in rounds.first(plan, [salt]).values():
+        assert atoms.symbols.count("Na") == atoms.symbols.count("Cl")
+        sodium = atoms[atoms.numbers == 11].get_all_distances(mic=True)
+        nearest.append(sodium[sodium > 0].min())
+    assert (max(nearest) < 3.5) if share else (min(nearest) > 3.5)
+
+
 @pytest.mark.parametrize(("error", "least", "met"), [(0.07, 0.9, True), (0.07, 0.5, False),
                                                      (0.09, 0.9, False)])  # fmt: skip
 def test_errors_of_the_few_runs_that_live_do_not_meet_the_target(tiny, error, least, met):
