@@ -161,7 +161,7 @@ def _measuring(found: Results) -> dict[str, Entry]:
         ),
         "memory per atom": (
             "48 GB over the largest number of atoms that fits",
-            "slope of the peak memory against the number of atoms, fresh process per size",
+            "slope of the peak memory against the number of atoms, fresh process per model",
             "an offset of the interpreter and of libraries does not count as memory per atom",
         ),
         "number of weights": (

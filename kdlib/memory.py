@@ -1,7 +1,8 @@
 """Memory of an MD run per atom, and the atoms that a device would hold (section 3.4, Fig. 5 B).
 
-A fresh process runs a few steps at each size. After a warm-up with few atoms has compiled and
-loaded everything, its peak is reset, so that the new peak follows the number of atoms:
+A fresh process for each model and backend runs a few steps at each size, small sizes first. After
+a warm-up with few atoms has compiled and loaded everything, and before each size, its peak is
+reset, so that the new peak follows the number of atoms:
 
 - CPU: peak resident set size (``VmHWM``, reset through ``/proc/self/clear_refs``; elsewhere
   ``getrusage``, whose peak covers the life of the process);
@@ -100,9 +101,11 @@ def memory_per_atom(
             label = potential.config.label
             hipnn.save(potential.module, Path(folder) / label)
             for backend, numbers in sizes.items():
-                for n in numbers:
-                    job = pool.submit(peak_bytes, Path(folder) / label, backend, bare, n, protocol)
-                    futures[job] = {"architecture": label, "backend": backend, "n_atoms": n}
+                ordered = sorted(set(numbers))
+                job = pool.submit(
+                    peak_bytes, Path(folder) / label, backend, bare, ordered, protocol
+                )
+                futures[job] = {"architecture": label, "backend": backend, "n_atoms": ordered}
         _collect(futures, peak, reporter)
     ds["peak_memory"] = peak / 1e6
     slopes = peak.polyfit("n_atoms", 1, skipna=True).polyfit_coefficients.sel(degree=1, drop=True)
@@ -122,7 +125,7 @@ def _collect(futures: dict[Future, dict], peak: xr.DataArray, reporter: Reporter
                 peak.loc[futures[future]] = future.result()
                 bar.update()
         except BrokenExecutor as error:
-            sizes = max(run["n_atoms"] for run in futures.values())
+            sizes = max(run["n_atoms"][-1] for run in futures.values())
             raise MemoryError(
                 f"a process died while its memory was measured, up to {sizes} atoms: choose "
                 "smaller sizes or fewer workers"
@@ -130,15 +133,32 @@ def _collect(futures: dict[Future, dict], peak: xr.DataArray, reporter: Reporter
 
 
 def peak_bytes(
-    run_dir: Path, backend: str, start: Atoms, n_atoms: int, protocol: MemoryProtocol
-) -> float:
-    """Peak memory of this process, or of the CUDA allocator, while it runs ``n_atoms``; bytes."""
+    run_dir: Path, backend: str, start: Atoms, numbers: Sequence[int], protocol: MemoryProtocol
+) -> list[float]:
+    """Peak memory of this process, or of the CUDA allocator, for each number of atoms; bytes.
+
+    Parameters
+    ----------
+    run_dir
+        Model.
+    backend
+        ``"stock"``, ``"fused"``, ...
+    start
+        Small liquid, which the warm-up runs and which is repeated to every size.
+    numbers
+        Atoms, small numbers first: where a peak cannot be reset, it must rise.
+    protocol
+        What is run.
+    """
     potential = hipnn.load(run_dir)
     device = torch_device(protocol.device)
     _run(potential, backend, start, len(start), protocol)
-    reset_peak(device)
-    _run(potential, backend, start, n_atoms, protocol)
-    return peak(device)
+    found = []
+    for n_atoms in numbers:
+        reset_peak(device)
+        _run(potential, backend, start, n_atoms, protocol)
+        found.append(peak(device))
+    return found
 
 
 def _run(

@@ -60,12 +60,25 @@ def test_nothing_fits_without_a_slope():
 def test_slope_of_known_peaks(potential, monkeypatch):
     """Peaks of 300 MB + 12 kB per atom give 12 kB/atom, whatever order they come in."""
     monkeypatch.setattr(memory, "_processes", lambda workers: cf.ThreadPoolExecutor(2))
-    monkeypatch.setattr(memory, "peak_bytes", lambda run_dir, b, start, n, p: 3e8 + 12e3 * n)
+    monkeypatch.setattr(
+        memory, "peak_bytes", lambda run_dir, b, start, ns, p: [3e8 + 12e3 * n for n in ns]
+    )
     start = liquid.liquid_aluminium(1, seed=0)
-    ds = memory.memory_per_atom([potential], {"fused": [400, 800, 4000]}, start)
+    ds = memory.memory_per_atom([potential], {"fused": [800, 4000, 400]}, start)
     assert ds.memory_per_atom.item() == pytest.approx(12.0)
     np.testing.assert_allclose(ds.peak_memory.squeeze(), [304.8, 309.6, 348.0])
     assert ds.memory_per_atom.dims == ("architecture", "backend")
+
+
+def test_a_process_takes_small_sizes_first(potential, monkeypatch):
+    """After the warm-up, and with a reset before each; a peak that cannot be reset still rises."""
+    seen = []
+    monkeypatch.setattr(memory, "_processes", lambda workers: cf.ThreadPoolExecutor(1))
+    monkeypatch.setattr(memory, "_run", lambda potential, b, start, n, p: seen.append(n))
+    monkeypatch.setattr(memory, "reset_peak", lambda device: seen.append("reset"))
+    start = liquid.liquid_aluminium(1, seed=0)
+    memory.memory_per_atom([potential], {"fused": [800, 4000, 400]}, start)
+    assert seen == [len(start), "reset", 400, "reset", 800, "reset", 4000]
 
 
 def test_dead_process_is_an_error_with_advice(potential, monkeypatch):

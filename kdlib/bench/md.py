@@ -85,7 +85,9 @@ class _Bench:
         sizes = (min(sizes), *sizes)
         bare = Atoms(self.start.numbers, self.start.positions, cell=self.start.cell, pbc=True)
         peaks = [
-            isolation.call(peak_bytes, job.run_dir, job.backend, bare, n, how, threads=p.n_threads)
+            isolation.call(
+                peak_bytes, job.run_dir, job.backend, bare, [n], how, threads=p.n_threads
+            )[0]
             for n in sizes
         ]
         slope, fixed = np.polyfit(sizes[1:], peaks[1:], 1)

@@ -149,3 +149,28 @@ def exchanged(atoms: Atoms, n_pairs: int, rng: np.random.Generator) -> Atoms:
         j = rng.choice(np.flatnonzero(copy.numbers != copy.numbers[i]))
         copy.numbers[[i, j]] = copy.numbers[[j, i]]
     return copy
+
+
+def pressed(atoms: Atoms, distances: tuple[float, float], rng: np.random.Generator) -> Atoms:
+    """Copy in which one pair of atoms has been pushed together; each kind of pair is as likely.
+
+    Parameters
+    ----------
+    atoms
+        Cell.
+    distances
+        Range of the pair's new distance, Angstrom.
+    rng
+        Source of random numbers.
+    """
+    copy = atoms.copy()
+    kinds = np.unique(copy.numbers)
+    i = rng.choice(np.flatnonzero(copy.numbers == rng.choice(kinds)))
+    others = np.flatnonzero((copy.numbers == rng.choice(kinds)) & (np.arange(len(copy)) != i))
+    vectors = copy.get_distances(i, others, mic=True, vector=True)
+    lengths = np.linalg.norm(vectors, axis=1)
+    nearest = lengths.argmin()
+    step = (lengths[nearest] - rng.uniform(*distances)) / 2 * vectors[nearest] / lengths[nearest]
+    copy.positions[i] += step
+    copy.positions[others[nearest]] -= step
+    return copy

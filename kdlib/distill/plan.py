@@ -45,9 +45,10 @@ class Plan:
     """Range of the standard deviation of displacements in the first cells, Angstrom."""
     strain: float = 0.04
     """Largest random strain of a cell, beside its volume."""
-    exchanged: float = 0.4
-    """Share of the first cells in which atoms of different species have exchanged places, so that
-    atoms of the same kind meet before the student's own melts bring them together."""
+    mixed: float = 0.4
+    """Share of the first cells of several species in which atoms have exchanged places and two have
+    been pushed together, so that atoms of the same kind meet before the student's own melts bring
+    them together."""
     n_teacher_runs: int = 2
     """Short runs of MD by the teacher that come next."""
     teacher_steps: int = 60
@@ -66,6 +67,8 @@ class Plan:
     """A configuration with a larger force (eV/Angstrom) on an atom is not physical."""
     closest_pair: float = 0.6
     """Closest pair of a physical configuration in units of the given structure's."""
+    collapse: float = 0.45
+    """In the same units, where a run of MD ends: a hot one may touch what is not labelled."""
     target_force_rmse: float = 0.08
     """The distillation ends when fresh frames, solid and molten, have no larger error,
     eV/Angstrom."""

@@ -62,8 +62,8 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
     for k in range(plan.n_start):
         rng = np.random.default_rng([plan.seed, 0, k])
         rattle = float(np.exp(rng.uniform(low, high)))
-        base = _mixed(bases[k % len(bases)], plan, k)
-        atoms = cells.deformed(base, rng.uniform(*plan.volumes), plan.strain, rattle, rng)
+        volume = rng.uniform(*plan.volumes)
+        atoms = _cell(plan, bases[k % len(bases)], volume, rattle, reach, rng)
         if closest_pair(atoms).distance < reach:
             continue
         # Selection looks at what MD will look like: not at cells that are rattled to the limit.
@@ -73,16 +73,20 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
     return found
 
 
-def _mixed(base: Atoms, plan: Plan, k: int) -> Atoms:
-    """Cell k of the first ones before it is deformed: some have atoms on each other's places.
+def _cell(
+    plan: Plan, base: Atoms, volume: float, rattle: float, reach: float, rng: np.random.Generator
+) -> Atoms:
+    """One of the first cells; of several species, some have atoms on each other's places.
 
-    In an ordered crystal atoms of the same kind never meet, in its melt they do: without such
-    cells a student finds a hole where a like pair should repel.
+    In an ordered crystal atoms of the same kind never meet, in its melt they do: a student that has
+    not seen it finds a hole where they should repel.
     """
-    rng = np.random.default_rng([plan.seed, 0, k, 1])
-    if rng.random() >= plan.exchanged:
-        return base
-    return cells.exchanged(base, int(rng.integers(1, 1 + max(1, len(base) // 8))), rng)
+    if len(set(base.numbers)) == 1 or rng.random() >= plan.mixed:
+        return cells.deformed(base, volume, plan.strain, rattle, rng)
+    contact = reach / plan.closest_pair
+    base = cells.exchanged(base, int(rng.integers(1, 1 + max(1, len(base) // 8))), rng)
+    atoms = cells.deformed(base, volume, plan.strain, rattle, rng)
+    return cells.pressed(atoms, (reach, contact), rng)
 
 
 def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int, Atoms]:
@@ -209,7 +213,8 @@ def _trajectory(
     excursion = Excursion(
         begun.temperature, plan.n_steps, plan.sample_every, plan.timestep,
         hot=plan.melting * plan.temperatures[1] if begun.molten else 0.0,
-        melt_steps=plan.n_steps // 4 if begun.molten else 0, closest=reach, seed=1000 * number + j,
+        melt_steps=plan.n_steps // 4 if begun.molten else 0, seed=1000 * number + j,
+        closest=reach * plan.collapse / plan.closest_pair,
     )  # fmt: skip
     driver = potentials[j % len(potentials)].calculator(backend="fused", device="cpu")
     path = exploration.follow(begun.atoms, driver, excursion)
@@ -223,7 +228,8 @@ def _trajectory(
         return {}, row
     disputed, largest = exploration.judged(potentials, watched)
     row |= {"disagreement": disputed.max(), "median_disagreement": float(np.median(disputed))}
-    physical = np.flatnonzero(largest < plan.largest_force)
+    distances = np.array([closest_pair(atoms).distance for atoms in watched])
+    physical = np.flatnonzero((largest < plan.largest_force) & (distances >= reach))
     if not len(physical):
         return {}, row
     rng = np.random.default_rng([plan.seed, 1 + number, j, 1])

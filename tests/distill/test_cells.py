@@ -61,6 +61,20 @@ def test_exchange_leaves_an_element_alone():
     assert cells.exchanged(base, 3, np.random.default_rng(0)) == base
 
 
+def test_pressed_pair_has_the_distance_asked_for():
+    """The centre of the pair stays, all other atoms too, and every kind of pair has its turn."""
+    base = cells.supercell(bulk("NaCl", "rocksalt", a=5.64), 64)
+    kinds = set()
+    for seed in range(60):
+        found = cells.pressed(base, (2.0, 2.1), np.random.default_rng(seed))
+        pair = np.flatnonzero((found.positions != base.positions).any(1))
+        assert 2.0 <= found.get_distance(*pair, mic=True) <= 2.1
+        np.testing.assert_allclose(found.positions.mean(0), base.positions.mean(0), atol=1e-12)
+        kinds.add("".join(sorted(found.symbols[pair])))
+        assert len(pair) == 2
+    assert kinds == {"NaNa", "ClNa", "ClCl"}
+
+
 def closest_like_pair(atoms):
     """Smallest distance between two atoms of the same species, Angstrom."""
     like = atoms.numbers[:, None] == atoms.numbers

@@ -6,6 +6,7 @@ import pytest
 from ase.build import bulk
 
 from kdlib import exploration
+from kdlib.datasets.pairs import closest_pair
 from kdlib.distill import rounds, workflow
 from kdlib.exploration import Path
 from kdlib.hipnn import HipnnConfig, build, save
@@ -57,13 +58,34 @@ def test_a_melt_that_exploded_is_learnt_but_not_measured_on(
 def test_first_cells_of_a_compound_show_like_pairs_in_contact(tiny, share):
     """With exchanges in all cells, some sodium meets sodium where chlorine would be; else none."""
     salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
-    plan = replace(tiny, n_start=10, n_atoms=32, exchanged=share, rattle=(0.03, 0.05))
+    plan = replace(tiny, n_start=40, n_atoms=32, mixed=share, rattle=(0.03, 0.05))
     nearest = []
     for atoms in rounds.first(plan, [salt]).values():
         assert atoms.symbols.count("Na") == atoms.symbols.count("Cl")
         sodium = atoms[atoms.numbers == 11].get_all_distances(mic=True)
         nearest.append(sodium[sodium > 0].min())
-    assert (max(nearest) < 3.5) if share else (min(nearest) > 3.5)
+    if share:
+        assert max(nearest) < 3.5
+        assert rounds.nearest(plan, [salt]) < min(nearest) < 2.5
+    else:
+        assert min(nearest) > 3.5
+
+
+def test_a_touch_is_neither_the_end_of_a_run_nor_labelled(monkeypatch, tiny, run_dirs):
+    """Runs end at ``collapse``; configurations below ``closest_pair`` are not learnt."""
+    frames = _copper(3)
+    frames[-1].positions[1] = frames[-1].positions[0] + [0.0, 0.0, 1.2]
+    seen = []
+    monkeypatch.setattr(
+        exploration, "follow", lambda atoms, calc, e: seen.append(e) or Path(frames, "", 1.0)
+    )
+    found, _ = rounds._trajectory(
+        replace(tiny, largest_force=1e9), rounds.Start(frames[0], 900.0, True), run_dirs, 1, 1, 1.5
+    )
+    assert seen[0].closest == pytest.approx(1.5 * tiny.collapse / tiny.closest_pair)
+    assert seen[0].closest < 1.2
+    assert found
+    assert all(closest_pair(atoms).distance > 1.5 for atoms in found.values())
 
 
 @pytest.mark.parametrize(("error", "least", "met"), [(0.07, 0.9, True), (0.07, 0.5, False),
