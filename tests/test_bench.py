@@ -150,7 +150,7 @@ def faked(monkeypatch, protocol):
             calls.append((job.backend, job.n_atoms, job.warmup_steps))
             seconds = np.full((len(COMPONENTS), 1), job.n_atoms * job.n_steps * 1e-6)
             return MdResult(seconds, 1, 0.0)
-        return 1e6 + 1e3 * arguments[3]
+        return [1e6 + 1e3 * n for n in arguments[3]]
 
     monkeypatch.setattr(isolation, "call", call)
     return calls
