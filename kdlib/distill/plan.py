@@ -45,7 +45,7 @@ class Plan:
     """Range of the standard deviation of displacements in the first cells, Angstrom."""
     strain: float = 0.04
     """Largest random strain of a cell, beside its volume."""
-    mixed: float = 0.4
+    antisites: float = 0.4
     """Share of the first cells of several species in which atoms have exchanged places and two have
     been pushed together, so that atoms of the same kind meet before the student's own melts bring
     them together."""

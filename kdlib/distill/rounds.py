@@ -81,7 +81,7 @@ def _cell(
     In an ordered crystal atoms of the same kind never meet, in its melt they do: a student that has
     not seen it finds a hole where they should repel.
     """
-    if len(set(base.numbers)) == 1 or rng.random() >= plan.mixed:
+    if len(set(base.numbers)) == 1 or rng.random() >= plan.antisites:
         return cells.deformed(base, volume, plan.strain, rattle, rng)
     contact = reach / plan.closest_pair
     base = cells.exchanged(base, int(rng.integers(1, 1 + max(1, len(base) // 8))), rng)

@@ -58,7 +58,7 @@ def test_a_melt_that_exploded_is_learnt_but_not_measured_on(
 def test_first_cells_of_a_compound_show_like_pairs_in_contact(tiny, share):
     """With exchanges in all cells, some sodium meets sodium where chlorine would be; else none."""
     salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
-    plan = replace(tiny, n_start=40, n_atoms=32, mixed=share, rattle=(0.03, 0.05))
+    plan = replace(tiny, n_start=40, n_atoms=32, antisites=share, rattle=(0.03, 0.05))
     nearest = []
     for atoms in rounds.first(plan, [salt]).values():
         assert atoms.symbols.count("Na") == atoms.symbols.count("Cl")
