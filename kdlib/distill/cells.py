@@ -1,6 +1,7 @@
 """Cells around the given structures: supercells, strained and rattled."""
 
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 import ase.io
@@ -151,26 +152,32 @@ def exchanged(atoms: Atoms, n_pairs: int, rng: np.random.Generator) -> Atoms:
     return copy
 
 
-def pressed(atoms: Atoms, distances: tuple[float, float], rng: np.random.Generator) -> Atoms:
-    """Copy in which one pair of atoms has been pushed together; each kind of pair is as likely.
+def pressed(
+    atoms: Atoms, n_pairs: int, distances: tuple[float, float], rng: np.random.Generator
+) -> Atoms:
+    """Copy in which pairs of atoms have been pushed together; each kind of pair is as likely.
 
     Parameters
     ----------
     atoms
         Cell.
+    n_pairs
+        Pairs, one after the other.
     distances
-        Range of the pair's new distance, Angstrom.
+        Range of a pair's new distance, Angstrom.
     rng
         Source of random numbers.
     """
     copy = atoms.copy()
-    kinds = np.unique(copy.numbers)
-    i = rng.choice(np.flatnonzero(copy.numbers == rng.choice(kinds)))
-    others = np.flatnonzero((copy.numbers == rng.choice(kinds)) & (np.arange(len(copy)) != i))
-    vectors = copy.get_distances(i, others, mic=True, vector=True)
-    lengths = np.linalg.norm(vectors, axis=1)
-    nearest = lengths.argmin()
-    step = (lengths[nearest] - rng.uniform(*distances)) / 2 * vectors[nearest] / lengths[nearest]
-    copy.positions[i] += step
-    copy.positions[others[nearest]] -= step
+    kinds = list(combinations_with_replacement(np.unique(copy.numbers), 2))
+    for _ in range(n_pairs):
+        one, other = kinds[rng.integers(len(kinds))]
+        i = rng.choice(np.flatnonzero(copy.numbers == one))
+        others = np.flatnonzero((copy.numbers == other) & (np.arange(len(copy)) != i))
+        vectors = copy.get_distances(i, others, mic=True, vector=True)
+        lengths = np.linalg.norm(vectors, axis=1)
+        k = lengths.argmin()
+        step = (lengths[k] - rng.uniform(*distances)) / 2 * vectors[k] / lengths[k]
+        copy.positions[i] += step
+        copy.positions[others[k]] -= step
     return copy

@@ -40,7 +40,7 @@ def _prepared(
     atoms = cells.deformed(atoms, expansion if melt else 1.0, 0.0, 0.02, rng)
     excursion = Excursion(
         temperature, m.rest_steps, m.rest_steps, m.timestep,
-        hot=2 * temperature if melt else 0.0, melt_steps=m.rest_steps if melt else 0,
+        hot=m.melting * temperature if melt else 0.0, melt_steps=m.rest_steps if melt else 0,
     )  # fmt: skip
     path = exploration.follow(atoms, student, excursion)
     if not path.frames:

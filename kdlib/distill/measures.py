@@ -36,6 +36,8 @@ class Measures:
     """Length of NPT of the crystal, after a quarter of it for equilibration, ps."""
     rest_steps: int = 1500
     """Steps of the thermostat, and of the melting, before NVE."""
+    melting: float = 1.5
+    """Temperature of the melting in units of the melt's."""
     thermostat: float = 100.0
     """Time of the thermostat in NPT, fs."""
     barostat: float = 1000.0

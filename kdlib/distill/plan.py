@@ -46,9 +46,12 @@ class Plan:
     strain: float = 0.04
     """Largest random strain of a cell, beside its volume."""
     antisites: float = 0.4
-    """Share of the first cells of several species in which atoms have exchanged places and two have
-    been pushed together, so that atoms of the same kind meet before the student's own melts bring
-    them together."""
+    """Share of the first cells of several species in which atoms have exchanged places and pairs
+    have been pushed together, so that atoms of the same kind meet before the student's own melts
+    bring them together."""
+    pressed: float = 0.8
+    """Largest distance that they are pushed to, in units of the given structure's closest pair; the
+    smallest is ``closest_pair``."""
     n_teacher_runs: int = 2
     """Short runs of MD by the teacher that come next."""
     teacher_steps: int = 60

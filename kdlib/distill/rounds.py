@@ -83,10 +83,10 @@ def _cell(
     """
     if len(set(base.numbers)) == 1 or rng.random() >= plan.antisites:
         return cells.deformed(base, volume, plan.strain, rattle, rng)
-    contact = reach / plan.closest_pair
-    base = cells.exchanged(base, int(rng.integers(1, 1 + max(1, len(base) // 8))), rng)
+    n_pairs = int(rng.integers(1, 1 + max(1, len(base) // 8)))
+    base = cells.exchanged(base, n_pairs, rng)
     atoms = cells.deformed(base, volume, plan.strain, rattle, rng)
-    return cells.pressed(atoms, (reach, contact), rng)
+    return cells.pressed(atoms, n_pairs, (reach, reach * plan.pressed / plan.closest_pair), rng)
 
 
 def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int, Atoms]:

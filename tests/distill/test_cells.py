@@ -66,7 +66,7 @@ def test_pressed_pair_has_the_distance_asked_for():
     base = cells.supercell(bulk("NaCl", "rocksalt", a=5.64), 64)
     kinds = set()
     for seed in range(60):
-        found = cells.pressed(base, (2.0, 2.1), np.random.default_rng(seed))
+        found = cells.pressed(base, 1, (2.0, 2.1), np.random.default_rng(seed))
         pair = np.flatnonzero((found.positions != base.positions).any(1))
         assert 2.0 <= found.get_distance(*pair, mic=True) <= 2.1
         np.testing.assert_allclose(found.positions.mean(0), base.positions.mean(0), atol=1e-12)
