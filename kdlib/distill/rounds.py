@@ -56,15 +56,15 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
     given
         Structures.
     """
-    found, reach = {}, nearest(plan, given)
+    found, shortest = {}, contact(given)
     bases = [cells.supercell(atoms, plan.n_atoms) for atoms in given]
     low, high = np.log(plan.rattle)
     for k in range(plan.n_start):
         rng = np.random.default_rng([plan.seed, 0, k])
         rattle = float(np.exp(rng.uniform(low, high)))
         volume = rng.uniform(*plan.volumes)
-        atoms = _cell(plan, bases[k % len(bases)], volume, rattle, reach, rng)
-        if closest_pair(atoms).distance < reach:
+        atoms = _cell(plan, bases[k % len(bases)], volume, rattle, shortest, rng)
+        if closest_pair(atoms).distance < plan.closest_pair * shortest:
             continue
         # Selection looks at what MD will look like: not at cells that are rattled to the limit.
         part = "test" if k == 0 else "valid" if k % 4 == 1 and rattle < THERMAL else "train"
@@ -74,7 +74,7 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
 
 
 def _cell(
-    plan: Plan, base: Atoms, volume: float, rattle: float, reach: float, rng: np.random.Generator
+    plan: Plan, base: Atoms, volume: float, rattle: float, shortest: float, rng: np.random.Generator
 ) -> Atoms:
     """One of the first cells; of several species, some have atoms on each other's places.
 
@@ -86,7 +86,8 @@ def _cell(
     n_pairs = int(rng.integers(1, 1 + max(1, len(base) // 8)))
     base = cells.exchanged(base, n_pairs, rng)
     atoms = cells.deformed(base, volume, plan.strain, rattle, rng)
-    return cells.pressed(atoms, n_pairs, (reach, reach * plan.pressed / plan.closest_pair), rng)
+    distances = plan.closest_pair * shortest, plan.pressed * shortest
+    return cells.pressed(atoms, n_pairs, distances, rng)
 
 
 def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int, Atoms]:
@@ -99,7 +100,7 @@ def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int
         atoms = cells.deformed(base, volume, plan.strain, plan.rattle[0], rng)
         excursion = Excursion(
             plan.melting * plan.temperatures[1], plan.teacher_steps, TEACHER_SAMPLE, plan.timestep,
-            closest=nearest(plan, given), relaxation=50.0, seed=plan.seed + j,
+            closest=plan.closest_pair * contact(given), relaxation=50.0, seed=plan.seed + j,
         )  # fmt: skip
         path = exploration.follow(atoms, teacher.calculator(), excursion)
         for k, frame in enumerate(path.frames):
@@ -109,9 +110,9 @@ def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int
     return found
 
 
-def nearest(plan: Plan, given: Sequence[Atoms]) -> float:
-    """Closest pair that is still physical, Angstrom."""
-    return plan.closest_pair * min(closest_pair(atoms).distance for atoms in given)
+def contact(given: Sequence[Atoms]) -> float:
+    """Closest pair of the given structures, Angstrom."""
+    return min(closest_pair(atoms).distance for atoms in given)
 
 
 def start(plan: Plan, given: Sequence[Atoms], number: int, j: int) -> Start:
@@ -189,10 +190,10 @@ def _explored(
 ) -> tuple[dict[int, Atoms], xr.Dataset]:
     found: dict[int, Atoms] = {}
     rows: dict[int, dict[str, float]] = {}
-    reach = nearest(plan, given)
+    shortest = contact(given)
     jobs = {
         executor.submit(
-            _trajectory, plan, start(plan, given, number, j), list(run_dirs), number, j, reach
+            _trajectory, plan, start(plan, given, number, j), list(run_dirs), number, j, shortest
         ): j
         for j in range(plan.n_trajectories)
     }
@@ -207,14 +208,14 @@ def _explored(
 
 
 def _trajectory(
-    plan: Plan, begun: Start, run_dirs: list[Path], number: int, j: int, reach: float
+    plan: Plan, begun: Start, run_dirs: list[Path], number: int, j: int, shortest: float
 ) -> tuple[dict[int, Atoms], dict[str, float]]:
     potentials = [hipnn.load(run_dir) for run_dir in run_dirs]
     excursion = Excursion(
         begun.temperature, plan.n_steps, plan.sample_every, plan.timestep,
         hot=plan.melting * plan.temperatures[1] if begun.molten else 0.0,
         melt_steps=plan.n_steps // 4 if begun.molten else 0, seed=1000 * number + j,
-        closest=reach * plan.collapse / plan.closest_pair,
+        closest=plan.collapse * shortest,
     )  # fmt: skip
     driver = potentials[j % len(potentials)].calculator(backend="fused", device="cpu")
     path = exploration.follow(begun.atoms, driver, excursion)
@@ -229,7 +230,8 @@ def _trajectory(
     disputed, largest = exploration.judged(potentials, watched)
     row |= {"disagreement": disputed.max(), "median_disagreement": float(np.median(disputed))}
     distances = np.array([closest_pair(atoms).distance for atoms in watched])
-    physical = np.flatnonzero((largest < plan.largest_force) & (distances >= reach))
+    apart = distances >= plan.closest_pair * shortest
+    physical = np.flatnonzero((largest < plan.largest_force) & apart)
     if not len(physical):
         return {}, row
     rng = np.random.default_rng([plan.seed, 1 + number, j, 1])

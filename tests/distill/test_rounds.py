@@ -43,7 +43,7 @@ def test_a_melt_that_exploded_is_learnt_but_not_measured_on(
     monkeypatch.setattr(exploration, "follow", lambda *args: path)
     begun = rounds.Start(_copper(1)[0], 900.0, True)
     found, row = rounds._trajectory(
-        replace(tiny, largest_force=1e9), begun, run_dirs, number=1, j=1, reach=1.0
+        replace(tiny, largest_force=1e9), begun, run_dirs, number=1, j=1, shortest=1.7
     )
     assert {atoms.info["sampling"] for atoms in found.values()} == kinds
     assert row["survived"] == path.survived
@@ -66,7 +66,7 @@ def test_first_cells_of_a_compound_show_like_pairs_in_contact(tiny, share):
         nearest.append(sodium[sodium > 0].min())
     if share:
         assert max(nearest) < 3.5
-        assert rounds.nearest(plan, [salt]) < min(nearest) < 2.5
+        assert plan.closest_pair * rounds.contact([salt]) < min(nearest) < 2.5
     else:
         assert min(nearest) > 3.5
 
@@ -80,12 +80,12 @@ def test_a_touch_is_neither_the_end_of_a_run_nor_labelled(monkeypatch, tiny, run
         exploration, "follow", lambda atoms, calc, e: seen.append(e) or Path(frames, "", 1.0)
     )
     found, _ = rounds._trajectory(
-        replace(tiny, largest_force=1e9), rounds.Start(frames[0], 900.0, True), run_dirs, 1, 1, 1.5
+        replace(tiny, largest_force=1e9), rounds.Start(frames[0], 900.0, True), run_dirs, 1, 1, 2.5
     )
-    assert seen[0].closest == pytest.approx(1.5 * tiny.collapse / tiny.closest_pair)
+    assert seen[0].closest == pytest.approx(2.5 * tiny.collapse)
     assert seen[0].closest < 1.2
     assert found
-    assert all(closest_pair(atoms).distance > 1.5 for atoms in found.values())
+    assert all(closest_pair(atoms).distance > 2.5 * tiny.closest_pair for atoms in found.values())
 
 
 @pytest.mark.parametrize(("error", "least", "met"), [(0.07, 0.9, True), (0.07, 0.5, False),
