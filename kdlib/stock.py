@@ -5,11 +5,14 @@ from collections.abc import Iterable
 from time import perf_counter
 
 from ase import Atoms
-from hippynn.interfaces.ase_interface import HippynnCalculator
 
 from kdlib import fused, hipnn
 from kdlib.calculator import torch_device
 from kdlib.hipnn import Potential
+from kdlib.leanimport import lean
+
+with lean():
+    from hippynn.interfaces.ase_interface import HippynnCalculator
 
 
 class StockCalculator(HippynnCalculator):

@@ -3,13 +3,19 @@
 import subprocess
 import sys
 
+import pytest
+
 from kdlib import leanimport
 
-LOADED = "import sys; import kdlib.network; sys.exit('torch._dynamo' in sys.modules)"
 
-
-def test_a_fresh_process_does_not_load_the_compiler():
-    assert subprocess.run([sys.executable, "-c", LOADED], check=False).returncode == 0
+@pytest.mark.parametrize("module", ["network", "fused", "stock"])
+def test_a_fresh_process_neither_warns_nor_loads_the_compiler(module):
+    """Whichever module is the first to import hippynn."""
+    code = f"import sys; import kdlib.{module}; sys.exit('torch._dynamo' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_function_is_compiled_once_at_its_first_call():

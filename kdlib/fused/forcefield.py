@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ase import Atoms
-from hippynn.layers.transform import ResNetWrapper
 from torch import Tensor
 
 from kdlib.errors import InputError
@@ -25,6 +24,10 @@ from kdlib.fused import mdloops
 from kdlib.fused.layer import accelerate, supports
 from kdlib.fused.threads import Workers
 from kdlib.fused.verlet import VerletList
+from kdlib.leanimport import lean
+
+with lean():
+    from hippynn.layers.transform import ResNetWrapper
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,22 @@ import logging
 
 import numpy as np
 import torch
-from hippynn.layers.hiplayers import (
-    GaussianSensitivityModule,
-    InteractLayer,
-    InteractLayerVec,
-    InverseSensitivityModule,
-)
-from hippynn.layers.hiplayers.sensitivity import CosCutoff
-from hippynn.networks.hipnn import Hipnn
 from torch import Tensor
 
 from kdlib.errors import InputError
 from kdlib.fused import loops
 from kdlib.fused.autograd import PairGraph, Radial, environment, pair_forces
+from kdlib.leanimport import lean
+
+with lean():
+    from hippynn.layers.hiplayers import (
+        GaussianSensitivityModule,
+        InteractLayer,
+        InteractLayerVec,
+        InverseSensitivityModule,
+    )
+    from hippynn.layers.hiplayers.sensitivity import CosCutoff
+    from hippynn.networks.hipnn import Hipnn
 
 _log = logging.getLogger(__name__)
 
