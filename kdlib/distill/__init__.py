@@ -8,7 +8,9 @@
 - :mod:`~kdlib.distill.students`: training of the ensemble;
 - :mod:`~kdlib.distill.workflow`: the rounds, from the first frame to the finished student;
 - :mod:`~kdlib.distill.measures`: what the student is measured by;
+- :mod:`~kdlib.distill.parity`: its values beside the teacher's;
 - :mod:`~kdlib.distill.partition`: what the teacher's atomic energies bring;
+- :mod:`~kdlib.distill.tables`: tables of a report;
 - :mod:`~kdlib.distill.delivery`: what the user holds at the end.
 """
 
@@ -17,6 +19,7 @@ from kdlib.distill.measures import Measures
 from kdlib.distill.notebook import write_report
 from kdlib.distill.plan import LABELS, SIZES, Plan
 from kdlib.distill.report import report
+from kdlib.distill.tables import potentials, states
 from kdlib.distill.workflow import Outcome, run
 
 __all__ = [
@@ -27,8 +30,10 @@ __all__ = [
     "Plan",
     "deliver",
     "limits",
+    "potentials",
     "report",
     "run",
+    "states",
     "summary",
     "write_report",
 ]

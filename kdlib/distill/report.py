@@ -18,18 +18,18 @@ from kdlib import fingerprint, hipnn, results, teachers
 from kdlib.distill import cells, conservation, densities, measures, mixed, partition, rounds
 from kdlib.distill.errors import STATES
 from kdlib.distill.measures import FULL, Measures
+from kdlib.distill.parity import parity
 from kdlib.distill.plan import Plan
 from kdlib.distill.pool import Pool
 from kdlib.distill.workflow import FINAL, Outcome
-from kdlib.hipnn import Potential
 from kdlib.progress import Reporter
 
-#: Points of a parity plot at most.
-MAX_POINTS = 4000
 #: Folder of the measurements.
 MEASURED = "measured"
 #: Fields of :class:`Measures` that concern one measurement alone.
 ON_REQUEST = {"rdf_ps": "liquids", "label_seeds": "labels", "label_epochs": "labels"}
+#: To be raised when a measurement comes to hold something else: what was kept is then made again.
+EDITION = {"parity": 1, "survival": 1}
 
 
 def report(
@@ -66,7 +66,7 @@ def report(
     with (reporter or Reporter()).bar(len(jobs), "report", "measurement") as bar:
         for name, measure in jobs.items():
             asked = {k: v for k, v in asdict(m).items() if ON_REQUEST.get(k, name) == name}
-            key = fingerprint.digest(weights, plan.teacher, repr(asked))
+            key = fingerprint.digest(weights, plan.teacher, repr(asked), str(EDITION.get(name, 0)))
             parts.append(_kept(home / MEASURED / f"{name}.nc", key, measure))
             bar.update()
     whole = xr.merge(parts, combine_attrs="no_conflicts", compat="no_conflicts", join="outer")
@@ -121,41 +121,6 @@ def _kept(path: Path, key: str, measure: Callable[[], xr.Dataset]) -> xr.Dataset
     return ds
 
 
-def parity(potential: Potential, fresh: list[Atoms]) -> xr.Dataset:
-    """Forces and atomic energies of student and teacher on fresh frames.
-
-    Atomic energies are compared up to a constant for each species, which no force knows.
-    """
-    ds = potential.predict(fresh)
-    reference = np.concatenate([a.calc.results["forces"] for a in fresh]).ravel()
-    molten = np.concatenate([[a.info["molten"]] * len(a) for a in fresh])
-    rng = np.random.default_rng(0)
-    force = {"units": "eV/Angstrom", "long_name": "force component"}
-    chosen = rng.permutation(reference.size)[:MAX_POINTS]
-    found = xr.Dataset(
-        {
-            "reference_force": ("sample", reference[chosen], force),
-            "predicted_force": ("sample", ds.forces.values.ravel()[chosen], force),
-            "sample_molten": (
-                "sample", np.repeat(molten, 3)[chosen].astype(float),
-                {"units": "1", "long_name": "1 in a melt"},
-            ),
-        }
-    )  # fmt: skip
-    if all("energies" in a.calc.results for a in fresh):
-        numbers = np.concatenate([a.numbers for a in fresh])
-        target = np.concatenate([a.calc.results["energies"] for a in fresh])
-        values = ds.atomic_energies.values.copy()
-        for z in np.unique(numbers):
-            values[numbers == z] -= values[numbers == z].mean()
-            target[numbers == z] -= target[numbers == z].mean()
-        about = {"units": "eV", "long_name": "atomic energy, from the mean of its species"}
-        chosen = rng.permutation(len(target))[:MAX_POINTS]
-        found["reference_atomic"] = ("atom", target[chosen], about)
-        found["predicted_atomic"] = ("atom", values[chosen], about)
-    return found
-
-
 def by_round(outcome: Outcome, plan: Plan) -> xr.Dataset:
     """Errors on fresh frames by round; the last one is the finished student's."""
     rows = outcome.record
@@ -183,7 +148,7 @@ def by_round(outcome: Outcome, plan: Plan) -> xr.Dataset:
 
 
 def survival(folder: Path, number: int) -> xr.Dataset:
-    """Share of MD that stayed physical, by temperature, in an exploration."""
+    """Share of MD that stayed physical, by temperature and state, in an exploration."""
     path = folder / "rounds" / f"{number:02d}" / "trajectories.nc"
     ds = xr.load_dataset(path, engine="h5netcdf")
     about = {"units": "1", "long_name": "share of the run that stayed physical"}
@@ -192,6 +157,9 @@ def survival(folder: Path, number: int) -> xr.Dataset:
             "survived": ("trajectory", ds.survived.values, about),
             "md_temperature": (
                 "trajectory", ds.temperature.values, {"units": "K", "long_name": "temperature"}
+            ),
+            "trajectory_molten": (
+                "trajectory", ds.molten.values, {"units": "1", "long_name": "1 in a melt"}
             ),
         }
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Figure of a distillation: what the student is worth, against its teacher."""
 
+from collections.abc import Iterator
 from itertools import cycle
 
 import numpy as np
@@ -16,63 +17,92 @@ _STATES = {"solid": ("#0072B2", "o", "-"), "molten": ("#D55E00", "s", "--")}
 
 
 @recipe(
+    "reference_energy",
+    "predicted_energy",
+    "frame_molten",
     "reference_force",
     "predicted_force",
     "sample_molten",
     "round_force_rmse",
     "curve",
     "energy_change",
+    "survived",
+    "md_temperature",
+    "trajectory_molten",
     "step_time",
+    "md_memory",
     optional=("reference_atomic", "predicted_atomic", "g", "rdf_error", "rdf_floor"),
 )
 def distilled(ds: xr.Dataset) -> Figure:
-    """Parity of forces and atomic energies, error by round, E(V), NVE, time (and g(r)).
+    """Parity of energies, forces and atomic energies, error by round, E(V), stability, cost, g(r).
 
     Parameters
     ----------
     ds
         From :func:`kdlib.distill.report.report`; attribute ``target`` (eV/Angstrom).
     """
-    last = "g" if "g" in ds else "time"
-    mosaic = [["force", "atomic", "round"], ["curve", "energy", last]]
-    figure, axes = canvas(TWO_COLUMNS, 4.8, mosaic=mosaic)
-    _forces(axes["force"], ds)
-    _atomic(axes["atomic"], ds)
-    _rounds(axes["round"], ds)
-    _curves(axes["curve"], ds)
-    _energy(axes["energy"], ds)
-    (_structure if last == "g" else _times)(axes[last], ds)
-    for name, text in zip(axes, "ABCDEF", strict=True):
+    panels = {
+        "energies": _energies, "forces": _forces, "atomic": _atomic,
+        "rounds": _rounds, "curves": _curves, "conservation": _conservation,
+        "survival": _survival, "costs": _costs, "structure": _structure,
+    }  # fmt: skip
+    mosaic = np.reshape(list(panels), (3, 3)).tolist()
+    figure, axes = canvas(TWO_COLUMNS, 7.0, mosaic=mosaic)
+    for (name, draw), text in zip(panels.items(), "ABCDEFGHI", strict=True):
+        draw(axes[name], ds)
         letter(axes[name], text)
     return figure
 
 
+def _of_states(molten: xr.DataArray) -> Iterator[tuple[str, str, str, np.ndarray]]:
+    """Name, colour, marker and mask of solid and of molten."""
+    for value, (state, (color, marker, _)) in zip((0.0, 1.0), _STATES.items(), strict=True):
+        yield state, color, marker, (molten == value).values
+
+
+def _energies(ax: Axes, ds: xr.Dataset) -> None:
+    middle = float(ds.reference_energy.mean())
+    teacher, student = (
+        1000 * (ds[f"{who}_energy"].values - middle) for who in ("reference", "predicted")
+    )
+    for state, color, marker, chosen in _of_states(ds.frame_molten):
+        ax.plot(
+            teacher[chosen], student[chosen], marker, markersize=3.5, color=color, alpha=0.7,
+            markeredgewidth=0, label=state,
+        )  # fmt: skip
+    _diagonal(ax, teacher)
+    _name(ax, "energy − mean", "meV/atom")
+    ax.legend(loc="upper left")
+
+
 def _forces(ax: Axes, ds: xr.Dataset) -> None:
-    for value, (state, (color, _, _)) in zip((0.0, 1.0), _STATES.items(), strict=True):
-        chosen = (ds.sample_molten == value).values
+    for state, color, _, chosen in _of_states(ds.sample_molten):
         ax.plot(
             ds.reference_force.values[chosen], ds.predicted_force.values[chosen], ".",
             markersize=1.5, color=color, alpha=0.5, label=state, rasterized=True,
         )  # fmt: skip
     _diagonal(ax, ds.reference_force.values)
-    ax.set_xlabel("Teacher's force component (eV/Å)")
-    ax.set_ylabel("Student's force component (eV/Å)")
+    _name(ax, "force component", "eV/Å")
     ax.legend(loc="upper left", markerscale=5)
 
 
 def _atomic(ax: Axes, ds: xr.Dataset) -> None:
     if "reference_atomic" not in ds:
-        ax.text(0.5, 0.5, "the teacher gives\nno atomic energies", ha="center", va="center",
-                transform=ax.transAxes)  # fmt: skip
-        ax.set_axis_off()
+        _instead(ax, "the teacher gives\nno atomic energies")
         return
     ax.plot(
         ds.reference_atomic, ds.predicted_atomic, ".", markersize=1.5, color="0.35", alpha=0.5,
         rasterized=True,
     )  # fmt: skip
     _diagonal(ax, ds.reference_atomic.values)
-    ax.set_xlabel("Teacher's atomic energy − mean (eV)")
-    ax.set_ylabel("Student's atomic energy − mean (eV)")
+    _name(ax, "atomic energy − mean", "eV")
+
+
+def _name(ax: Axes, what: str, unit: str) -> None:
+    """Say which quantity is compared, above the panel: on the axes there is no room."""
+    ax.set_title(what, fontsize=7, loc="right")
+    ax.set_xlabel(f"Teacher ({unit})")
+    ax.set_ylabel(f"Student ({unit})")
 
 
 def _diagonal(ax: Axes, values: np.ndarray) -> None:
@@ -91,7 +121,8 @@ def _rounds(ax: Axes, ds: xr.Dataset) -> None:
     ax.set_xticks(numbers, ticks)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("Round")
-    ax.set_ylabel("Force RMSE on fresh frames (eV/Å)")
+    ax.set_ylabel("Force RMSE (eV/Å)")
+    ax.set_title("fresh frames", fontsize=7, loc="right")
     ax.legend(loc="best")
 
 
@@ -103,45 +134,74 @@ def _curves(ax: Axes, ds: xr.Dataset) -> None:
                 label=f"{name}, teacher")  # fmt: skip
         ax.plot(ds.ratio, here.sel(model="student"), color=color, label=f"{name}, student")
     ax.set_xlabel("Volume / given volume")
-    ax.set_ylabel("Energy above the lowest (meV/atom)")
+    ax.set_ylabel("Energy (meV/atom)")
+    ax.set_title("above the lowest", fontsize=7, loc="right")
     ax.legend(loc="upper center")
 
 
-def _energy(ax: Axes, ds: xr.Dataset) -> None:
+def _conservation(ax: Axes, ds: xr.Dataset) -> None:
     for state, (color, _, line) in _STATES.items():
         if state in ds.state.values:
             change = ds.energy_change.sel(state=state) * 1000
             if change.notnull().any():
                 ax.plot(ds.time, change, color=color, linestyle=line, label=state, linewidth=0.8)
     ax.set_xlabel("Time of NVE (ps)")
-    ax.set_ylabel("Change of total energy (meV/atom)")
+    ax.set_ylabel("Energy change (meV/atom)")
     if ax.lines:
         ax.legend(loc="best")
     else:
         ax.text(0.5, 0.5, "no run lasted", ha="center", va="center", transform=ax.transAxes)
 
 
-def _times(ax: Axes, ds: xr.Dataset) -> None:
-    models = ds.step_time.model.values.tolist()
-    values = ds.step_time.values * 1000
-    known = values[np.isfinite(values)]
-    ax.bar(models, values, color=[ROLE_LOOKS[name].color for name in models], width=0.55)
+def _survival(ax: Axes, ds: xr.Dataset) -> None:
+    for state, color, marker, chosen in _of_states(ds.trajectory_molten):
+        ax.plot(
+            ds.md_temperature.values[chosen], 100 * ds.survived.values[chosen], marker,
+            markersize=4, color=color, alpha=0.7, markeredgewidth=0, label=state,
+        )  # fmt: skip
+    ax.set_ylim(-5, 105)
+    ax.set_xlabel("Temperature of MD (K)")
+    ax.set_ylabel("Physical part of the run (%)")
+    ax.legend(loc="center left")
+
+
+def _costs(ax: Axes, ds: xr.Dataset) -> None:
+    """Time and memory on one logarithmic axis, each with its unit below."""
+    costs = {"Time per step\n(µs/atom)": 1000 * ds.step_time, "Memory\n(MB)": ds.md_memory}
+    known = np.concatenate([values.values for values in costs.values()])
+    known = known[known > 0]
     if known.size:
         ax.set_yscale("log")
-        ax.set_ylim(known.min() / 3, known.max() * 4)
-    ax.set_xlim(-0.6, len(models) - 0.4)
-    for k, value in enumerate(values):
-        if np.isfinite(value):
-            words = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-            ax.text(k, value * 1.15, words, ha="center", va="bottom")
-        else:
-            across = ax.get_xaxis_transform()
-            ax.text(k, 0.05, "not timed", ha="center", va="bottom", transform=across)
-    ax.set_xlabel("Potential")
-    ax.set_ylabel("Time per MD step (µs/atom/step)")
+        ax.set_ylim(known.min() / 3, known.max() * 30)
+    for k, values in enumerate(costs.values()):
+        for shift, model in ((-0.2, "teacher"), (0.2, "student")):
+            _bar(ax, k + shift, float(values.sel(model=model)), model, named=not k)
+    ax.set_xlim(-0.6, len(costs) - 0.4)
+    ax.set_xticks(range(len(costs)), list(costs))
+    ax.set_ylabel("Cost of MD")
+    ax.legend(loc="upper center", ncols=2)
+
+
+def _bar(ax: Axes, x: float, value: float, model: str, *, named: bool) -> None:
+    look = ROLE_LOOKS[model]
+    ax.bar(x, value, color=look.color, width=0.38, label=look.label if named else None)
+    if value > 0:
+        words = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        ax.text(x, value * 1.15, words, ha="center", va="bottom")
+    else:
+        words = "0" if value == 0 else "not\ntimed"
+        ax.text(x, 0.05, words, ha="center", va="bottom", transform=ax.get_xaxis_transform())
+
+
+def _instead(ax: Axes, words: str) -> None:
+    ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes)
+    ax.set_axis_off()
 
 
 def _structure(ax: Axes, ds: xr.Dataset) -> None:
+    if "g" not in ds:
+        _instead(ax, "g(r): on request\n(--rdf-ps)")
+        return
     for name, line in (("teacher", "-"), ("student", "--")):
         look = ROLE_LOOKS[name]
         ax.plot(ds.r, ds.g.sel(model=name), color=look.color, linestyle=line, label=look.label)

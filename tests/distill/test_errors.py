@@ -2,30 +2,8 @@
 
 import numpy as np
 import pytest
-from ase.build import bulk
 
-from kdlib import hipnn, teachers
 from kdlib.distill.errors import against_teacher
-from kdlib.hipnn import HipnnConfig, Potential
-
-
-@pytest.fixture(scope="module")
-def teacher():
-    """An untrained model in double precision, with a stress and atomic energies."""
-    config = HipnnConfig(8, 8, 1, species=("Cu",), cutoff=5.0, soft_max=4.5, dtype="float64")
-    return Potential(hipnn.build(config, seed=1))
-
-
-@pytest.fixture
-def frames(teacher):
-    """Four cells labelled by it, two of them said to be melts."""
-    labeller, found = teachers.load(teacher.calculator(device="cpu")), []
-    for k in range(4):
-        atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
-        atoms.rattle(0.1, seed=k)
-        atoms.info["molten"] = k >= 2
-        found.append(labeller.label(atoms))
-    return found
 
 
 def test_a_teacher_has_no_error_against_itself(teacher, frames):

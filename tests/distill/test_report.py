@@ -1,6 +1,7 @@
 """The report on a student: kept part by part."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 
@@ -58,6 +59,22 @@ def test_other_wishes_are_measured_anew(tiny, finished, monkeypatch):
     distill.report(tiny, outcome, folder, replace(SHORT, label_epochs=7))
     with pytest.raises(AssertionError, match="measured again"):
         distill.report(tiny, outcome, folder, replace(SHORT, npt_ps=0.06))
+
+
+def test_what_an_older_edition_measured_is_measured_anew(tiny, finished, monkeypatch):
+    """A measurement that has come to hold something else is not read from before."""
+    folder, outcome = finished
+    distill.report(tiny, outcome, folder, SHORT)
+    module = import_module("kdlib.distill.report")  # the package's attribute is the function
+
+    def again(*args):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(module, "survival", again)
+    distill.report(tiny, outcome, folder, SHORT)
+    monkeypatch.setitem(module.EDITION, "survival", module.EDITION["survival"] + 1)
+    with pytest.raises(AssertionError, match="measured again"):
+        distill.report(tiny, outcome, folder, SHORT)
 
 
 def test_parts_are_result_files(tiny, finished):

@@ -377,11 +377,15 @@ def _distilled() -> xr.Dataset:
     """Student with errors of 0.05 eV/Angstrom, a thousand times faster than its teacher."""
     rng = np.random.default_rng(0)
     force, atomic = rng.normal(0, 1, 600), rng.normal(0, 0.3, 200)
+    energy = rng.normal(-3.6, 0.05, 24)
     errors = np.array([[0.2, 0.15, 0.3], [0.1, 0.08, 0.13], [0.06, 0.05, 0.08]])
     ratio = np.linspace(0.9, 1.1, 9)
     well = 2.0 * (ratio - 1) ** 2
     ds = xr.Dataset(
         {
+            "reference_energy": ("frame", energy),
+            "predicted_energy": ("frame", energy + rng.normal(0, 0.003, 24)),
+            "frame_molten": ("frame", np.repeat([0.0, 1.0], 12)),
             "reference_force": ("sample", force),
             "predicted_force": ("sample", force + rng.normal(0, 0.05, 600)),
             "sample_molten": ("sample", np.repeat([0.0, 1.0], 300)),
@@ -390,16 +394,22 @@ def _distilled() -> xr.Dataset:
             "round_force_rmse": (("round", "state"), errors),
             "curve": (("model", "structure", "ratio"), np.stack([well, 1.05 * well])[:, None]),
             "energy_change": (("state", "time"), np.cumsum(rng.normal(0, 1e-6, (3, 50)), 1)),
+            "survived": ("trajectory", np.where(np.arange(24) < 22, 1.0, 0.4)),
+            "md_temperature": ("trajectory", np.linspace(310, 1590, 24)),
+            "trajectory_molten": ("trajectory", np.arange(24) % 4 // 3.0),
             "step_time": ("model", np.array([9.0, 0.006])),
+            "md_memory": ("model", np.array([2800.0, 5.0])),
         },
         {"round": [1, 2, 3], "state": ["all", "solid", "molten"], "model": ["teacher", "student"],
          "structure": ["Cu"], "ratio": ratio, "time": np.linspace(2, 100, 50)},
         {"target": 0.08},
     )  # fmt: skip
     units = {
+        "reference_energy": "eV/atom", "predicted_energy": "eV/atom", "frame_molten": "1",
         "reference_force": "eV/Angstrom", "predicted_force": "eV/Angstrom", "sample_molten": "1",
         "reference_atomic": "eV", "predicted_atomic": "eV", "round_force_rmse": "eV/Angstrom",
         "curve": "eV/atom", "energy_change": "eV/atom", "step_time": "ms/atom/step",
+        "survived": "1", "md_temperature": "K", "trajectory_molten": "1", "md_memory": "MB",
     }  # fmt: skip
     for name, unit in units.items():
         ds[name].attrs = {"units": unit, "long_name": name.replace("_", " ")}
