@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from kdlib.figures.recipe import recipe
 from kdlib.figures.style import ROLE_LOOKS, TWO_COLUMNS, canvas, label, letter
@@ -43,12 +44,13 @@ def distilled(ds: xr.Dataset) -> Figure:
     """
     panels = {
         "energies": _energies, "forces": _forces, "atomic": _atomic,
-        "rounds": _rounds, "curves": _curves, "conservation": _conservation,
-        "survival": _survival, "costs": _costs, "structure": _structure,
+        "rounds": _rounds, "survival": _survival, "conservation": _conservation,
+        "curves": _curves, "structure": _structure, "times": _times, "memories": _memories,
     }  # fmt: skip
-    mosaic = np.reshape(list(panels), (3, 3)).tolist()
-    figure, axes = canvas(TWO_COLUMNS, 7.0, mosaic=mosaic)
-    for (name, draw), text in zip(panels.items(), "ABCDEFGHI", strict=True):
+    names = list(panels)
+    mosaic = [[[names[:3], names[3:6]]], [[names[6:]]]]  # two rows of three, one of four
+    figure, axes = canvas(TWO_COLUMNS, 7.0, mosaic=mosaic, height_ratios=(2, 1))
+    for (name, draw), text in zip(panels.items(), "ABCDEFGHIJ", strict=True):
         draw(axes[name], ds)
         letter(axes[name], text)
     return figure
@@ -165,32 +167,34 @@ def _survival(ax: Axes, ds: xr.Dataset) -> None:
     ax.legend(loc="center left")
 
 
-def _costs(ax: Axes, ds: xr.Dataset) -> None:
-    """Time and memory on one logarithmic axis, each with its unit below."""
-    costs = {"Time per step\n(µs/atom)": 1000 * ds.step_time, "Memory\n(MB)": ds.md_memory}
-    known = np.concatenate([values.values for values in costs.values()])
-    known = known[known > 0]
+def _times(ax: Axes, ds: xr.Dataset) -> None:
+    _bars(ax, 1000 * ds.step_time)
+    ax.set_ylabel("Time of MD (µs/atom/step)")
+
+
+def _memories(ax: Axes, ds: xr.Dataset) -> None:
+    _bars(ax, ds.md_memory)
+    ax.set_ylabel("Memory of MD (MB)")
+
+
+def _bars(ax: Axes, costs: xr.DataArray) -> None:
+    """A cost of teacher and student on a logarithmic axis."""
+    models = costs.model.values.tolist()
+    known = costs.values[costs.values > 0]
+    ax.bar(models, costs.values, color=[ROLE_LOOKS[name].color for name in models], width=0.6)
     if known.size:
         ax.set_yscale("log")
-        ax.set_ylim(known.min() / 3, known.max() * 30)
-    for k, values in enumerate(costs.values()):
-        for shift, model in ((-0.2, "teacher"), (0.2, "student")):
-            _bar(ax, k + shift, float(values.sel(model=model)), model, named=not k)
-    ax.set_xlim(-0.6, len(costs) - 0.4)
-    ax.set_xticks(range(len(costs)), list(costs))
-    ax.set_ylabel("Cost of MD")
-    ax.legend(loc="upper center", ncols=2)
-
-
-def _bar(ax: Axes, x: float, value: float, model: str, *, named: bool) -> None:
-    look = ROLE_LOOKS[model]
-    ax.bar(x, value, color=look.color, width=0.38, label=look.label if named else None)
-    if value > 0:
-        words = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-        ax.text(x, value * 1.15, words, ha="center", va="bottom")
-    else:
-        words = "0" if value == 0 else "not\ntimed"
-        ax.text(x, 0.05, words, ha="center", va="bottom", transform=ax.get_xaxis_transform())
+        ax.yaxis.set_minor_formatter(NullFormatter())  # the bars carry their values
+        ax.set_ylim(known.min() / 3, known.max() * 4)
+    ax.set_xlim(-0.6, len(models) - 0.4)
+    for k, value in enumerate(costs.values):
+        if value > 0:
+            words = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            ax.text(k, value * 1.15, words, ha="center", va="bottom")
+        else:
+            words = "0" if value == 0 else "not\nmeasured"
+            ax.text(k, 0.05, words, ha="center", va="bottom", transform=ax.get_xaxis_transform())
+    ax.set_xlabel("Potential")
 
 
 def _instead(ax: Axes, words: str) -> None:
@@ -205,8 +209,8 @@ def _structure(ax: Axes, ds: xr.Dataset) -> None:
     for name, line in (("teacher", "-"), ("student", "--")):
         look = ROLE_LOOKS[name]
         ax.plot(ds.r, ds.g.sel(model=name), color=look.color, linestyle=line, label=look.label)
-    words = f"error {float(ds.rdf_error):.2f} Å, floor {float(ds.rdf_floor):.2f} Å"
-    ax.set_title(words, fontsize=7, loc="right")
+    words = f"error {float(ds.rdf_error):.2f} Å\nfloor {float(ds.rdf_floor):.2f} Å"
+    ax.text(0.97, 0.06, words, ha="right", va="bottom", transform=ax.transAxes)
     ax.set_xlabel(label(ds.r))
     ax.set_ylabel("g(r)")
     ax.legend(loc="best")

@@ -92,6 +92,7 @@ def test_every_axis_says_its_unit(drawn, name):
             "g/cm³",
             "kB/atom",
             "µs/atom/step",
+            "MB",
             "s",
             "ps",
             "µeV/atom",
@@ -301,4 +302,4 @@ def test_a_student_that_explodes_is_drawn_as_that(drawn_from):
     figure = figures.REDRAW["distilled"](ds)
     words = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert "no run lasted" in words
-    assert words.count("not\ntimed") == 4
+    assert words.count("not\nmeasured") == 4
