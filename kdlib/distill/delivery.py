@@ -9,6 +9,7 @@ import ase.io
 
 from kdlib import hipnn
 from kdlib.distill import mixed, rounds
+from kdlib.distill.errors import PHASES
 from kdlib.distill.plan import Plan, read
 from kdlib.distill.pool import Pool
 from kdlib.distill.workflow import Outcome
@@ -68,7 +69,7 @@ def summary(plan: Plan, outcome: Outcome, folder: Path) -> str:
         *(
             f"{state:<7} force RMSE on fresh frames {errors[state]['force_rmse']:.3f} eV/Angstrom "
             f"(forces {errors[state]['force_rms']:.2f} rms, {errors[state]['n_frames']} frames)"
-            for state in ("solid", "molten")
+            for state in PHASES
             if errors[state]["n_frames"]
         ),
         *(

@@ -8,8 +8,10 @@ from ase import Atoms
 from kdlib import metrics
 from kdlib.hipnn import Potential
 
+#: What a frame is.
+PHASES = ("solid", "molten")
 #: Kinds of frames that errors are given for.
-STATES = ("all", "solid", "molten")
+STATES = ("all", *PHASES)
 #: Those of :func:`kdlib.metrics.summary` that a distillation looks at.
 ERRORS = ("force_rmse", "energy_rmse", "stress_rmse")
 

@@ -10,6 +10,10 @@ from kdlib.hipnn import Potential
 
 #: Points of a parity plot at most.
 MAX_POINTS = 4000
+#: What is compared.
+ENERGY = {"units": "eV/atom", "long_name": "energy per atom"}
+FORCE = {"units": "eV/Angstrom", "long_name": "force component"}
+ATOMIC = {"units": "eV", "long_name": "atomic energy, from the mean of its species"}
 
 
 def parity(potential: Potential, fresh: Sequence[Atoms]) -> xr.Dataset:
@@ -39,9 +43,8 @@ def parity(potential: Potential, fresh: Sequence[Atoms]) -> xr.Dataset:
     rng = np.random.default_rng(0)
     chosen = rng.permutation(forces.size)[:MAX_POINTS]
     found = xr.Dataset(
-        _both("energy", "frame", energies / sizes, ds.energy.values / sizes, "eV/atom")
-        | _both("force", "sample", forces.ravel()[chosen], ds.forces.values.ravel()[chosen],
-                "eV/Angstrom")
+        _both("energy", "frame", energies / sizes, ds.energy.values / sizes, ENERGY)
+        | _both("force", "sample", forces.ravel()[chosen], ds.forces.values.ravel()[chosen], FORCE)
         | _melts("frame", molten)
         | _melts("sample", np.repeat(molten, 3 * sizes)[chosen])
     )  # fmt: skip
@@ -50,21 +53,15 @@ def parity(potential: Potential, fresh: Sequence[Atoms]) -> xr.Dataset:
         labels = np.concatenate([atoms.calc.results["energies"] for atoms in fresh])
         chosen = rng.permutation(len(labels))[:MAX_POINTS]
         reference, predicted = (
-            _from_mean(values, numbers)[chosen] for values in (labels, ds.atomic_energies.values)
+            from_mean(values, numbers)[chosen] for values in (labels, ds.atomic_energies.values)
         )
-        found = found.assign(_both("atomic", "atom", reference, predicted, "eV"))
+        found = found.assign(_both("atomic", "atom", reference, predicted, ATOMIC))
     return found
 
 
 def _both(
-    name: str, dim: str, reference: np.ndarray, predicted: np.ndarray, unit: str
+    name: str, dim: str, reference: np.ndarray, predicted: np.ndarray, about: dict[str, str]
 ) -> dict[str, tuple]:
-    meaning = {
-        "energy": "energy per atom",
-        "force": "force component",
-        "atomic": "atomic energy, from the mean of its species",
-    }
-    about = {"units": unit, "long_name": meaning[name]}
     return {
         f"reference_{name}": (dim, reference, about),
         f"predicted_{name}": (dim, predicted, about),
@@ -75,8 +72,8 @@ def _melts(dim: str, molten: np.ndarray) -> dict[str, tuple]:
     return {f"{dim}_molten": (dim, molten, {"units": "1", "long_name": "1 in a melt"})}
 
 
-def _from_mean(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Values without the mean of their species."""
+def from_mean(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Values of atoms, (n_atoms,), without the mean of their species."""
     found = values.copy()
     for z in np.unique(numbers):
         found[numbers == z] -= found[numbers == z].mean()

@@ -14,6 +14,7 @@ from kdlib import workers
 from kdlib.distill import students
 from kdlib.distill.errors import STATES, against_teacher
 from kdlib.distill.gauge import Gauge
+from kdlib.distill.parity import from_mean
 from kdlib.distill.plan import Plan
 from kdlib.distill.students import Trained
 from kdlib.distill.workflow import Outcome
@@ -142,8 +143,7 @@ def _table(found: dict[str, list[dict]], seeds: list[int]) -> xr.Dataset:
 def _differences(gauge: Gauge, reduced: Sequence[Atoms]) -> xr.Dataset:
     numbers = np.concatenate([atoms.numbers for atoms in reduced])
     energies = np.concatenate([atoms.calc.results["energies"] for atoms in reduced])
-    spread = [energies[numbers == z] - energies[numbers == z].mean() for z in np.unique(numbers)]
-    values = [float(np.concatenate(spread).std()), gauge.before, gauge.after]
+    values = [float(from_mean(energies, numbers).std()), gauge.before, gauge.after]
     stages = ["spread of the teacher's", "before", "after fitting the gauge"]
     about = {"units": "eV", "long_name": "difference from the students' own atomic energies"}
     return xr.Dataset(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-STATES = ("solid", "molten")
+from kdlib.distill.errors import PHASES
 
 
 def potentials(ds: xr.Dataset) -> pd.DataFrame:
@@ -61,12 +61,12 @@ def states(ds: xr.Dataset) -> pd.DataFrame:
         "NVE without an accident (ps)": ds.stable,
     }
     found = {
-        name: [_said(float(values.sel(state=state)), 3) for state in STATES]
+        name: [_said(float(values.sel(state=state)), 3) for state in PHASES]
         for name, values in rows.items()
     }
     found["runs of MD"] = [str(int((ds.trajectory_molten == melt).sum())) for melt in (0, 1)]
-    found["stable (K)"] = [stable_range(ds, state) for state in STATES]
-    return pd.DataFrame.from_dict(found, orient="index", columns=list(STATES))
+    found["stable (K)"] = [stable_range(ds, state) for state in PHASES]
+    return pd.DataFrame.from_dict(found, orient="index", columns=list(PHASES))
 
 
 def stable_range(ds: xr.Dataset, state: str) -> str:

@@ -16,7 +16,7 @@ from ase import Atoms
 from kdlib import fulldisk, teachers, workers
 from kdlib.atomreferences import AtomReferences
 from kdlib.distill import cells, mixed, rounds, students
-from kdlib.distill.errors import against_teacher
+from kdlib.distill.errors import PHASES, against_teacher
 from kdlib.distill.plan import Plan, keep
 from kdlib.distill.pool import Pool
 from kdlib.distill.students import Trained
@@ -238,12 +238,12 @@ def _is_met(plan: Plan, row: dict) -> bool:
 
 def _worst(errors: dict) -> float:
     """Larger of the force errors of solid and melt, eV/Angstrom."""
-    found = [errors[state]["force_rmse"] for state in ("solid", "molten")]
+    found = [errors[state]["force_rmse"] for state in PHASES]
     return max(value for value in found if value == value)
 
 
 def _line(row: dict, work: _Work) -> str:
-    solid, molten = (row["errors"][state]["force_rmse"] for state in ("solid", "molten"))
+    solid, molten = (row["errors"][state]["force_rmse"] for state in PHASES)
     where = "final" if row["round"] >= FINAL else f"round {row['round']}"
     return (
         f"{where}: {row['frames']} frames, force RMSE on fresh frames {solid:.3f} (solid) and "

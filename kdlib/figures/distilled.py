@@ -1,7 +1,7 @@
 """Figure of a distillation: what the student is worth, against its teacher."""
 
-from collections.abc import Iterator
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -56,10 +56,13 @@ def distilled(ds: xr.Dataset) -> Figure:
     return figure
 
 
-def _of_states(molten: xr.DataArray) -> Iterator[tuple[str, str, str, np.ndarray]]:
-    """Name, colour, marker and mask of solid and of molten."""
-    for value, (state, (color, marker, _)) in zip((0.0, 1.0), _STATES.items(), strict=True):
-        yield state, color, marker, (molten == value).values
+def _points(
+    ax: Axes, molten: xr.DataArray, x: np.ndarray, y: np.ndarray, marker: str = "", **look: Any
+) -> None:
+    """Points of solid and of molten, each with its colour and, unless one is given, its marker."""
+    for value, (state, (color, own, _)) in zip((0.0, 1.0), _STATES.items(), strict=True):
+        chosen = (molten == value).values
+        ax.plot(x[chosen], y[chosen], marker or own, color=color, label=state, **look)
 
 
 def _energies(ax: Axes, ds: xr.Dataset) -> None:
@@ -67,23 +70,16 @@ def _energies(ax: Axes, ds: xr.Dataset) -> None:
     teacher, student = (
         1000 * (ds[f"{who}_energy"].values - middle) for who in ("reference", "predicted")
     )
-    for state, color, marker, chosen in _of_states(ds.frame_molten):
-        ax.plot(
-            teacher[chosen], student[chosen], marker, markersize=3.5, color=color, alpha=0.7,
-            markeredgewidth=0, label=state,
-        )  # fmt: skip
+    _points(ax, ds.frame_molten, teacher, student, markersize=3.5, alpha=0.7, markeredgewidth=0)
     _diagonal(ax, teacher)
     _name(ax, "energy − mean", "meV/atom")
     ax.legend(loc="upper left")
 
 
 def _forces(ax: Axes, ds: xr.Dataset) -> None:
-    for state, color, _, chosen in _of_states(ds.sample_molten):
-        ax.plot(
-            ds.reference_force.values[chosen], ds.predicted_force.values[chosen], ".",
-            markersize=1.5, color=color, alpha=0.5, label=state, rasterized=True,
-        )  # fmt: skip
-    _diagonal(ax, ds.reference_force.values)
+    teacher, student = ds.reference_force.values, ds.predicted_force.values
+    _points(ax, ds.sample_molten, teacher, student, ".", markersize=1.5, alpha=0.5, rasterized=True)
+    _diagonal(ax, teacher)
     _name(ax, "force component", "eV/Å")
     ax.legend(loc="upper left", markerscale=5)
 
@@ -101,10 +97,15 @@ def _atomic(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _name(ax: Axes, what: str, unit: str) -> None:
-    """Say which quantity is compared, above the panel: on the axes there is no room."""
-    ax.set_title(what, fontsize=7, loc="right")
+    """Say which quantity is compared."""
+    _above(ax, what)
     ax.set_xlabel(f"Teacher ({unit})")
     ax.set_ylabel(f"Student ({unit})")
+
+
+def _above(ax: Axes, words: str) -> None:
+    """What there is no room for on the axes."""
+    ax.set_title(words, fontsize=7, loc="right")
 
 
 def _diagonal(ax: Axes, values: np.ndarray) -> None:
@@ -124,7 +125,7 @@ def _rounds(ax: Axes, ds: xr.Dataset) -> None:
     ax.set_ylim(bottom=0)
     ax.set_xlabel("Round")
     ax.set_ylabel("Force RMSE (eV/Å)")
-    ax.set_title("fresh frames", fontsize=7, loc="right")
+    _above(ax, "fresh frames")
     ax.legend(loc="best")
 
 
@@ -137,7 +138,7 @@ def _curves(ax: Axes, ds: xr.Dataset) -> None:
         ax.plot(ds.ratio, here.sel(model="student"), color=color, label=f"{name}, student")
     ax.set_xlabel("Volume / given volume")
     ax.set_ylabel("Energy (meV/atom)")
-    ax.set_title("above the lowest", fontsize=7, loc="right")
+    _above(ax, "above the lowest")
     ax.legend(loc="upper center")
 
 
@@ -156,11 +157,10 @@ def _conservation(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _survival(ax: Axes, ds: xr.Dataset) -> None:
-    for state, color, marker, chosen in _of_states(ds.trajectory_molten):
-        ax.plot(
-            ds.md_temperature.values[chosen], 100 * ds.survived.values[chosen], marker,
-            markersize=4, color=color, alpha=0.7, markeredgewidth=0, label=state,
-        )  # fmt: skip
+    temperature, share = ds.md_temperature.values, 100 * ds.survived.values
+    _points(
+        ax, ds.trajectory_molten, temperature, share, markersize=4, alpha=0.7, markeredgewidth=0
+    )
     ax.set_ylim(-5, 105)
     ax.set_xlabel("Temperature of MD (K)")
     ax.set_ylabel("Physical part of the run (%)")
