@@ -25,7 +25,7 @@ figures: $(STAMP)  ## draw the shipped figures again from the data beside them
 dft: $(STAMP)  ## GPAW, to label more frames; builds it, with Debian's compiler and libraries
 	dpkg -s $(DFT_LIBRARIES) >/dev/null || apt-get install -y $(DFT_LIBRARIES)
 	$(BIN)/python -c 'import sys; from gpaw.fftw import have_fftw; sys.exit(not have_fftw())' 2>/dev/null \
-		|| CC=g++ GPAW_CONFIG=$(CURDIR)/kdlib/reference/gpaw_siteconfig.txt $(BIN)/python -m pip install \
+		|| CC=g++ GPAW_CONFIG=$(CURDIR)/al_pbe/gpaw_siteconfig.txt $(BIN)/python -m pip install \
 		--quiet --constraint constraints.txt --no-cache-dir --no-binary gpaw --force-reinstall --no-deps gpaw
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dft]'
 

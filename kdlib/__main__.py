@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Execute the notebooks of a profile that are not up to date."""
-    from kdlib import pipeline, profile, results
+    from kdlib import pipeline
+    from kdlib.pipeline import profile
+    from kdlib import results
 
     chosen = profile.load(options.profile)
     default = results.project_root() / "results" / chosen.name
@@ -68,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
 
 def figures(options: argparse.Namespace) -> int:
     """Draw all figures again from the NetCDF files beside them."""
-    from kdlib import figures, results
+    from kdlib import figures
+    from kdlib import results
 
     root = results.project_root()
     folder = root / "results" / options.profile if options.profile else root
@@ -81,16 +84,17 @@ def bench(options: argparse.Namespace) -> int:
     """Time stock hippynn, both backends and LAMMPS side by side."""
     from dataclasses import replace
 
-    from kdlib import bench, figures
+    from kdlib.benchmarks import side_by_side
+    from kdlib import figures
 
     names = {"sizes": options.sizes, "n_steps": options.steps, "repeats": options.repeats}
     chosen = {name: value for name, value in names.items() if value}
     chosen |= {"sizes": tuple(options.sizes)} if options.sizes else {}
-    protocol = replace(bench.QUICK if options.quick else bench.FULL, **chosen)
+    protocol = replace(side_by_side.QUICK if options.quick else side_by_side.FULL, **chosen)
     out, lammps = options.out.resolve(), options.lammps or ""
-    ds = bench.run(out, protocol, options.results or "", lammps, _reporter())
+    ds = side_by_side.run(out, protocol, options.results or "", lammps, _reporter())
     figures.save(figures.benchmark(ds), ds, out.parent, "benchmark")
-    sys.stdout.write(bench.table(ds))
+    sys.stdout.write(side_by_side.table(ds))
     return 0
 
 
@@ -104,9 +108,10 @@ def fetch(options: argparse.Namespace) -> int:
 
 def label(options: argparse.Namespace) -> int:
     """Label frames of al-pbe that do not exist yet, by DFT."""
-    from kdlib.reference import campaign, labelling
+    from al_pbe import campaign
+    from al_pbe import labeling
 
-    labelling.require()
+    labeling.require()
     written = campaign.run(
         [k for part in options.frames for k in part], options.out, reporter=_reporter()
     )
@@ -134,7 +139,8 @@ def distill(options: argparse.Namespace) -> int:
 
 def info(options: argparse.Namespace) -> int:
     """Show versions, threads and profiles, or what a dataset holds."""
-    from kdlib import datasets, profile
+    from kdlib import datasets
+    from kdlib.pipeline import profile
 
     if options.dataset:
         sys.stdout.write(f"{datasets.card(options.dataset)}\n")
@@ -165,7 +171,7 @@ def _device() -> str:
 
 
 def _threads() -> str:
-    from kdlib.kernel import thread_settings
+    from kdlib.pipeline.kernel import thread_settings
 
     return f"{thread_settings()['OMP_NUM_THREADS']} of {os.cpu_count()} cores"
 

@@ -11,20 +11,24 @@ from os import PathLike
 
 from ase import Atoms
 
-from kdlib.datasets import anial, files, registry
-from kdlib.datasets.checks import CLOSEST_PAIR, LARGEST_FORCE, NET_FORCE, check
-from kdlib.datasets.registry import names, write_packed
-from kdlib.datasets.splits import (
-    PARTS,
-    WEIGHT,
-    Split,
-    fingerprint,
-    frame_numbers,
-    identity,
-    species,
-    split,
-)
-from kdlib.datasets.summaries import summary
+from kdlib.datasets import ani_al
+from kdlib.datasets import readers
+from kdlib.datasets import registry
+from kdlib.datasets.checks import CLOSEST_PAIR
+from kdlib.datasets.checks import LARGEST_FORCE
+from kdlib.datasets.checks import NET_FORCE
+from kdlib.datasets.checks import check
+from kdlib.datasets.registry import names
+from kdlib.datasets.registry import write_packed
+from kdlib.datasets.splits import PARTS
+from kdlib.datasets.splits import WEIGHT
+from kdlib.datasets.splits import Split
+from kdlib.datasets.splits import fingerprint
+from kdlib.datasets.splits import frame_numbers
+from kdlib.datasets.splits import identity
+from kdlib.datasets.splits import species
+from kdlib.datasets.splits import split
+from kdlib.datasets.summary import summary
 from kdlib.errors import InputError
 from kdlib.progress import Reporter
 
@@ -80,10 +84,10 @@ def load(
     if isinstance(name_or_path, str) and name_or_path in names():
         if energy_key or forces_key:
             raise InputError(f"{name_or_path}: a registered dataset has its own keys, give none")
-        if name_or_path == anial.NAME:
-            return anial.load().frames
+        if name_or_path == ani_al.NAME:
+            return ani_al.load().frames
         return check(*registry.unpack(name_or_path))
-    return files.read(name_or_path, energy_key, forces_key)
+    return readers.read(name_or_path, energy_key, forces_key)
 
 
 def fetch(name: str, base_url: str = "", reporter: Reporter | None = None) -> str:
@@ -106,10 +110,10 @@ def fetch(name: str, base_url: str = "", reporter: Reporter | None = None) -> st
         the dataset.
     """
     entry = registry.entry(name)
-    if name != anial.NAME:
+    if name != ani_al.NAME:
         raise InputError(f"{name}: comes with the package, there is nothing to download")
-    folder = anial.fetch(base_url, reporter)
-    found = anial.load()
+    folder = ani_al.fetch(base_url, reporter)
+    found = ani_al.load()
     lines = [f"{name}: in {folder}", *registry.contents(found.frames), *found.notes]
     return "\n".join([*lines, f"cite: {entry['cite']}", f"licence: {entry['licence']}"])
 
@@ -128,9 +132,9 @@ def card(name_or_path: Path) -> str:
     entry = registry.entry(name)
     lines = [f"{name} - {entry['title']}", ""]
     lines += [f"{key:<12} {entry[key]}" for key in entry if key not in ("title", "file")]
-    if name != anial.NAME:
+    if name != ani_al.NAME:
         return "\n".join([*lines, *registry.contents(load(name))])
-    if not anial.is_fetched():
+    if not ani_al.is_fetched():
         return "\n".join([*lines, f"{'frames':<12} not downloaded yet: kdlib fetch {name}"])
-    found = anial.load()
+    found = ani_al.load()
     return "\n".join([*lines, *registry.contents(found.frames), *found.notes])

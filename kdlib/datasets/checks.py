@@ -7,7 +7,7 @@ import numpy as np
 from ase import Atoms
 
 from kdlib.errors import InputError
-from kdlib.neighbors import neighbor_pairs
+from kdlib.geometry.neighbors import neighbor_pairs
 
 #: Two atoms closer than this (Angstrom) are a broken frame, not compressed matter.
 CLOSEST_PAIR = 0.5

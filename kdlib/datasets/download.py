@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from kdlib.errors import InputError
-from kdlib.progress import Reporter, TqdmReporter
+from kdlib.progress import Reporter
+from kdlib.progress import TqdmReporter
 
 #: Environment variable that names the folder of downloads.
 CACHE_VARIABLE = "KDLIB_CACHE"

@@ -1,4 +1,4 @@
-"""Registered datasets: a card each in ``kdlib/data``, and the packed frames that ship with some."""
+"""Registered datasets: a card each in ``kdlib/datasets/data``, and the packed frames that ship with some."""
 
 import hashlib
 import io

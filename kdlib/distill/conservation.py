@@ -5,11 +5,13 @@ import xarray as xr
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
-from kdlib import dynamics, exploration, liquid
-from kdlib.distill import cells
+from kdlib.md import dynamics
+from kdlib.md import exploration
+from kdlib.md import liquid
+from kdlib.geometry import cells
 from kdlib.distill.measures import Measures
-from kdlib.dynamics import DynamicsError
-from kdlib.exploration import Excursion
+from kdlib.md.dynamics import DynamicsError
+from kdlib.md.exploration import Excursion
 
 
 def conservation(

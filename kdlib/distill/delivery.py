@@ -8,14 +8,16 @@ from pathlib import Path
 import ase.io
 
 from kdlib import hipnn
-from kdlib.distill import mixed, rounds
-from kdlib.distill.errors import PHASES
-from kdlib.distill.plan import Plan, read
-from kdlib.distill.pool import Pool
+from kdlib.distill import mixed
+from kdlib.distill import sampling
+from kdlib.training.student_errors import PHASES
+from kdlib.distill.plan import Plan
+from kdlib.distill.plan import read
+from kdlib.distill.labeled import Pool
 from kdlib.distill.workflow import Outcome
 from kdlib.replacing import replacing
 from kdlib.units import GRAM_PER_CM3
-from kdlib.validity import Validity
+from kdlib.hipnn.validity import Validity
 
 TRAINING_SET = "training.extxyz"
 #: Scripts that are handed out as they are.
@@ -41,7 +43,7 @@ def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
     """
     home = Path(folder)
     pool = Pool(home / "labels")
-    learnt = pool.frames(k for k in pool.numbers if k < rounds.PER_ROUND * outcome.final)
+    learnt = pool.frames(k for k in pool.numbers if k < sampling.PER_ROUND * outcome.final)
     learnt += mixed.learnt(outcome.data)
     with replacing(home / TRAINING_SET) as part:
         ase.io.write(part, learnt, format="extxyz")

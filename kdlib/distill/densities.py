@@ -15,8 +15,8 @@ from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
 from ase.md.nose_hoover_chain import IsotropicMTKNPT
 
-from kdlib import liquid
-from kdlib.distill import cells
+from kdlib.md import liquid
+from kdlib.geometry import cells
 from kdlib.distill.measures import Measures
 from kdlib.units import GRAM_PER_CM3
 

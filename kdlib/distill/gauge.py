@@ -20,7 +20,7 @@ import numpy as np
 from ase import Atoms
 
 from kdlib.errors import InputError
-from kdlib.neighbors import neighbor_pairs
+from kdlib.geometry.neighbors import neighbor_pairs
 
 #: Radial functions of a fitted gauge.
 N_RADIAL = 8

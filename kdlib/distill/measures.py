@@ -10,12 +10,19 @@ import xarray as xr
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
-from kdlib import crystals, dynamics, hipnn, liquid, rdf, teachers
-from kdlib.datasets.pairs import closest_pair
-from kdlib.distill import cells
-from kdlib.dynamics import DynamicsError
-from kdlib.isolation import call, cores
-from kdlib.memory import peak, reset_peak
+from kdlib.md import crystals
+from kdlib.md import dynamics
+from kdlib import hipnn
+from kdlib.md import liquid
+from kdlib.geometry import rdf
+from kdlib import teachers
+from kdlib.geometry.pairs import closest_pair
+from kdlib.geometry import cells
+from kdlib.md.dynamics import DynamicsError
+from kdlib.isolation import call
+from kdlib.isolation import cores
+from kdlib.benchmarks.memory import peak
+from kdlib.benchmarks.memory import reset_peak
 
 
 @dataclass(frozen=True)

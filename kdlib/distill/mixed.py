@@ -17,12 +17,13 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import datasets, metrics
-from kdlib.atomreferences import AtomReferences
+from kdlib import datasets
+from kdlib.training import accuracy
+from kdlib.training.references import AtomReferences
 from kdlib.datasets import WEIGHT
-from kdlib.distill.errors import errors_of
+from kdlib.training.student_errors import errors_of
 from kdlib.distill.plan import Plan
-from kdlib.distill.pool import Pool
+from kdlib.distill.labeled import Pool
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
 from kdlib.progress import Reporter
@@ -106,7 +107,7 @@ def compare(
     Returns
     -------
     dict
-        ``student``: as :func:`kdlib.distill.errors.errors_of`; ``teacher``: its ``force_rmse``.
+        ``student``: as :func:`kdlib.training.student_errors.errors_of`; ``teacher``: its ``force_rmse``.
     """
     chosen = [atoms for atoms in frames if atoms.info["part"] == "test"]
     if not chosen:
@@ -114,7 +115,7 @@ def compare(
     missing = [atoms.arrays["teacher_forces"] - atoms.calc.results["forces"] for atoms in chosen]
     return {
         "student": errors_of(potential, references.subtract(chosen)),
-        "teacher": {"force_rmse": metrics.rmse(np.concatenate(missing))},
+        "teacher": {"force_rmse": accuracy.rmse(np.concatenate(missing))},
     }
 
 

@@ -4,7 +4,8 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from kdlib import pipeline, steps
+from kdlib import pipeline
+from kdlib.pipeline import notebook
 from kdlib.distill.plan import Plan
 
 NOTEBOOK = "12_distill_your_own"
@@ -34,7 +35,7 @@ def write_report(plan: Plan, folder: str | Path, measured: dict | None = None) -
         Names the notebook that holds the traceback.
     """
     home = Path(folder).resolve()
-    step = steps.read(pipeline.notebooks_folder() / f"{NOTEBOOK}.ipynb")
+    step = notebook.read(pipeline.notebooks_folder() / f"{NOTEBOOK}.ipynb")
     results = home / "report"
     for part in ("notebooks", "logs"):
         (results / part).mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def write_report(plan: Plan, folder: str | Path, measured: dict | None = None) -
         "measured": measured or {},
     }  # fmt: skip
     for name, value in parameters.items():
-        steps.check_value(step, name, value)
+        notebook.check_value(step, name, value)
     done = pipeline.execute(step, parameters, results)
     shutil.copyfile(done, home / REPORT)
     return home / REPORT

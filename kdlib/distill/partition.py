@@ -12,9 +12,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from kdlib import workers
 from kdlib.distill import students
-from kdlib.distill.errors import STATES, against_teacher
+from kdlib.training.student_errors import STATES
+from kdlib.training.student_errors import against_teacher
 from kdlib.distill.gauge import Gauge
-from kdlib.distill.parity import from_mean
+from kdlib.training.student_parity import from_mean
 from kdlib.distill.plan import Plan
 from kdlib.distill.students import Trained
 from kdlib.distill.workflow import Outcome

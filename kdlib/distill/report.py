@@ -14,14 +14,25 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
-from kdlib import fingerprint, hipnn, results, teachers
-from kdlib.distill import cells, conservation, densities, measures, mixed, partition, rounds
-from kdlib.distill.errors import STATES
-from kdlib.distill.measures import FULL, Measures
-from kdlib.distill.parity import parity
+from kdlib.results import hashes
+from kdlib import hipnn
+from kdlib import results
+from kdlib import teachers
+from kdlib.geometry import cells
+from kdlib.distill import conservation
+from kdlib.distill import densities
+from kdlib.distill import measures
+from kdlib.distill import mixed
+from kdlib.distill import partition
+from kdlib.distill import sampling
+from kdlib.training.student_errors import STATES
+from kdlib.distill.measures import FULL
+from kdlib.distill.measures import Measures
+from kdlib.training.student_parity import parity
 from kdlib.distill.plan import Plan
-from kdlib.distill.pool import Pool
-from kdlib.distill.workflow import FINAL, Outcome
+from kdlib.distill.labeled import Pool
+from kdlib.distill.workflow import FINAL
+from kdlib.distill.workflow import Outcome
 from kdlib.progress import Reporter
 
 #: Folder of the measurements.
@@ -66,7 +77,7 @@ def report(
     with (reporter or Reporter()).bar(len(jobs), "report", "measurement") as bar:
         for name, measure in jobs.items():
             asked = {k: v for k, v in asdict(m).items() if ON_REQUEST.get(k, name) == name}
-            key = fingerprint.digest(weights, plan.teacher, repr(asked), str(EDITION.get(name, 0)))
+            key = hashes.digest(weights, plan.teacher, repr(asked), str(EDITION.get(name, 0)))
             parts.append(_kept(home / MEASURED / f"{name}.nc", key, measure))
             bar.update()
     whole = xr.merge(parts, combine_attrs="no_conflicts", compat="no_conflicts", join="outer")
@@ -83,7 +94,7 @@ def _measurements(
     student = potential.calculator()
     teacher = cache(lambda: teachers.load(plan.teacher).calculator())  # not for what is kept
     pool = Pool(home / "labels")
-    fresh = pool.frames(k for k in pool.numbers if k >= rounds.PER_ROUND * outcome.final)
+    fresh = pool.frames(k for k in pool.numbers if k >= sampling.PER_ROUND * outcome.final)
     hot = m.hot or plan.temperatures[1]
     jobs = {
         "parity": lambda: parity(potential, fresh),
@@ -99,7 +110,7 @@ def _measurements(
     if m.rdf_ps:
         jobs["liquids"] = lambda: measures.liquids(student, teacher(), *_melt(fresh), m)
     if m.label_seeds and all("energies" in a.calc.results for a in fresh):
-        learnt = pool.frames(k for k in pool.numbers if k < rounds.PER_ROUND * outcome.final)
+        learnt = pool.frames(k for k in pool.numbers if k < sampling.PER_ROUND * outcome.final)
         learnt += mixed.learnt(outcome.data)
         jobs["labels"] = lambda: partition.compare(
             plan, outcome, learnt, fresh, home, m.label_seeds, m.label_epochs, reporter

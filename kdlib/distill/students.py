@@ -8,12 +8,16 @@ from pathlib import Path
 import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets, teachers, training
-from kdlib.atomreferences import AtomReferences
-from kdlib.datasets.pairs import closest_pair
+from kdlib import datasets
+from kdlib import teachers
+from kdlib import training
+from kdlib.training.references import AtomReferences
+from kdlib.geometry.pairs import closest_pair
 from kdlib.distill.plan import Plan
-from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.losses import LossWeights, WeightSchedule
+from kdlib.hipnn import HipnnConfig
+from kdlib.hipnn import Potential
+from kdlib.training.losses import LossWeights
+from kdlib.training.losses import WeightSchedule
 from kdlib.progress import Reporter
 from kdlib.training import TrainingConfig
 

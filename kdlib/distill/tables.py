@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from kdlib.distill.errors import PHASES
+from kdlib.training.student_errors import PHASES
 
 
 def potentials(ds: xr.Dataset) -> pd.DataFrame:

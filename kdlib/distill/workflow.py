@@ -13,12 +13,19 @@ from pathlib import Path
 
 from ase import Atoms
 
-from kdlib import fulldisk, teachers, workers
-from kdlib.atomreferences import AtomReferences
-from kdlib.distill import cells, mixed, rounds, students
-from kdlib.distill.errors import PHASES, against_teacher
-from kdlib.distill.plan import Plan, keep
-from kdlib.distill.pool import Pool
+from kdlib import fulldisk
+from kdlib import teachers
+from kdlib import workers
+from kdlib.training.references import AtomReferences
+from kdlib.geometry import cells
+from kdlib.distill import mixed
+from kdlib.distill import sampling
+from kdlib.distill import students
+from kdlib.training.student_errors import PHASES
+from kdlib.training.student_errors import against_teacher
+from kdlib.distill.plan import Plan
+from kdlib.distill.plan import keep
+from kdlib.distill.labeled import Pool
 from kdlib.distill.students import Trained
 from kdlib.errors import InputError
 from kdlib.progress import Reporter
@@ -140,7 +147,7 @@ def _run(plan: Plan, folder: str | Path, reporter: Reporter | None) -> Outcome:
             time.monotonic(),
         )  # fmt: skip
         _begin(work)
-        first = [k for k in work.pool.numbers if k < rounds.PER_ROUND]
+        first = [k for k in work.pool.numbers if k < sampling.PER_ROUND]
         references = AtomReferences.fit(work.pool.frames(first))
         ending = _rounds(work, references)
         return _finish(work, references, ending)
@@ -149,14 +156,14 @@ def _run(plan: Plan, folder: str | Path, reporter: Reporter | None) -> Outcome:
 def _begin(work: _Work) -> None:
     """Label the first cells and the teacher's own runs."""
     plan = work.plan
-    work.pool.label(rounds.first(plan, work.given), work.teacher, work.reporter)
+    work.pool.label(sampling.first(plan, work.given), work.teacher, work.reporter)
     kept = work.folder / "rounds" / "00"
     if not (kept / "done").exists():
-        found = rounds.by_teacher(plan, work.given, work.teacher)
+        found = sampling.by_teacher(plan, work.given, work.teacher)
         work.pool.label(found, work.teacher, work.reporter)
         kept.mkdir(parents=True, exist_ok=True)
         (kept / "done").touch()
-    n = sum(k < rounds.PER_ROUND for k in work.pool.numbers)
+    n = sum(k < sampling.PER_ROUND for k in work.pool.numbers)
     work.reporter.line(f"{n} first frames labelled by {work.teacher.name}, {work.minutes:.1f} min")
 
 
@@ -164,7 +171,7 @@ def _rounds(work: _Work, references: AtomReferences) -> str:
     """Rounds until the error is small enough or a budget is used up; why they ended."""
     plan = work.plan
     for number in range(1, plan.max_rounds + 1):
-        earlier = [k for k in work.pool.numbers if k < rounds.PER_ROUND * number]
+        earlier = [k for k in work.pool.numbers if k < sampling.PER_ROUND * number]
         _, found, row = _measured(work, number, earlier, references, plan.round_epochs)
         work.reporter.line(_line(work.note(row), work))
         if _is_met(plan, row):
@@ -180,7 +187,7 @@ def _rounds(work: _Work, references: AtomReferences) -> str:
 def _finish(work: _Work, references: AtomReferences, ending: str) -> Outcome:
     """Train to the end, and measure on frames that nothing has learnt from."""
     number = _final_number(work)
-    learnt = [k for k in work.pool.numbers if k < rounds.PER_ROUND * number]
+    learnt = [k for k in work.pool.numbers if k < sampling.PER_ROUND * number]
     trained, _, row = _measured(work, number, learnt, references, work.plan.final_epochs)
     final = work.note(row | {"ending": ending})
     work.reporter.line(f"{final['ending']}; {_line(final, work)}")
@@ -197,7 +204,7 @@ def _measured(
         plan, frames, references, folder / "runs", n_epochs, work.executor, work.reporter
     )
     run_dirs, kept = [one.run_dir for one in trained], folder / "rounds" / f"{number:02d}"
-    found, series = rounds.explore(
+    found, series = sampling.explore(
         plan, work.given, run_dirs, number, kept, work.executor, work.reporter
     )
     fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
@@ -217,7 +224,7 @@ def _final_number(work: _Work) -> int:
     """Number of the last round: the one that is there, or the next after those that went on."""
     if work.record and work.record[-1]["round"] >= FINAL:
         return work.record[-1]["round"]
-    used = [k // rounds.PER_ROUND for k in work.pool.numbers]
+    used = [k // sampling.PER_ROUND for k in work.pool.numbers]
     return max([FINAL, *(number + 1 for number in used if number >= FINAL)])
 
 

@@ -9,18 +9,18 @@ from matplotlib.patches import Patch
 
 from kdlib.figures import marks
 from kdlib.figures.recipe import recipe
-from kdlib.figures.style import (
-    BACKEND_LOOKS,
-    ROLE_LOOKS,
-    TWO_COLUMNS,
-    canvas,
-    in_units,
-    label,
-    letter,
-    log_ticks,
-)
-from kdlib.intervals import over_seeds, ratio
-from kdlib.pareto import front, step_time
+from kdlib.figures.style import BACKEND_LOOKS
+from kdlib.figures.style import ROLE_LOOKS
+from kdlib.figures.style import TWO_COLUMNS
+from kdlib.figures.style import canvas
+from kdlib.figures.style import in_units
+from kdlib.figures.style import label
+from kdlib.figures.style import letter
+from kdlib.figures.style import log_ticks
+from kdlib.claims.statistics import over_seeds
+from kdlib.claims.statistics import ratio
+from kdlib.claims.pareto import front
+from kdlib.claims.pareto import step_time
 
 _COMPARED = ("teacher", "student", "control", "matched_control")
 _BORN_AGAIN = ("teacher", "same_size_student", "born_again", "born_again_control")

@@ -7,7 +7,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from kdlib.figures.recipe import recipe
-from kdlib.figures.style import TWO_COLUMNS, canvas
+from kdlib.figures.style import TWO_COLUMNS
+from kdlib.figures.style import canvas
 
 #: Verdict -> symbol and colour; the symbol alone tells them apart.
 VERDICT_LOOKS = {

@@ -7,17 +7,15 @@ from matplotlib.figure import Figure
 
 from kdlib.figures import marks
 from kdlib.figures.recipe import recipe
-from kdlib.figures.style import (
-    BACKEND_LOOKS,
-    COMPONENT_LOOKS,
-    TWO_COLUMNS,
-    Look,
-    canvas,
-    label,
-    letter,
-    log_ticks,
-)
-from kdlib.pareto import step_time
+from kdlib.figures.style import BACKEND_LOOKS
+from kdlib.figures.style import COMPONENT_LOOKS
+from kdlib.figures.style import TWO_COLUMNS
+from kdlib.figures.style import Look
+from kdlib.figures.style import canvas
+from kdlib.figures.style import label
+from kdlib.figures.style import letter
+from kdlib.figures.style import log_ticks
+from kdlib.claims.pareto import step_time
 
 _PARTS = ("neighbor_list", "model", "integrator")
 

@@ -7,7 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kdlib.figures.recipe import recipe
-from kdlib.figures.style import PHASE_LOOKS, ROLE_LOOKS, TWO_COLUMNS, canvas, letter
+from kdlib.figures.style import PHASE_LOOKS
+from kdlib.figures.style import ROLE_LOOKS
+from kdlib.figures.style import TWO_COLUMNS
+from kdlib.figures.style import canvas
+from kdlib.figures.style import letter
 
 _COMPARED = ("teacher", "student", "control", "matched_control")
 _SHOWN = {"teacher": "-", "student": "--"}

@@ -9,19 +9,19 @@ from matplotlib.figure import Figure
 
 from kdlib.figures import marks
 from kdlib.figures.recipe import recipe
-from kdlib.figures.style import (
-    ONE_COLUMN,
-    ROLE_LOOKS,
-    TWO_COLUMNS,
-    canvas,
-    label,
-    letter,
-    log_ticks,
-)
-from kdlib.intervals import log_binned, over_seeds, t_interval
+from kdlib.figures.style import ONE_COLUMN
+from kdlib.figures.style import ROLE_LOOKS
+from kdlib.figures.style import TWO_COLUMNS
+from kdlib.figures.style import canvas
+from kdlib.figures.style import label
+from kdlib.figures.style import letter
+from kdlib.figures.style import log_ticks
+from kdlib.claims.statistics import log_binned
+from kdlib.claims.statistics import over_seeds
+from kdlib.claims.statistics import t_interval
 
 if TYPE_CHECKING:  # figures are redrawn without torch
-    from kdlib.losses import WeightSchedule
+    from kdlib.training.losses import WeightSchedule
 
 _COMPARED = ("student", "control", "matched_control")
 
@@ -127,7 +127,7 @@ def schedule_data(schedule: "WeightSchedule", n_epochs: int = 500) -> xr.Dataset
     Parameters
     ----------
     schedule
-        Stages of weights, e.g. `kdlib.losses.TABLE_1`.
+        Stages of weights, e.g. `kdlib.training.losses.TABLE_1`.
     n_epochs
         Epochs that the schedule is for: where its last stage ends.
     """

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from kdlib.figures.style import Look
-from kdlib.intervals import over_seeds
+from kdlib.claims.statistics import over_seeds
 
 
 def runs(ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, *, filled: bool = True) -> None:

@@ -6,7 +6,7 @@ from functools import wraps
 import xarray as xr
 from matplotlib.figure import Figure
 
-from kdlib import schema
+from kdlib.results import schema
 from kdlib.errors import InputError
 from kdlib.figures.style import style
 

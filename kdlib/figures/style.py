@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from kdlib.errors import InputError
-from kdlib.schema import ROLE_NAMES
+from kdlib.results.schema import ROLE_NAMES
 
 #: Widths of a figure in a two-column journal, inch.
 ONE_COLUMN, TWO_COLUMNS = 3.35, 7.0

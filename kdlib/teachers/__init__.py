@@ -14,9 +14,12 @@ module. Load only what comes from people you trust. Nothing is downloaded.
 """
 
 from kdlib.teachers.ensemble import Ensemble
-from kdlib.teachers.forms import FORMS, load
+from kdlib.teachers.adapters import FORMS
+from kdlib.teachers.adapters import load
 from kdlib.teachers.labels import atomic_energies
-from kdlib.teachers.teacher import Card, Teacher, TeacherError
+from kdlib.teachers.teacher import Card
+from kdlib.teachers.teacher import Teacher
+from kdlib.teachers.teacher import TeacherError
 
 __all__ = [
     "FORMS",

@@ -6,7 +6,7 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib.datasets import identity
-from kdlib.distillation import as_labels
+from kdlib.training.roles import as_labels
 from kdlib.errors import InputError
 
 

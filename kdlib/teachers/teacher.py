@@ -8,7 +8,8 @@ from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedErr
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from kdlib.errors import InputError
-from kdlib.teachers.packages import quiet, version_of
+from kdlib.teachers.packages import quiet
+from kdlib.teachers.packages import version_of
 
 #: Atomic energies may miss the energy by this share of the sum of their magnitudes: the rounding of
 #: float32 in cells of some thousand atoms. What is missing is then spread evenly over the atoms.

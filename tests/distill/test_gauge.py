@@ -6,7 +6,8 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib.distill.gauge import Gauge, columns
+from kdlib.distill.gauge import Gauge
+from kdlib.distill.gauge import columns
 from kdlib.errors import InputError
 
 CUTOFF = 5.0

@@ -5,7 +5,8 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from kdlib.distill import conservation, measures
+from kdlib.distill import conservation
+from kdlib.distill import measures
 from kdlib.distill.measures import Measures
 
 SMALL = Measures(n_atoms=32, nve_ps=0.4, npt_ps=2.0, timestep=4.0, rdf_ps=0.4)

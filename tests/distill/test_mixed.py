@@ -9,8 +9,11 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import datasets, distill, hipnn, teachers
-from kdlib.atomreferences import AtomReferences
+from kdlib import datasets
+from kdlib import distill
+from kdlib import hipnn
+from kdlib import teachers
+from kdlib.training.references import AtomReferences
 from kdlib.distill import mixed
 from kdlib.errors import InputError
 

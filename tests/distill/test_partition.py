@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from kdlib.distill import partition, rounds
-from kdlib.distill.pool import Pool
+from kdlib.distill import partition
+from kdlib.distill import sampling
+from kdlib.distill.labeled import Pool
 
 pytestmark = pytest.mark.slow
 
@@ -14,7 +15,7 @@ def compared(tiny, finished, tmp_path_factory):
     """Comparison at two seeds, with frames."""
     folder, outcome = finished
     pool = Pool(folder / "labels")
-    last = rounds.PER_ROUND * outcome.final
+    last = sampling.PER_ROUND * outcome.final
     learnt, fresh = (
         pool.frames(k for k in pool.numbers if (k < last) == early) for early in (True, False)
     )
@@ -46,7 +47,7 @@ def test_the_comparison_is_found_again(compared, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("kdlib.loop.Loop.run_epoch", never)
+    monkeypatch.setattr("kdlib.training.loop.Loop.run_epoch", never)
     np.testing.assert_array_equal(again().label_force_rmse, ds.label_force_rmse)
 
 

@@ -6,7 +6,9 @@ from importlib import import_module
 import pytest
 
 from kdlib import distill
-from kdlib.distill import conservation, densities, measures
+from kdlib.distill import conservation
+from kdlib.distill import densities
+from kdlib.distill import measures
 from kdlib.distill.report import MEASURED
 
 pytestmark = pytest.mark.slow

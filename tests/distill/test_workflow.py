@@ -10,9 +10,13 @@ import ase.io
 import numpy as np
 import pytest
 
-from kdlib import datasets, distill, hipnn, teachers
-from kdlib.distill import rounds, students
-from kdlib.distill.pool import Pool
+from kdlib import datasets
+from kdlib import distill
+from kdlib import hipnn
+from kdlib import teachers
+from kdlib.distill import sampling
+from kdlib.distill import students
+from kdlib.distill.labeled import Pool
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +41,7 @@ def test_nothing_has_learnt_from_the_final_frames(finished):
     """The frames that the student is measured on are not in its training set."""
     folder, outcome = finished
     learnt = {int(a.info["frame"]) for a in ase.io.read(folder / "training.extxyz", ":")}
-    final = {k for k in Pool(folder / "labels").numbers if k >= rounds.PER_ROUND * outcome.final}
+    final = {k for k in Pool(folder / "labels").numbers if k >= sampling.PER_ROUND * outcome.final}
     assert final
     assert not learnt & final
     assert outcome.record[-1]["errors"]["all"]["n_frames"] == len(final)
@@ -51,7 +55,7 @@ def test_the_same_call_repeats_nothing(tiny, finished, monkeypatch):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(teachers.Teacher, "label", never)
-    monkeypatch.setattr(rounds, "_explored", never)
+    monkeypatch.setattr(sampling, "_explored", never)
     monkeypatch.setattr(students.training.Loop, "run_epoch", never)
     again = distill.run(tiny, folder)
     assert again.record == outcome.record

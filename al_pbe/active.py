@@ -1,0 +1,225 @@
+"""Active learning: configurations on which an ensemble of models disagrees.
+
+Each trajectory j of a round has its own temperature, density and start (crystal or melt), drawn
+from the round and j. Its MD is driven by one of the models; the others say along the way what they
+would have done (:mod:`kdlib.md.exploration`). The most disputed configuration of each trajectory is a
+candidate if it is still physical: no pair too close, no force beyond reason.
+"""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+from ase.build import bulk
+
+from kdlib import units
+from kdlib.md.exploration import Excursion
+from kdlib.md.exploration import Path
+from kdlib.md.exploration import follow
+from kdlib.md.exploration import judged
+from kdlib.hipnn import Potential
+from kdlib.progress import Reporter
+from al_pbe import campaign
+from al_pbe.campaign import CLOSEST_PAIR
+from al_pbe.labeling import label
+from al_pbe.sampling import ACTIVE
+
+#: Frame numbers of one round.
+PER_ROUND = 1000
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What the trajectories of a round are like."""
+
+    temperatures: tuple[float, float] = (300.0, 3000.0)
+    """Range of the thermostat, K."""
+    densities: tuple[float, float] = (2.0, 3.2)
+    """Range, g/cm3."""
+    melting: float = 900.0
+    """Hotter than this (K), every other trajectory starts from a melt."""
+    hot: float = 4000.0
+    """Temperature of the melt, K."""
+    n_cells: int = 2
+    """Cubic fcc cells along each axis."""
+    melt_steps: int = 300
+    """Steps of the melt."""
+    n_steps: int = 1500
+    """Steps that are watched."""
+    timestep: float = 2.0
+    """In fs."""
+    sample_every: int = 25
+    """Steps between configurations that are judged."""
+    largest_force: float = 40.0
+    """A configuration on which a model finds a larger one (eV/Angstrom) is not physical."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The most disputed physical configuration of a trajectory.
+
+    Attributes
+    ----------
+    atoms
+        With ``info`` that says where it comes from.
+    disagreement
+        eV/Angstrom.
+    median
+        Median disagreement along the trajectory, eV/Angstrom.
+    survived
+        Share of the trajectory before a pair came too close or the run exploded.
+    """
+
+    atoms: Atoms
+    disagreement: float
+    median: float
+    survived: float
+
+
+def start(number: int, j: int, protocol: Exploration) -> tuple[Atoms, float, bool]:
+    """Crystal, temperature (K) and whether it is molten first, of a trajectory."""
+    p, rng = protocol, np.random.default_rng([number, j])
+    temperature = rng.uniform(*p.temperatures)
+    density = rng.uniform(*p.densities)
+    atoms = bulk("Al", a=4.05, cubic=True).repeat(p.n_cells)
+    volume = atoms.get_masses().sum() * units.GRAM_PER_CM3 / density
+    strain = np.eye(3) + rng.uniform(-0.05, 0.05, (3, 3))
+    cell = atoms.cell.array @ strain
+    atoms.set_cell(cell * (volume / abs(np.linalg.det(cell))) ** (1 / 3), scale_atoms=True)
+    atoms.rattle(0.05, rng=rng)
+    return atoms, temperature, bool(temperature > p.melting and j % 2)
+
+
+def explore(
+    potentials: Sequence[Potential],
+    number: int,
+    j: int,
+    protocol: Exploration = Exploration(),
+) -> Candidate | None:
+    """Run trajectory j of a round; None when nothing physical came of it.
+
+    Parameters
+    ----------
+    potentials
+        Ensemble; number j modulo its size drives.
+    number
+        Of the round, from 1.
+    j
+        Of the trajectory.
+    protocol
+        What is run.
+    """
+    p = protocol
+    atoms, temperature, molten = start(number, j, p)
+    excursion = Excursion(
+        temperature, p.n_steps, p.sample_every, p.timestep, p.hot if molten else 0.0,
+        p.melt_steps, closest=CLOSEST_PAIR, seed=j,
+    )  # fmt: skip
+    driver = potentials[j % len(potentials)].calculator(backend="fused", device="cpu")
+    path = follow(atoms, driver, excursion)
+    return _most_disputed(potentials, path, number, j, temperature, molten, p)
+
+
+def _most_disputed(
+    potentials: Sequence[Potential],
+    path: Path,
+    number: int,
+    j: int,
+    temperature: float,
+    molten: bool,
+    p: Exploration,
+) -> Candidate | None:
+    if not path.frames:
+        return None
+    disputed, largest = judged(potentials, path.frames)
+    physical = np.flatnonzero(largest < p.largest_force)
+    if not len(physical):
+        return None
+    best = int(physical[disputed[physical].argmax()])
+    atoms = path.frames[best]
+    atoms.wrap()
+    atoms.info.update(
+        phase="active", temperature_K=round(temperature, 1), sampling="active learning",
+        round=number, trajectory=j, molten=molten, disagreement=round(float(disputed[best]), 4),
+    )  # fmt: skip
+    return Candidate(atoms, float(disputed[best]), float(np.median(disputed)), path.survived)
+
+
+def round_of(
+    potentials: Sequence[Potential],
+    number: int,
+    n_trajectories: int,
+    n_chosen: int,
+    protocol: Exploration = Exploration(),
+    reporter: Reporter | None = None,
+) -> tuple[list[Atoms], xr.Dataset]:
+    """Explore, and choose the most disputed candidates of all trajectories.
+
+    Parameters
+    ----------
+    potentials
+        Ensemble.
+    number
+        Of the round, from 1; with the index of the trajectory it fixes the random numbers.
+    n_trajectories
+        How many are run.
+    n_chosen
+        How many configurations are to be labelled.
+    protocol
+        What is run.
+    reporter
+        Shows a bar over trajectories.
+
+    Returns
+    -------
+    list[Atoms]
+        To be labelled; ``info["frame"]`` is 6000 + 1000 (round - 1) + trajectory.
+    xarray.Dataset
+        ``disagreement``, ``median_disagreement`` (eV/Angstrom), ``survived`` over ``trajectory``.
+    """
+    found: dict[int, Candidate] = {}
+    with (reporter or Reporter()).bar(n_trajectories, "exploring", "trajectory") as bar:
+        for j in range(n_trajectories):
+            candidate = explore(potentials, number, j, protocol)
+            if candidate is not None:
+                candidate.atoms.info["frame"] = ACTIVE + PER_ROUND * (number - 1) + j
+                found[j] = candidate
+            bar.update()
+    ranked = sorted(found, key=lambda j: -found[j].disagreement)
+    chosen = [found[j].atoms for j in sorted(ranked[:n_chosen])]
+    columns = {
+        "disagreement": ("largest disagreement", "eV/Angstrom", "disagreement"),
+        "median_disagreement": ("median disagreement", "eV/Angstrom", "median"),
+        "survived": ("share of the trajectory that stayed physical", "1", "survived"),
+    }
+    ds = xr.Dataset(coords={"trajectory": sorted(found)})
+    for name, (meaning, unit, field) in columns.items():
+        values = [getattr(found[j], field) for j in sorted(found)]
+        ds[name] = xr.Variable("trajectory", values, {"long_name": meaning, "units": unit})
+    return chosen, ds
+
+
+def label_round(
+    chosen: Sequence[Atoms],
+    folder: pathlib.Path,
+    labeller: Callable[[Atoms], Atoms] = label,
+    reporter: Reporter | None = None,
+) -> list[pathlib.Path]:
+    """Label what a round has chosen; can be stopped and goes on.
+
+    Parameters
+    ----------
+    chosen
+        From :func:`round_of`.
+    folder
+        Where labelled frames lie.
+    labeller
+        Adds energy and forces.
+    reporter
+        Shows a bar over frames.
+    """
+    by_index = {int(atoms.info["frame"]): atoms for atoms in chosen}
+    return campaign.run(sorted(by_index), folder, by_index.__getitem__, labeller, reporter)

@@ -1,0 +1,82 @@
+"""The ways to run one potential in MD that the benchmarks compare.
+
+All run the same weights under ASE:
+
+- ``"stock"``: hippynn's own calculator, as in the paper;
+- ``"hippynn"``: our calculator over hippynn's layers;
+- ``"fused"``: our calculator over our kernels.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import xarray as xr
+from ase.calculators.calculator import BaseCalculator
+
+from kdlib import hipnn
+from kdlib.hipnn.calculator import HipnnCalculator
+from kdlib.errors import InputError
+from kdlib.hipnn import Potential
+from kdlib.results.schema import BACKENDS as BACKENDS
+from kdlib.hipnn.stock import stock_calculator
+
+#: Backend -> numbers of atoms that it runs.
+Sizes = Mapping[str, Sequence[int]]
+
+
+def contestant(
+    potential: Potential, backend: str, device: str = "auto", skin: float = 1.0
+) -> BaseCalculator:
+    """Return the calculator of a contestant.
+
+    Parameters
+    ----------
+    potential
+        Model; its weights are copied.
+    backend
+        One of :data:`BACKENDS`.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"auto"``.
+    skin
+        Of the neighbour list, Angstrom (the stock calculator applies it twice).
+
+    Raises
+    ------
+    InputError
+        When the backend is unknown or cannot run this model: a benchmark does not fall back.
+    """
+    check_backends([backend])
+    if backend == "stock":
+        return stock_calculator(potential, device, skin)
+    calculator = HipnnCalculator(potential, device, backend, skin)
+    if calculator.backend != backend:
+        raise InputError(f"backend {backend!r} cannot run the model {potential.config.label}")
+    return calculator
+
+
+def check_backends(backends: Iterable[str]) -> None:
+    """Raise InputError for a backend that is not among :data:`BACKENDS`."""
+    if unknown := [name for name in backends if name not in BACKENDS]:
+        raise InputError(f"unknown backend {unknown[0]!r}; there are {', '.join(BACKENDS)}")
+
+
+def grid(potentials: Sequence[Potential], sizes: Sizes) -> xr.Dataset:
+    """Return the coordinates of a benchmark: architectures with their counts, backends, sizes."""
+    configs = [potential.config for potential in potentials]
+    labels = [config.label for config in configs]
+    if len(set(labels)) < len(labels):
+        raise InputError(f"a benchmark takes one model per architecture, got {', '.join(labels)}")
+    check_backends(sizes)
+    counts = {
+        "n_features": [config.n_features for config in configs],
+        "n_sensitivities": [config.n_sensitivities for config in configs],
+        "n_atom_layers": [config.n_atom_layers for config in configs],
+        "n_parameters": [hipnn.n_parameters(potential.module) for potential in potentials],
+    }
+    return xr.Dataset(
+        coords={
+            "architecture": labels,
+            **{name: ("architecture", values) for name, values in counts.items()},
+            "backend": [name for name in BACKENDS if name in sizes],
+            "n_atoms": sorted({n for numbers in sizes.values() for n in numbers}),
+        }
+    )

@@ -1,0 +1,137 @@
+"""Side by side: stock hippynn, both backends of our calculator, LAMMPS, on the same liquid.
+
+Every measurement has a process of its own, one after the other. NVE of liquid aluminium by
+velocity Verlet with all cores, in blocks of steps, neighbour lists rebuilt as they fall; peak
+memory per atom as in :mod:`kdlib.benchmarks.memory`; training time per epoch on one thread, as in a sweep;
+the total energy along 10 ps of NVE on the fused kernels.
+Nothing else may run on the machine meanwhile.
+
+Contestants:
+
+- ``"stock"``: hippynn's own calculator with its default skin;
+- ``"stock_best"``: the same with the skin that is fastest for it among several;
+- ``"hippynn"`` and ``"fused"``: our calculator's backends;
+- ``"lammps"``: LAMMPS with an embedded-atom potential (:mod:`kdlib.benchmarks.side_by_side.lammps`).
+
+A contestant too slow or too large for a size is not run there. Time per atom hardly depends on the
+size, so its times at the largest size that it ran are taken over, and ``status`` says
+``extrapolated``.
+
+All start from a liquid melted under ASE's EMT potential. The networks are those of a results
+folder, or trained for some epochs first: what random weights move is no liquid.
+"""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import xarray as xr
+
+from kdlib import hipnn
+from kdlib import isolation
+from kdlib import results
+from kdlib.md import structure
+from kdlib.training import sweep
+from kdlib.benchmarks.side_by_side import conservation
+from kdlib.benchmarks.side_by_side import md
+from kdlib.benchmarks.side_by_side import training
+from kdlib.benchmarks.side_by_side.jobs import TrainJob
+from kdlib.benchmarks.side_by_side.jobs import brief_training
+from kdlib.benchmarks.side_by_side.lammps import VARIABLE
+from kdlib.benchmarks.side_by_side.lammps import find
+from kdlib.benchmarks.side_by_side.plan import FULL
+from kdlib.benchmarks.side_by_side.plan import QUICK
+from kdlib.benchmarks.side_by_side.plan import BenchProtocol
+from kdlib.benchmarks.side_by_side.plan import empty
+from kdlib.benchmarks.side_by_side.table import table
+from kdlib.benchmarks.side_by_side.table import with_ratios
+from kdlib.md.dynamics import MeltProtocol
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig
+from kdlib.progress import Reporter
+
+__all__ = ["FULL", "QUICK", "BenchProtocol", "run", "table", "with_ratios"]
+
+#: Architecture -> configuration and role, as in the paper: a teacher and two students.
+MODELS = {
+    config.label: (config, role)
+    for config, role in (
+        (HipnnConfig(128, 40, 4), "teacher"),
+        (HipnnConfig(16, 8, 1), "student"),
+        (HipnnConfig(32, 16, 2), "student"),
+    )
+}
+#: Those whose molecular dynamics is timed; the third is only trained.
+IN_MD = ("128-40-4", "16-8-1")
+
+
+def run(
+    out: str | Path,
+    protocol: BenchProtocol = FULL,
+    trained: str | Path = "",
+    lammps: str | Path = "",
+    reporter: Reporter | None = None,
+) -> xr.Dataset:
+    """Measure everything and write it to one file.
+
+    Parameters
+    ----------
+    out
+        NetCDF file.
+    protocol
+        What is run.
+    trained
+        Results folder with a trained teacher and student of seed 0; without it both are trained
+        for ``protocol.brief_epochs`` epochs first.
+    lammps
+        Executable; by default where :func:`kdlib.benchmarks.side_by_side.lammps.find` looks. Without LAMMPS its rows
+        stay empty.
+    reporter
+        Shows bars.
+    """
+    began = time.perf_counter()
+    show = reporter or Reporter()
+    try:
+        program = find(lammps)
+    except InputError as error:
+        if str(lammps) or os.environ.get(VARIABLE):
+            raise
+        show.line(f"left out: {error}")
+        program = None
+    ds = empty([config for config, _ in MODELS.values()], protocol)
+    stages = dict.fromkeys(
+        ("melt_steps", "quench_steps", "equilibration_steps"), protocol.melt_steps
+    )
+    start = structure.starting_liquid(
+        protocol.n_cells, MeltProtocol(temperature=protocol.temperature, **stages), reporter=show
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run_dirs = {name: _potential(name, Path(folder), trained, protocol) for name in IN_MD}
+        version = md.side_by_side(ds, run_dirs, start, protocol, program, show)
+        ds = ds.merge(conservation.along_nve(run_dirs, start, protocol, show), join="outer")
+    training.side_by_side(ds, MODELS, protocol, show)
+    ds = with_ratios(ds).assign_attrs(
+        n_threads=protocol.n_threads,
+        cores=isolation.cores(),
+        omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "default"),
+        memory_available=md.free_memory(),
+        lammps_version=version,
+        potentials=f"of {Path(trained).name}" if str(trained) else "briefly trained",
+        protocol=repr(protocol),
+    )
+    path = results.save(ds, out, kind="benchmark", wall_time=time.perf_counter() - began)
+    return results.load(path, "benchmark")
+
+
+def _potential(label: str, folder: Path, trained: str | Path, protocol: BenchProtocol) -> Path:
+    """Folder of a potential that keeps the liquid together."""
+    config, role = MODELS[label]
+    run_dir = folder / label
+    if str(trained):
+        hipnn.save(sweep.load(trained, role, label, seed=0).module, run_dir)
+    else:
+        # As a control: there is no teacher whose labels a student could learn.
+        job = TrainJob(config, "control", "fused", 4, protocol.brief_epochs)
+        isolation.call(brief_training, job, run_dir, threads=1)
+    return run_dir

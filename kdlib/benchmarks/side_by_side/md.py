@@ -1,0 +1,215 @@
+"""MD of every contestant, each run in a process of its own: time per step and memory."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+
+from kdlib import isolation
+from kdlib.md import liquid
+from kdlib.benchmarks.side_by_side import lammps
+from kdlib.benchmarks.side_by_side.jobs import MdJob
+from kdlib.benchmarks.side_by_side.jobs import MdResult
+from kdlib.benchmarks.side_by_side.jobs import md
+from kdlib.benchmarks.side_by_side.lammps import Lammps
+from kdlib.benchmarks.side_by_side.lammps import LammpsError
+from kdlib.benchmarks.side_by_side.plan import CONTESTANTS
+from kdlib.benchmarks.side_by_side.plan import LAYERED
+from kdlib.benchmarks.side_by_side.plan import BenchProtocol
+from kdlib.benchmarks.side_by_side.plan import record
+from kdlib.md.dynamics import DynamicsError
+from kdlib.benchmarks.memory import MemoryProtocol
+from kdlib.benchmarks.memory import peak_bytes
+from kdlib.progress import Bar
+from kdlib.progress import Reporter
+from kdlib.results.schema import COMPONENTS
+
+
+@dataclass
+class _Bench:
+    """A benchmark under way: what is measured goes straight into the Dataset."""
+
+    protocol: BenchProtocol
+    start: Atoms
+    ds: xr.Dataset
+    bar: Bar
+
+    def architecture(self, label: str, run_dir: Path) -> None:
+        """Measure everything of one potential."""
+        skins = dict.fromkeys(CONTESTANTS[:4], self.protocol.skin)
+        skins["stock_best"] = self._best_skin(run_dir)
+        for contestant, skin in skins.items():
+            where = {"architecture": label, "contestant": contestant}
+            self.ds["skin"].loc[where] = skin
+            if contestant == "stock_best" and skin == skins["stock"]:
+                self._copy_stock(where)
+                self.bar.update()
+                continue
+            self.bar.label(f"{label} {contestant}")
+            job = self._job(run_dir, contestant, skin)
+            fixed, slope = self._memory(job, contestant)
+            self.ds["memory_per_atom"].loc[where] = slope / 1e3
+            self._sizes(where, job, fixed, slope)
+            self.bar.line(self._said(where, slope))
+            self.bar.update()
+
+    def _copy_stock(self, where: dict[str, str]) -> None:
+        """Take over stock hippynn's results where its default skin is the best one."""
+        for array in self.ds.data_vars.values():
+            if "contestant" in array.dims:
+                array.loc[where] = array.sel({**where, "contestant": "stock"})
+
+    def _job(self, run_dir: Path, contestant: str, skin: float) -> MdJob:
+        p = self.protocol
+        backend = "stock" if contestant.startswith("stock") else contestant
+        return MdJob(
+            run_dir, backend, self.start, min(p.sizes), skin, p.n_steps, p.repeats,
+            p.warmup_steps, p.budget, p.temperature, p.timestep,
+        )  # fmt: skip
+
+    def _said(self, where: dict[str, str], slope: float) -> str:
+        times = self.ds.step_time.sel({**where, "component": "total"}).median("repeat").values
+        said = ", ".join(f"{time:.3g}" for time in times)
+        return f"{' '.join(where.values())}: {said} us/atom/step, {slope / 1e3:.3g} kB/atom"
+
+    def _best_skin(self, run_dir: Path) -> float:
+        def seconds(skin: float) -> float:
+            job = replace(self._job(run_dir, "stock", skin), budget=self.protocol.budget / 4)
+            return float(np.mean(self._call(job).seconds[0]))
+
+        skins = self.protocol.stock_skins
+        return min(skins, key=seconds) if len(skins) > 1 else skins[0]
+
+    def _call(self, job: MdJob) -> MdResult:
+        return isolation.call(md, job, threads=self.protocol.n_threads)
+
+    def _memory(self, job: MdJob, contestant: str) -> tuple[float, float]:
+        """Memory apart from the atoms, and per atom, bytes."""
+        p = self.protocol
+        sizes = p.layered_memory_sizes if contestant in LAYERED else p.memory_sizes
+        how = MemoryProtocol(2, p.timestep, p.temperature, job.skin, "cpu")
+        # The first process compiles what is not in the cache, and its memory shows it.
+        sizes = (min(sizes), *sizes)
+        bare = Atoms(self.start.numbers, self.start.positions, cell=self.start.cell, pbc=True)
+        peaks = [
+            isolation.call(
+                peak_bytes, job.run_dir, job.backend, bare, [n], how, threads=p.n_threads
+            )[0]
+            for n in sizes
+        ]
+        slope, fixed = np.polyfit(sizes[1:], peaks[1:], 1)
+        return fixed, slope
+
+    def _sizes(self, where: dict[str, str], job: MdJob, fixed: float, slope: float) -> None:
+        """Run every size that is not too large; the others take over the last one's times.
+
+        A single call at the first of these, or at what fits of it, checks that they may.
+        """
+        ran, per_atom = 0, 0.0
+        for n in sorted(self.protocol.sizes):
+            here = {**where, "n_atoms": n}
+            fits = fixed + slope * n <= self.protocol.memory_share * free_memory()
+            if ran and (not fits or per_atom * n * job.n_steps > self.protocol.longest_block):
+                self.ds["step_time"].loc[here] = self.ds.step_time.sel({**where, "n_atoms": ran})
+                self.ds["status"].loc[here] = f"extrapolated from {ran}"
+                self._first_call(where, replace(job, n_atoms=n), fixed, slope)
+                continue
+            try:
+                found = self._call(replace(job, n_atoms=n))
+            except (DynamicsError, MemoryError) as error:
+                self.ds["status"].loc[here] = f"failed: {error}"
+                self.bar.line(f"{' '.join(where.values())} {n} atoms: {error}")
+                continue
+            record(self.ds, here, found.seconds, found.builds, job.n_steps)
+            ran, per_atom = n, float(np.mean(found.seconds[0])) / (n * job.n_steps)
+
+    def _first_call(self, where: dict[str, str], job: MdJob, fixed: float, slope: float) -> None:
+        """One force call at the job's size, or the largest that fits."""
+        room = self.protocol.memory_share * free_memory() - fixed
+        n = min(job.n_atoms, int(room / slope)) // len(self.start) * len(self.start)
+        known = float(self.ds["first_call_n_atoms"].sel(where))
+        if n <= min(self.protocol.sizes) or np.isfinite(known):
+            return
+        try:
+            found = self._call(replace(job, n_atoms=n, warmup_steps=0))
+        except (DynamicsError, MemoryError) as error:
+            self.bar.line(f"{' '.join(where.values())}: one call of {n} atoms: {error}")
+            return
+        self.ds["first_call_n_atoms"].loc[where] = n
+        model = found.seconds[COMPONENTS.index("model"), 0]
+        self.ds["first_call_time"].loc[where] = model * 1e6 / n
+
+    def classical(self, program: Lammps, labels: list[str]) -> str:
+        """Run LAMMPS, once for all these architectures. Returns its version."""
+        p, everywhere = self.protocol, {"architecture": labels, "contestant": "lammps"}
+        version = ""
+        self.ds["skin"].loc[everywhere] = p.lammps_skin
+
+        def run(n: int, n_steps: int, repeats: int) -> lammps.LammpsRun:
+            atoms = liquid.tile(self.start, n, p.temperature, seed=0)
+            return lammps.run(
+                program, atoms, n_steps, repeats, p.warmup_steps, p.n_threads, p.timestep,
+                p.lammps_skin,
+            )  # fmt: skip
+
+        for n in p.sizes:
+            found = run(n, p.n_steps, p.repeats)
+            version = found.version
+            here = {**everywhere, "n_atoms": n}
+            record(self.ds, here, found.seconds, found.builds, p.n_steps)
+        peaks = [run(n, 2, 1).peak for n in p.memory_sizes]
+        self.ds["memory_per_atom"].loc[everywhere] = np.polyfit(p.memory_sizes, peaks, 1)[0] / 1e3
+        return version
+
+
+def side_by_side(
+    ds: xr.Dataset,
+    run_dirs: dict[str, Path],
+    start: Atoms,
+    protocol: BenchProtocol,
+    program: Lammps | None = None,
+    reporter: Reporter | None = None,
+) -> str:
+    """Fill in time per step and memory of all contestants; returns what is to say of LAMMPS.
+
+    Parameters
+    ----------
+    ds
+        From :func:`empty`; changed in place.
+    run_dirs
+        Architecture -> folder of a saved potential.
+    start
+        Small equilibrated liquid.
+    protocol
+        What is run.
+    program
+        From :func:`kdlib.benchmarks.side_by_side.lammps.find`; None leaves LAMMPS out.
+    reporter
+        Shows a bar over contestants.
+    """
+    with (reporter or Reporter()).bar(4 * len(run_dirs) + 1, "benchmark", "contestant") as bar:
+        bench = _Bench(protocol, start, ds, bar)
+        version = "not installed"
+        if program is not None:
+            bar.label("LAMMPS")
+            try:
+                version = bench.classical(program, list(run_dirs))
+            except LammpsError as error:
+                version = str(error)
+                bar.line(version)
+        bar.update()
+        for label, run_dir in run_dirs.items():
+            bench.architecture(label, run_dir)
+    return version
+
+
+def free_memory() -> float:
+    """Memory that the system can give without swapping, bytes; infinite where it does not say."""
+    path = Path("/proc/meminfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    return np.inf

@@ -1,0 +1,162 @@
+"""What the side-by-side benchmark measures, and the Dataset that it fills."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from kdlib import isolation
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig
+from kdlib.benchmarks.memory import MIN_SIZES
+from kdlib.results.schema import COMPONENTS
+
+CONTESTANTS = ("stock", "stock_best", "hippynn", "fused", "lammps")
+#: Those that run hippynn's layers, in tensors of pairs times sensitivities.
+LAYERED = ("stock", "stock_best", "hippynn")
+
+
+@dataclass(frozen=True)
+class BenchProtocol:
+    """What is run; the defaults are the full benchmark."""
+
+    sizes: tuple[int, ...] = (500, 4000, 48000)
+    """Numbers of atoms, multiples of the small liquid's 500 (5 x 5 x 5 cubic cells)."""
+    n_steps: int = 50
+    """Steps of 1 fs of each block; about two rebuilds at a skin of 1 Angstrom."""
+    repeats: int = 6
+    """Blocks; median and quartiles are over them."""
+    warmup_steps: int = 5
+    """Steps at full size before the first block."""
+    budget: float = 100.0
+    """Seconds after which a run begins no further block."""
+    longest_block: float = 600.0
+    """A run whose first block is expected to take longer (s) is extrapolated."""
+    memory_share: float = 0.8
+    """A run expected to need more of the free memory than this is extrapolated."""
+    skin: float = 1.0
+    """Of our calculator's neighbour list, and hippynn's default for its own, Angstrom."""
+    stock_skins: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    """Among which the best skin of the stock calculator is looked for, at the smallest size."""
+    lammps_skin: float = 1.0
+    """Of LAMMPS, Angstrom."""
+    n_cells: int = 5
+    """Cubic cells of four atoms along each axis of the small liquid."""
+    melt_steps: int = 250
+    """Steps of 2 fs each of melting, quenching and resting, under EMT."""
+    brief_epochs: int = 60
+    """Epochs of training when there are no trained potentials."""
+    temperature: float = 1200.0
+    """Of the velocities at the start, K."""
+    timestep: float = 1.0
+    """In fs."""
+    threads: int = 0
+    """Of each MD run; 0 for all cores."""
+    memory_sizes: tuple[int, ...] = (48000, 96000, 192000)
+    """Atoms at which peak memory is read; its slope is the memory per atom."""
+    layered_memory_sizes: tuple[int, ...] = (1000, 2000, 4000)
+    """The same for hippynn's layers, which need much more."""
+    batch_sizes: tuple[int, ...] = (1, 16, 64)
+    """Frames per optimizer step of the timed epochs; the last is the paper's."""
+    n_epochs: int = 5
+    """Timed epochs."""
+    rest_steps: int = 1000
+    """Steps in a thermostat before the energy is followed."""
+    nve_steps: int = 10_000
+    """Steps of NVE over which the energy is followed."""
+
+    def __post_init__(self) -> None:
+        counts = (
+            self.n_steps, self.repeats, self.warmup_steps, self.n_epochs, self.rest_steps,
+            self.nve_steps,
+        )  # fmt: skip
+        if min(counts) < 1 or not self.sizes or not self.stock_skins:
+            raise InputError("benchmark: sizes, skins, steps, repeats and epochs must be positive")
+        small = 4 * self.n_cells**3
+        for n in (*self.sizes, *self.memory_sizes, *self.layered_memory_sizes):
+            if n < 1 or n % small:
+                raise InputError(f"benchmark: {n} atoms are not a multiple of {small}")
+        for sizes in (self.memory_sizes, self.layered_memory_sizes):
+            if len(set(sizes)) < MIN_SIZES:
+                raise InputError(f"benchmark: memory per atom needs {MIN_SIZES} sizes")
+
+    @property
+    def n_threads(self) -> int:
+        """Threads of each MD run."""
+        return self.threads or isolation.cores()
+
+
+FULL = BenchProtocol()
+#: A look whether everything works, in some minutes; its numbers mean little.
+QUICK = BenchProtocol(
+    sizes=(500,),
+    melt_steps=20,
+    brief_epochs=15,
+    n_steps=5,
+    repeats=2,
+    budget=20.0,
+    stock_skins=(1.0,),
+    memory_sizes=(2000, 4000, 6000),
+    layered_memory_sizes=(500, 1000, 1500),
+    batch_sizes=(16,),
+    n_epochs=1,
+    rest_steps=20,
+    nve_steps=100,
+)
+
+
+def empty(configs: Sequence[HipnnConfig], protocol: BenchProtocol) -> xr.Dataset:
+    """Benchmark without results, every number NaN, every status ``not run``."""
+    sizes = sorted(protocol.sizes)
+    coords = {
+        "architecture": [config.label for config in configs],
+        "contestant": list(CONTESTANTS),
+        "n_atoms": sizes,
+        "component": list(COMPONENTS),
+        "repeat": range(protocol.repeats),
+        "backend": ["hippynn", "fused"],
+        "batch_size": list(protocol.batch_sizes),
+        "epoch": range(1, protocol.n_epochs + 1),
+    }
+    run = ("architecture", "contestant", "n_atoms")
+    shapes = {
+        "step_time": (*run, "component", "repeat"),
+        "n_builds": run,
+        "skin": run[:2],
+        "memory_per_atom": run[:2],
+        "first_call_n_atoms": run[:2],
+        "first_call_time": run[:2],
+        "epoch_time": ("architecture", "backend", "batch_size", "epoch"),
+    }
+    ds = xr.Dataset(coords=coords)
+    for name, dims in shapes.items():
+        ds[name] = (dims, np.full([ds.sizes[dim] for dim in dims], np.nan))
+    ds["status"] = (run, np.full([ds.sizes[dim] for dim in run], "not run", dtype=object))
+    return ds
+
+
+def record(
+    ds: xr.Dataset, where: Mapping[str, object], seconds: np.ndarray, builds: int, n_steps: int
+) -> None:
+    """Enter blocks of steps as us/atom/step.
+
+    Parameters
+    ----------
+    ds
+        From :func:`empty`.
+    where
+        Labels of the run, ``n_atoms`` among them.
+    seconds
+        (component, repeat), s; fewer blocks than the Dataset has leave NaN.
+    builds
+        Builds of the neighbour list in all blocks.
+    n_steps
+        Steps of each block.
+    """
+    blocks = seconds.shape[1]
+    times = np.full((len(COMPONENTS), ds.sizes["repeat"]), np.nan)
+    times[:, :blocks] = seconds * 1e6 / (int(str(where["n_atoms"])) * n_steps)
+    ds["step_time"].loc[where] = times
+    ds["n_builds"].loc[where] = 100 * builds / (blocks * n_steps)
+    ds["status"].loc[where] = "measured"

@@ -1,0 +1,134 @@
+"""What a potential is worth and costs: accuracy, time per MD step, memory, atoms per device.
+
+Section 3.4 of the paper. The contestants, `backend` in the results, are those of
+:mod:`kdlib.benchmarks.backends`. Nothing else may run on the machine while times are taken.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+
+from kdlib.md import dynamics
+from kdlib.md import liquid
+from kdlib import results
+from kdlib.benchmarks.backends import BACKENDS as BACKENDS
+from kdlib.benchmarks.backends import Sizes
+from kdlib.benchmarks.backends import contestant
+from kdlib.benchmarks.backends import grid
+from kdlib.md.dynamics import DynamicsError
+from kdlib.errors import InputError
+from kdlib.hipnn import Potential
+from kdlib.benchmarks.memory import MemoryProtocol as MemoryProtocol
+from kdlib.benchmarks.memory import max_atoms as max_atoms
+from kdlib.benchmarks.memory import memory_per_atom as memory_per_atom
+from kdlib.training.accuracy import evaluate
+from kdlib.progress import Reporter
+from kdlib.results.schema import COMPONENTS
+
+#: Errors of a potential on every part of a dataset.
+accuracy = evaluate
+
+
+@dataclass(frozen=True)
+class TimingProtocol:
+    """How the time of an MD step is measured: NVE by velocity Verlet."""
+
+    n_steps: int = 1000
+    """Steps of each repeat; long enough for the neighbour list to be rebuilt several times (the
+    fastest of a few hundred atoms at 1200 K crosses half a skin of 1 Angstrom in some 20 fs)."""
+    warmup_steps: int = 20
+    """Steps before the clock starts: kernels are compiled, caches filled."""
+    repeats: int = 3
+    """Runs one after the other, each timed by itself."""
+    timestep: float = 1.0
+    """In fs."""
+    temperature: float = 1200.0
+    """Of the velocities at the start, K."""
+    skin: float = 1.0
+    """Of the neighbour list, Angstrom (the stock calculator applies it twice)."""
+    device: str = "auto"
+    """``"cpu"``, ``"cuda"`` or ``"auto"``."""
+    seed: int = 0
+    """Of the velocities."""
+
+    def __post_init__(self) -> None:
+        if self.n_steps < 1 or self.warmup_steps < 1 or self.repeats < 1:
+            raise InputError("TimingProtocol: steps, warm-up and repeats must be positive")
+
+
+def time_per_step(
+    potentials: Sequence[Potential],
+    sizes: Sizes,
+    start: Atoms,
+    protocol: TimingProtocol = TimingProtocol(),
+    reporter: Reporter | None = None,
+) -> xr.Dataset:
+    """Time of an MD step per atom, split into neighbour list, model and integrator.
+
+    Parameters
+    ----------
+    potentials
+        One per architecture.
+    sizes
+        Backend -> numbers of atoms, multiples of the number of ``start``. Combinations that are
+        not listed are NaN, and so are models whose run explodes.
+    start
+        Small equilibrated liquid that is repeated to every size.
+    protocol
+        What is run and timed.
+    reporter
+        Shows a bar over the measurements.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``step_time(architecture, backend, n_atoms, component, repeat)``, us/atom/step. The
+        integrator is what neighbour list and model leave of the total: velocity Verlet and ASE's
+        own work around the calculator.
+    """
+    ds = grid(potentials, sizes)
+    ds = ds.assign_coords(component=list(COMPONENTS), repeat=range(protocol.repeats))
+    dims = ("architecture", "backend", "n_atoms", "component", "repeat")
+    times = xr.DataArray(np.full([ds.sizes[dim] for dim in dims], np.nan), ds.coords, dims)
+    runs = [(p, backend, n) for p in potentials for backend, ns in sizes.items() for n in ns]
+    with (reporter or Reporter()).bar(len(runs), "step time", "run") as bar:
+        for potential, backend, n in runs:
+            label = potential.config.label
+            bar.label(f"{label} {backend} {n}")
+            atoms = liquid.tile(start, n, protocol.temperature, protocol.seed)
+            atoms.calc = contestant(potential, backend, protocol.device, protocol.skin)
+            where = {"architecture": label, "backend": backend, "n_atoms": n}
+            try:
+                times.loc[where] = _step_times(atoms, protocol)
+            except DynamicsError as error:
+                bar.line(f"{label} {backend} {n} atoms: not timed ({error})")
+            bar.update()
+    return ds.assign(step_time=times)
+
+
+def side_by_side(folder: str | Path) -> xr.Dataset | None:
+    """Return what ``kdlib bench`` has measured, or None where there is nothing.
+
+    Parameters
+    ----------
+    folder
+        Results folder; without a benchmark of its own, that shipped with the project counts.
+    """
+    places = (Path(folder), results.project_root() / "figures")
+    paths = [place / "benchmark.nc" for place in places]
+    found = next((path for path in paths if path.is_file()), None)
+    return None if found is None else results.load(found)
+
+
+def _step_times(atoms: Atoms, protocol: TimingProtocol) -> np.ndarray:
+    """Return us/atom/step, (component, repeat), of consecutive runs after a warm-up."""
+    dynamics.nve(atoms, protocol.warmup_steps, protocol.timestep)
+    seconds = [
+        dynamics.nve(atoms, protocol.n_steps, protocol.timestep).seconds.values
+        for _ in range(protocol.repeats)
+    ]
+    return np.transpose(seconds) * 1e6 / (len(atoms) * protocol.n_steps)

@@ -1,0 +1,140 @@
+"""The audit of the paper's claims: each as a number with an interval and a verdict.
+
+A claim holds if the 95 % interval over training runs lies wholly in the claimed range, does not
+hold if it lies wholly outside, and is not decided otherwise.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+from kdlib import results
+from kdlib.results import schema
+from kdlib.claims.choices import choices
+from kdlib.claims.evidence import Finding
+from kdlib.claims.evidence import Results
+from kdlib.claims.evidence import error_ratio
+from kdlib.claims.evidence import find
+from kdlib.claims.evidence import learning_ratio
+from kdlib.claims.statistics import Interval
+from kdlib.claims.paper import DEFAULT
+from kdlib.claims.paper import PAPER
+from kdlib.claims.paper import Claim
+from kdlib.claims.paper import Margins
+from kdlib.claims.paper import claims
+
+__all__ = ["PAPER", "Claim", "Margins", "audit", "choices", "claims", "verdict"]
+
+_KINDS = ("accuracy", "history", "speed", "rdf", "data")
+
+
+def verdict(interval: Interval, low: float, high: float) -> str:
+    """Judge an interval against a claimed range.
+
+    Parameters
+    ----------
+    interval
+        Estimate with its interval; NaN ends if one run gives none.
+    low, high
+        Claimed range, possibly infinite.
+    """
+    if not interval.n or not np.isfinite(interval.value):
+        return "not measured"
+    if not (np.isfinite(interval.low) and np.isfinite(interval.high)):
+        return "not decided"
+    if low < interval.low and interval.high < high:
+        return "holds"
+    if interval.high < low or interval.low > high:
+        return "does not hold"
+    return "not decided"
+
+
+def audit(
+    found: Mapping[str, xr.Dataset] | str | os.PathLike[str], margins: Margins = DEFAULT
+) -> xr.Dataset:
+    """Judge every claim, and list every choice that the paper leaves open.
+
+    Parameters
+    ----------
+    found
+        Result Datasets by kind (accuracy, history, speed, rdf, data), or a results folder.
+    margins
+        What "minimal", "comparable" and "constant" mean.
+
+    Returns
+    -------
+    Dataset of kind ``claims``.
+    """
+    if not isinstance(found, Mapping):
+        parts = {kind: results.collect(found, kind) for kind in _KINDS}
+        found = {kind: ds for kind, ds in parts.items() if ds is not None}
+    rows = [_row(claim, found) for claim in claims(margins)]
+    columns = {name: ("claim", [row[name] for row in rows]) for name in rows[0]}
+    ds = xr.Dataset(columns).set_coords("claim")
+    open_points = choices(found)
+    return schema.describe(ds.merge(open_points), "claims")
+
+
+def _row(claim: Claim, found: Results) -> dict[str, str | float | int]:
+    finding = find(claim.measure, found)
+    interval = finding.interval
+    judged = verdict(interval, claim.low, claim.high)
+    return {
+        "claim": claim.name,
+        "statement": claim.statement,
+        "section": claim.section,
+        "paper_value": claim.paper,
+        "value": interval.value,
+        "ci_low": interval.low,
+        "ci_high": interval.high,
+        "noise_low": finding.noise[0],
+        "noise_high": finding.noise[1],
+        "unit": claim.unit,
+        "rule": claim.rule,
+        "n_pairs": interval.n,
+        "verdict": judged,
+        "reason": _reason(claim, finding, judged, found),
+    }
+
+
+def _reason(claim: Claim, finding: Finding, judged: str, found: Results) -> str:
+    """Grounds of the number, why the verdict, and why ours differs from the paper's."""
+    interval, parts = finding.interval, [finding.grounds]
+    if judged == "not measured":
+        return finding.grounds
+    if not np.isfinite(interval.low):
+        parts.append(f"{interval.n} run{'s' if interval.n != 1 else ''} give no interval")
+    elif judged == "not decided":
+        limit = next(x for x in (claim.low, claim.high) if interval.low <= x <= interval.high)
+        parts.append(f"the interval of {interval.n} reaches across {limit:.3g}")
+    if np.isfinite(finding.noise[0]):
+        low, high = finding.noise
+        parts.append(f"the test frames alone move it from {low:.3g} to {high:.3g}")
+    if np.isfinite(claim.paper) and np.isfinite(interval.low):
+        inside = interval.low <= claim.paper <= interval.high
+        place = "inside" if inside else "outside"
+        parts.append(f"the paper's {claim.paper:.3g} lies {place} the interval")
+    parts += _confound(claim, interval, found)
+    return "; ".join(parts)
+
+
+def _confound(claim: Claim, interval: Interval, found: Results) -> list[str]:
+    """Share of a gain over the control that the force weight alone brings."""
+    pairs = {
+        "force_control": error_ratio("force_rmse", "matched_control", "control"),
+        "rdf_control": error_ratio("rdf_error", "matched_control", "control", "rdf"),
+        "learning_control": learning_ratio("matched_control", "control"),
+        "born_again_force_teacher": error_ratio("force_rmse", "born_again_control", "teacher"),
+    }
+    if claim.name not in pairs:
+        return []
+    alone = find(pairs[claim.name], found).interval
+    if not alone.n:
+        return ["its matched control was not measured, so the loss weights may explain it"]
+    text = f"the loss weights without the labels give {alone.value:.3g}"
+    if interval.value < 1 and alone.value < 1:
+        text += f", {math.log(alone.value) / math.log(interval.value):.0%} of the gain"
+    return [text]

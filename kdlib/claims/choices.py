@@ -1,0 +1,243 @@
+"""Every choice that the paper leaves open or states twice, with what is done here and why.
+
+What is done here is read from the settings in the code and from the attributes and coordinates of
+the result files, not typed in again.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from kdlib.training.roles import ROLES
+from kdlib.hipnn import HipnnConfig
+from kdlib.training.loop import TrainingConfig
+from kdlib.training.losses import TABLE_1
+from kdlib.training.losses import TABLE_1_EPOCHS
+
+Results = Mapping[str, xr.Dataset]
+#: Name -> (what the paper says, what is done here, why).
+Entry = tuple[str, str, str]
+
+_UNKNOWN = "not in the results"
+
+
+def choices(found: Results | None = None) -> xr.Dataset:
+    """Table of the open choices.
+
+    Parameters
+    ----------
+    found
+        Result Datasets by kind; what depends on the run is read from them.
+
+    Returns
+    -------
+    Dataset over ``choice`` with ``choice_paper``, ``choice_ours`` and ``choice_reason``.
+    """
+    table: dict[str, Entry] = {}
+    for section in (_data, _training, _weights, _measuring):
+        table |= section(found or {})
+    rows = list(table.values())
+    columns = ("choice_paper", "choice_ours", "choice_reason")
+    return xr.Dataset(
+        {name: ("choice", [row[k] for row in rows]) for k, name in enumerate(columns)},
+        {"choice": list(table)},
+    )
+
+
+def _data(found: Results) -> dict[str, Entry]:
+    return {
+        "dataset": (
+            "ANI-Al, about 6,000 cells of 55-250 atoms, PBE in Quantum Espresso",
+            _coverage(found),
+            "the embedded data make a run possible offline; `kdlib fetch ani-al` gets the paper's",
+        ),
+        "split": (
+            "held-out test data are mentioned, fractions are not given",
+            _fractions(found),
+            "a frame's part follows from a hash of its identity, so it never changes as data grow",
+        ),
+        "energy zero": (
+            "not mentioned",
+            "the data are not shifted; E0 per species is fitted on the training part "
+            f"(decay factor {_default('e0_decay')}), then frozen",
+            "as in the authors' script; a zero E0 makes the hierarchicality term constant",
+        ),
+        "unit of the energy error": (
+            "0.38 eV in 3.5 without a word on cell or atom; Fig. 3 B is per atom",
+            "per cell in the loss, per atom in every report; the RMSE per cell is stored beside",
+            "0.38 eV per atom would be larger than the cohesive-energy differences between phases",
+        ),
+    }
+
+
+def _training(found: Results) -> dict[str, Entry]:
+    patience = f"halved after {_default('lr_patience')}, stopped after {_default('stop_patience')}"
+    return {
+        "batch size": (
+            "not given",
+            _setting(found, "batch_size"),
+            f"the authors' script has {_default('batch_size')} on 4,800 cells, 75 steps an epoch; "
+            "patience counts epochs, so smaller data get smaller batches",
+        ),
+        "epoch cap": (
+            "not given; Table 1 reaches past epoch 400",
+            _setting(found, "max_epochs"),
+            f"the authors' script has {_default('max_epochs')}; a capped run scales Table 1 by "
+            "fractions of the cap",
+        ),
+        "model selection": (
+            f"learning rate {patience} epochs without improvement of something not named",
+            "validation error of the control's loss, energy x "
+            f"{_default('selection_energy')} + forces x {_default('selection_force')}, for every "
+            "role",
+            "each role's own loss would select differently for each; the authors' way is an option",
+        ),
+        "teacher of a student": (
+            "not stated whether one teacher or one per seed",
+            "the student of seed s learns from the teacher of seed s",
+            "so that the spread over seeds contains the teacher's",
+        ),
+        "independent runs": (
+            "four seeds per point",
+            f"{_seeds(found)}",
+            "intervals are t-intervals over runs, crossed over architectures and seeds",
+        ),
+        "cusp of the l = 1 invariant": (
+            "not given",
+            f"cusp_reg = {HipnnConfig().cusp_reg:g}, shortcut layers {HipnnConfig().resnet}",
+            "as in the authors' script",
+        ),
+    }
+
+
+def _weights(found: Results) -> dict[str, Entry]:
+    force = {name: _last(ROLES[name].schedule(TABLE_1_EPOCHS)).force for name in ROLES}
+    end = _last(TABLE_1)
+    return {
+        "everything else held constant": (
+            "2.3 says only the student-teacher loss differs; A.1 has force weights "
+            f"{force['student']:g} and {force['control']:g}",
+            f"a matched control with force weight {force['matched_control']:g} and no labels, "
+            "and the schedule without labels for Born-Again",
+            "the control alone mixes the effect of the labels with that of the force weight",
+        ),
+        "last weights of Table 1": (
+            f"3.5: they match the teacher's ({_triple(_last(ROLES['teacher'].schedule(1)))}); "
+            f"Table 1 ends at {_triple(end)}",
+            f"Table 1 as printed, {_triple(end)}",
+            "the table is the more specific of the two; weights are kept from the last stage only",
+        ),
+        "loss of the same-size student": (
+            '3.5 says "the static loss function in Eq. 2", which has no atomic-energy term',
+            f"eq. 5 with {_triple(_last(ROLES['same_size_student'].schedule(1)))}",
+            "with eq. 2 the student would be a second teacher",
+        ),
+    }
+
+
+def _measuring(found: Results) -> dict[str, Entry]:
+    return {
+        "part of the data in Figs. 2-3": (
+            "Fig. 3's caption says training errors, 3.1 says held-out test data",
+            "both are stored; figures and claims use the test part",
+            "a training error says little about a model that is used elsewhere",
+        ),
+        "bins and range of g(r)": (
+            "not given",
+            _rdf_grid(found),
+            "below 2 Angstrom g(r) vanishes; the integral is in Angstrom",
+        ),
+        "reference of g(r)": (
+            "the teacher's g(r)",
+            "the own teacher's, other teachers' and experiment, with a noise floor",
+            "a student is compared with what it was fitted to, which flatters it",
+        ),
+        "hardware and size of the timing": (
+            "one A6000, 48,000 atoms, ASE",
+            _machine(found),
+            "medians over repeats, warm-up left out, neighbour lists as they fall",
+        ),
+        "memory per atom": (
+            "48 GB over the largest number of atoms that fits",
+            "slope of the peak memory against the number of atoms, fresh process per model",
+            "an offset of the interpreter and of libraries does not count as memory per atom",
+        ),
+        "number of weights": (
+            '"trainable weights"',
+            "all trainable numbers, biases and sensitivity parameters included",
+            "as torch counts them",
+        ),
+    }
+
+
+def _default(name: str) -> Any:
+    value = getattr(TrainingConfig(), name)
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def _setting(found: Results, name: str) -> str:
+    """Setting of the run as the result files have it."""
+    for kind in ("accuracy", "history"):
+        if kind in found and name in found[kind].attrs:
+            return str(found[kind].attrs[name])
+    return f"{_default(name)} by default"
+
+
+def _last(schedule: Any) -> Any:
+    return schedule.stages[-1][1]
+
+
+def _triple(weights: Any) -> str:
+    return f"w_E {weights.energy:g}, w_F {weights.force:g}, w_A {weights.atomic_energy:g}"
+
+
+def _read(found: Results, kind: str, tell: Callable[[xr.Dataset], str]) -> str:
+    return tell(found[kind]) if kind in found else _UNKNOWN
+
+
+def _coverage(found: Results) -> str:
+    def tell(ds: xr.Dataset) -> str:
+        atoms = ds.n_atoms.values
+        name = ds.attrs.get("dataset", "data")
+        return f"{name}: {atoms.size} cells of {int(atoms.min())}-{int(atoms.max())} atoms"
+
+    return _read(found, "data", tell)
+
+
+def _fractions(found: Results) -> str:
+    def tell(ds: xr.Dataset) -> str:
+        parts, counts = np.unique(ds.part.values, return_counts=True)
+        order = np.argsort(-counts)
+        return ", ".join(f"{parts[k]} {counts[k]} ({counts[k] / counts.sum():.0%})" for k in order)
+
+    return _read(found, "data", tell)
+
+
+def _seeds(found: Results) -> str:
+    def tell(ds: xr.Dataset) -> str:
+        n = ds.sizes["seed"]
+        return f"{n} seed{'s' if n != 1 else ''}, {ds.sizes['architecture']} architectures"
+
+    return _read(found, "accuracy", tell)
+
+
+def _rdf_grid(found: Results) -> str:
+    def tell(ds: xr.Dataset) -> str:
+        low, high = ds.attrs.get("r_min", math.nan), ds.attrs.get("r_max", math.nan)
+        span = f", integral over {low:g}-{high:g} Angstrom" if math.isfinite(low) else ""
+        return f"bins of {float(np.diff(ds.r.values).mean()):.3g} Angstrom{span}"
+
+    return _read(found, "rdf", tell)
+
+
+def _machine(found: Results) -> str:
+    def tell(ds: xr.Dataset) -> str:
+        sizes = ", ".join(f"{n:,}" for n in ds.n_atoms.values.tolist())
+        where = ds.attrs.get("device", "cpu")
+        where = ds.attrs.get("cpu_model", where) if where == "cpu" else where
+        return f"{where}, {sizes} atoms, ASE"
+
+    return _read(found, "speed", tell)

@@ -1,0 +1,314 @@
+"""Statistics behind the claims: from result Datasets to a number, its interval and its grounds.
+
+The unit is a training run. Every function here returns a measure: something that takes the results
+by kind and gives a `Finding`, or raises `Missing` where the data are absent.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from kdlib.claims.statistics import LEVEL
+from kdlib.claims.statistics import MISSING
+from kdlib.claims.statistics import Interval
+from kdlib.claims.statistics import crossed_interval
+from kdlib.claims.statistics import frame_bootstrap
+from kdlib.claims.statistics import log_binned
+from kdlib.claims.statistics import rank_correlation
+from kdlib.claims.statistics import ratio
+from kdlib.claims.statistics import slope
+from kdlib.claims.statistics import t_interval
+from kdlib.claims.pareto import dominance
+from kdlib.claims.pareto import step_time
+from kdlib.results.schema import ROLE_NAMES
+
+Results = Mapping[str, xr.Dataset]
+
+
+class Missing(LookupError):
+    """Data that a claim needs and no result file holds."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the data say about one claim.
+
+    Attributes
+    ----------
+    interval
+        Estimate and its interval, in the claim's unit.
+    noise
+        Interval from drawing the test frames again; NaN where it does not apply.
+    grounds
+        What the number was computed from, in words.
+    """
+
+    interval: Interval
+    grounds: str
+    noise: tuple[float, float] = (np.nan, np.nan)
+
+
+Measure = Callable[[Results], Finding]
+
+
+def find(measure: Measure, results: Results) -> Finding:
+    """Apply a measure; where data are missing, the finding is empty and its grounds say why."""
+    try:
+        return measure(results)
+    except Missing as gap:
+        return Finding(MISSING, str(gap))
+
+
+def error_ratio(variable: str, role: str, other: str, kind: str = "accuracy") -> Measure:
+    """Error of one role over another's, paired by architecture and seed.
+
+    Parameters
+    ----------
+    variable
+        ``force_rmse``, ``energy_rmse`` (test part) or an RDF error.
+    role, other
+        Numerator and denominator.
+    kind
+        Kind of result that holds the variable.
+    """
+
+    def measure(results: Results) -> Finding:
+        a, b = (errors(results, variable, name, kind) for name in (role, other))
+        interval = ratio(a, b)
+        if not interval.n:
+            raise Missing(
+                f"no {ROLE_NAMES[role]} and {ROLE_NAMES[other]} share an architecture and a seed"
+            )
+        paired = (a / b).notnull()
+        grounds = (
+            f"{ROLE_NAMES[role]}/{ROLE_NAMES[other]}, {_count(paired, 'architecture')}, "
+            f"{_count(paired, 'seed')}"
+        )
+        return Finding(interval, grounds, _test_noise(results, variable, role, other))
+
+    return measure
+
+
+def front_ratio(cost: str, role: str, other: str, backend: str = "stock") -> Measure:
+    """Best force error affordable at a cost, of one role over another's, at the worst cost level.
+
+    Parameters
+    ----------
+    cost
+        ``time`` or ``memory``.
+    role, other
+        Numerator and denominator.
+    backend
+        Implementation whose cost counts.
+    """
+
+    def measure(results: Results) -> Finding:
+        paid = costs(results, cost, backend)
+        a, b = (errors(results, "force_rmse", name) for name in (role, other))
+        a, b, paid = xr.align(a, b, paid, join="inner")
+        interval, level, n_levels = dominance(paid.values, a.values, b.values)
+        if not interval.n:
+            raise Missing(
+                f"{cost} was measured for no architecture that has both a {ROLE_NAMES[role]} "
+                f"and a {ROLE_NAMES[other]}"
+            )
+        grounds = (
+            f"largest of {n_levels} ratios at equal {cost} on {backend}, "
+            f"at the {cost} of {a.architecture.values[level]}"
+        )
+        return Finding(interval, grounds)
+
+    return measure
+
+
+def best_smaller_student(results: Results) -> Finding:
+    """Force error of the best student smaller than its teacher, over the teacher's.
+
+    The best of several is picked, so the intervals are Bonferroni-corrected.
+    """
+    students = errors(results, "force_rmse", "student")
+    teachers = errors(results, "force_rmse", "teacher")
+    teacher_size, teacher = _largest(teachers)
+    small = students.where(students.n_parameters < teacher_size).dropna("architecture", how="all")
+    if not small.architecture.size:
+        raise Missing("no student is smaller than the teacher")
+    level = 1 - (1 - LEVEL) / small.architecture.size
+    found = {
+        name: ratio(small.sel(architecture=name), teacher, level)
+        for name in small.architecture.values.tolist()
+    }
+    best = min(found, key=lambda name: np.nan_to_num(found[name].high, nan=np.inf))
+    if not found[best].high < 1:
+        best = min(found, key=lambda name: np.nan_to_num(found[name].low, nan=found[name].value))
+    size = int(small.n_parameters.sel(architecture=best))
+    grounds = f"{best} ({size / teacher_size:.1%} of the teacher's parameters)"
+    if len(found) > 1:
+        grounds += f", the best of {len(found)} smaller students, corrected for that choice"
+    return Finding(found[best], grounds)
+
+
+def cost_slope(cost: str, backend: str) -> Measure:
+    """Exponent of the power law between cost and number of parameters.
+
+    Parameters
+    ----------
+    cost
+        ``time`` or ``memory``.
+    backend
+        Implementation whose cost counts.
+    """
+
+    def measure(results: Results) -> Finding:
+        paid = costs(results, cost, backend)
+        interval = slope(np.log(paid.n_parameters), np.log(paid))
+        if not interval.n:
+            raise Missing(f"{cost} on {backend} was measured for fewer than two sizes")
+        return Finding(interval, f"{cost} on {backend}, {interval.n} architectures")
+
+    return measure
+
+
+def cost_ratio(cost: str, backend: str) -> Measure:
+    """Cost of the models smaller than the teacher over the teacher's, mean over architectures.
+
+    Parameters
+    ----------
+    cost
+        ``time`` or ``memory``.
+    backend
+        Implementation whose cost counts.
+    """
+
+    def measure(results: Results) -> Finding:
+        paid = costs(results, cost, backend)
+        largest = paid.isel(architecture=int(paid.n_parameters.values.argmax()))
+        small = paid.where(paid.n_parameters < largest.n_parameters, drop=True)
+        if not small.size:
+            raise Missing(f"{cost} on {backend} was measured for one size only")
+        interval = t_interval(np.log(small / largest)).map(np.exp)
+        low, high = float((small / largest).min()), float((small / largest).max())
+        grounds = f"{small.size} smaller models on {backend}, from {low:.2g} to {high:.2g}"
+        return Finding(interval, grounds)
+
+    return measure
+
+
+def rdf_correlation(results: Results) -> Finding:
+    """Rank correlation of force RMSE and g(r) error over trained students and controls."""
+    roles = ("student", "control", "matched_control")
+    pairs = []
+    for role in roles:
+        try:
+            force = errors(results, "force_rmse", role)
+            pairs.append(xr.align(force, errors(results, "rdf_error", role, "rdf"), join="inner"))
+        except Missing:
+            continue
+    if not pairs:
+        raise Missing("no model has both a force error and a g(r) error")
+    x, y = (np.concatenate([pair[k].values.ravel() for pair in pairs]) for k in (0, 1))
+    interval = rank_correlation(x, y)
+    if not interval.n:
+        raise Missing("too few models have both a force error and a g(r) error")
+    return Finding(interval, f"Spearman's correlation over {interval.n} trained models")
+
+
+def learning_ratio(role: str, other: str) -> Measure:
+    """Validation force error of one role over another's at equal epoch, mean over log(epoch)."""
+
+    def measure(results: Results) -> Finding:
+        logs = _learning(results, role, other)
+        interval = crossed_interval(logs.mean("epoch")).map(np.exp)
+        grounds = f"validation force RMSE, {ROLE_NAMES[role]}/{ROLE_NAMES[other]} at equal epoch"
+        return Finding(interval, grounds)
+
+    return measure
+
+
+def learning_drift(role: str, other: str) -> Measure:
+    """Change of that ratio from the first to the second half of the training, in log(epoch)."""
+
+    def measure(results: Results) -> Finding:
+        logs = _learning(results, role, other)
+        half = logs.sizes["epoch"] // 2
+        if not half:
+            raise Missing("the histories are too short to compare their halves")
+        late = logs.isel(epoch=slice(half, None)).mean("epoch")
+        early = logs.isel(epoch=slice(0, half)).mean("epoch")
+        interval = crossed_interval(late - early).map(np.exp)
+        return Finding(interval, f"{ROLE_NAMES[role]}/{ROLE_NAMES[other]}, late over early epochs")
+
+    return measure
+
+
+def errors(results: Results, variable: str, role: str, kind: str = "accuracy") -> xr.DataArray:
+    """Errors of a role, (architecture, seed); of the test part where there are parts."""
+    ds = results.get(kind)
+    if ds is None or variable not in ds:
+        raise Missing(f"no {kind} result holds {variable}")
+    array = ds[variable]
+    if "split" in array.dims:
+        if "test" not in array.split.values:
+            raise Missing(f"{variable} was not measured on the test part")
+        array = array.sel(split="test", drop=True)
+    if role not in array.role.values or not array.sel(role=role).notnull().any():
+        raise Missing(f"no {ROLE_NAMES[role]} has {variable}")
+    return array.sel(role=role, drop=True).transpose("architecture", "seed", ...)
+
+
+def costs(results: Results, cost: str, backend: str) -> xr.DataArray:
+    """Cost of each architecture on a backend: us/atom/step or kB/atom."""
+    ds = results.get("speed")
+    if ds is None or (cost == "memory" and "memory_per_atom" not in ds):
+        raise Missing(f"no speed result holds the {cost}")
+    table = step_time(ds)[0] if cost == "time" else ds.memory_per_atom
+    if backend not in table.backend.values:
+        raise Missing(f"{cost} was not measured on backend {backend}")
+    paid = table.sel(backend=backend, drop=True).dropna("architecture")
+    if not paid.size:
+        raise Missing(f"{cost} was not measured on backend {backend}")
+    return paid
+
+
+def _learning(results: Results, role: str, other: str) -> xr.DataArray:
+    """Log-ratio of validation errors, (architecture, seed, epoch bin), common epochs only."""
+    ds = results.get("history")
+    if ds is None or "valid" not in ds.split.values:
+        raise Missing("no history holds validation errors")
+    for name in (role, other):
+        if name not in ds.role.values:
+            raise Missing(f"no {ROLE_NAMES[name]} has a history")
+    curves = np.log(ds.force_rmse.sel(split="valid"))
+    logs = curves.sel(role=role, drop=True) - curves.sel(role=other, drop=True)
+    logs = logs.dropna("architecture", how="all").dropna("seed", how="all")
+    if not logs.size:
+        raise Missing(
+            f"no {ROLE_NAMES[role]} and {ROLE_NAMES[other]} share an architecture and a seed"
+        )
+    logs = logs.isel(epoch=slice(0, int(logs.notnull().sum("epoch").where(lambda n: n > 0).min())))
+    return log_binned(logs).transpose("architecture", "seed", "epoch")
+
+
+def _test_noise(results: Results, variable: str, role: str, other: str) -> tuple[float, float]:
+    names = {"force_rmse": "frame_force_mse", "energy_rmse": "frame_energy_error"}
+    ds = results.get("accuracy")
+    name = names.get(variable)
+    if ds is None or name not in ds or not {role, other} <= set(ds.role.values.tolist()):
+        return np.nan, np.nan
+    squares = ds[name] if variable == "force_rmse" else ds[name] ** 2
+    atoms = ds.frame_n_atoms.values if "frame_n_atoms" in ds and variable == "force_rmse" else None
+    pair = (squares.sel(role=r).transpose(..., "frame").values for r in (role, other))
+    return frame_bootstrap(*pair, atoms)
+
+
+def _largest(array: xr.DataArray) -> tuple[int, xr.DataArray]:
+    """Size and values over seeds of the largest architecture that has any."""
+    kept = array.dropna("architecture", how="all")
+    top = kept.isel(architecture=int(kept.n_parameters.values.argmax()))
+    return int(top.n_parameters), top
+
+
+def _count(paired: xr.DataArray, dim: str) -> str:
+    n = int(paired.any([d for d in paired.dims if d != dim]).sum())
+    return f"{n} {dim}{'s' if n != 1 else ''}"

@@ -1,0 +1,254 @@
+"""Configurations to label: the first ones, and those that the students find by MD in a round.
+
+Frame numbers say where a frame comes from: 10,000 times the round, plus twice the trajectory, plus
+one for the configuration that the ensemble disputes most. Everything random follows from the
+plan's seed, the round and the trajectory.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import xarray as xr
+from ase import Atoms
+
+from kdlib.md import exploration
+from kdlib import hipnn
+from kdlib.geometry.pairs import closest_pair
+from kdlib.geometry import cells
+from kdlib.distill.plan import Plan
+from kdlib.md.exploration import Excursion
+from kdlib.progress import Reporter
+from kdlib.replacing import replacing
+from kdlib.teachers import Teacher
+
+#: Frame numbers of one round.
+PER_ROUND = 10_000
+#: Frame numbers of the teacher's own runs begin here, within round 0.
+TEACHER_RUNS = 5_000
+#: Steps of the teacher's MD between frames.
+TEACHER_SAMPLE = 5
+#: One frame of MD in so many selects weights instead of training them.
+VALID_EVERY = 5
+#: Displacements (Angstrom, standard deviation) up to which a rattled cell looks like one of MD.
+THERMAL = 0.12
+
+
+@dataclass(frozen=True)
+class Start:
+    """How one trajectory begins."""
+
+    atoms: Atoms
+    temperature: float
+    """K."""
+    molten: bool
+
+
+def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
+    """Rattled and strained cells, those with atoms too close left out.
+
+    Parameters
+    ----------
+    plan
+        How many, how far.
+    given
+        Structures.
+    """
+    found, shortest = {}, contact(given)
+    bases = [cells.supercell(atoms, plan.n_atoms) for atoms in given]
+    low, high = np.log(plan.rattle)
+    for k in range(plan.n_start):
+        rng = np.random.default_rng([plan.seed, 0, k])
+        rattle = float(np.exp(rng.uniform(low, high)))
+        volume = rng.uniform(*plan.volumes)
+        atoms = _cell(plan, bases[k % len(bases)], volume, rattle, shortest, rng)
+        if closest_pair(atoms).distance < plan.closest_pair * shortest:
+            continue
+        # Selection looks at what MD will look like: not at cells that are rattled to the limit.
+        part = "test" if k == 0 else "valid" if k % 4 == 1 and rattle < THERMAL else "train"
+        atoms.info.update(sampling="rattled", part=part, round=0)
+        found[k] = atoms
+    return found
+
+
+def _cell(
+    plan: Plan, base: Atoms, volume: float, rattle: float, shortest: float, rng: np.random.Generator
+) -> Atoms:
+    """One of the first cells; of several species, some have atoms on each other's places.
+
+    In an ordered crystal atoms of the same kind never meet, in its melt they do: a student that has
+    not seen it finds a hole where they should repel.
+    """
+    if len(set(base.numbers)) == 1 or rng.random() >= plan.antisites:
+        return cells.deformed(base, volume, plan.strain, rattle, rng)
+    n_pairs = int(rng.integers(1, 1 + max(1, len(base) // 8)))
+    base = cells.exchanged(base, n_pairs, rng)
+    atoms = cells.deformed(base, volume, plan.strain, rattle, rng)
+    distances = plan.closest_pair * shortest, plan.pressed * shortest
+    return cells.pressed(atoms, n_pairs, distances, rng)
+
+
+def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int, Atoms]:
+    """Frames of short runs by the teacher, hot enough to leave the crystal."""
+    found = {}
+    for j in range(plan.n_teacher_runs):
+        rng = np.random.default_rng([plan.seed, 1, j])
+        base = cells.supercell(given[j % len(given)], plan.n_atoms)
+        volume = rng.uniform(1.0, plan.volumes[1])
+        atoms = cells.deformed(base, volume, plan.strain, plan.rattle[0], rng)
+        excursion = Excursion(
+            plan.melting * plan.temperatures[1], plan.teacher_steps, TEACHER_SAMPLE, plan.timestep,
+            closest=plan.closest_pair * contact(given), relaxation=50.0, seed=plan.seed + j,
+        )  # fmt: skip
+        path = exploration.follow(atoms, teacher.calculator(), excursion)
+        for k, frame in enumerate(path.frames):
+            part = "valid" if k % VALID_EVERY == 1 else "train"
+            frame.info.update(sampling="teacher's MD", part=part, round=0)
+            found[TEACHER_RUNS + 100 * j + k] = frame
+    return found
+
+
+def contact(given: Sequence[Atoms]) -> float:
+    """Closest pair of the given structures, Angstrom."""
+    return min(closest_pair(atoms).distance for atoms in given)
+
+
+def start(plan: Plan, given: Sequence[Atoms], number: int, j: int) -> Start:
+    """Start of trajectory j of a round: every structure, temperature and volume has its turn."""
+    rng = np.random.default_rng([plan.seed, 1 + number, j])
+    low, high = plan.temperatures
+    temperature = rng.uniform(low, high)
+    molten = bool(temperature > plan.molten_above * high and j % 2)
+    smallest, largest = plan.volumes
+    # A crystal does not expand as far as its melt, and a melt is not denser than its crystal.
+    middle = 1 + (largest - 1) / 2
+    volume = rng.uniform(1.0, largest) if molten else rng.uniform(smallest, middle)
+    base = cells.supercell(given[j % len(given)], plan.n_atoms)
+    atoms = cells.deformed(base, volume, plan.strain, plan.rattle[0], rng)
+    return Start(atoms, temperature, molten)
+
+
+def explore(
+    plan: Plan,
+    given: Sequence[Atoms],
+    run_dirs: Sequence[Path],
+    number: int,
+    folder: Path,
+    executor: Executor,
+    reporter: Reporter | None = None,
+) -> tuple[dict[int, Atoms], xr.Dataset]:
+    """Run the trajectories of a round, or read what an earlier call has found.
+
+    Parameters
+    ----------
+    plan
+        What is run.
+    given
+        Structures.
+    run_dirs
+        Models of the ensemble; number j modulo its size drives trajectory j.
+    number
+        Of the round, from 1.
+    folder
+        Where the round is kept.
+    executor
+        Where trajectories are run.
+    reporter
+        Shows a bar over trajectories.
+
+    Returns
+    -------
+    dict
+        Number -> configuration: of each trajectory a fresh one, drawn at random, and the one most
+        disputed; ``info`` says which.
+    xarray.Dataset
+        ``temperature`` K, ``volume`` Angstrom^3/atom, ``molten``, ``disagreement`` and
+        ``median_disagreement``
+        eV/Angstrom, ``survived`` over ``trajectory``.
+    """
+    frames_file, series_file = folder / "configurations.extxyz", folder / "trajectories.nc"
+    if not series_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        found, ds = _explored(plan, given, run_dirs, number, executor, reporter)
+        with replacing(frames_file) as part:
+            ase.io.write(part, list(found.values()), format="extxyz")
+        with replacing(series_file) as part:
+            ds.to_netcdf(part, engine="h5netcdf")
+    read = ase.io.read(frames_file, ":")
+    return {int(a.info["frame"]): a for a in read}, xr.load_dataset(series_file, engine="h5netcdf")
+
+
+def _explored(
+    plan: Plan,
+    given: Sequence[Atoms],
+    run_dirs: Sequence[Path],
+    number: int,
+    executor: Executor,
+    reporter: Reporter | None,
+) -> tuple[dict[int, Atoms], xr.Dataset]:
+    found: dict[int, Atoms] = {}
+    rows: dict[int, dict[str, float]] = {}
+    shortest = contact(given)
+    jobs = {
+        executor.submit(
+            _trajectory, plan, start(plan, given, number, j), list(run_dirs), number, j, shortest
+        ): j
+        for j in range(plan.n_trajectories)
+    }
+    with (reporter or Reporter()).bar(len(jobs), "exploring", "trajectory") as bar:
+        for job in as_completed(jobs):
+            frames, rows[jobs[job]] = job.result()
+            found |= frames
+            bar.update()
+    order = sorted(rows)
+    table = {name: ("trajectory", [rows[j][name] for j in order]) for name in rows[order[0]]}
+    return dict(sorted(found.items())), xr.Dataset(table, coords={"trajectory": order})
+
+
+def _trajectory(
+    plan: Plan, begun: Start, run_dirs: list[Path], number: int, j: int, shortest: float
+) -> tuple[dict[int, Atoms], dict[str, float]]:
+    potentials = [hipnn.load(run_dir) for run_dir in run_dirs]
+    excursion = Excursion(
+        begun.temperature, plan.n_steps, plan.sample_every, plan.timestep,
+        hot=plan.melting * plan.temperatures[1] if begun.molten else 0.0,
+        melt_steps=plan.n_steps // 4 if begun.molten else 0, seed=1000 * number + j,
+        closest=plan.collapse * shortest,
+    )  # fmt: skip
+    driver = potentials[j % len(potentials)].calculator(backend="fused", device="cpu")
+    path = exploration.follow(begun.atoms, driver, excursion)
+    row = {
+        "temperature": begun.temperature, "molten": float(begun.molten),
+        "volume": begun.atoms.get_volume() / len(begun.atoms), "survived": path.survived,
+        "disagreement": np.nan, "median_disagreement": np.nan,
+    }  # fmt: skip
+    watched = path.frames or path.melting  # where a run ended early, what came before is learnt
+    if not watched:
+        return {}, row
+    disputed, largest = exploration.judged(potentials, watched)
+    row |= {"disagreement": disputed.max(), "median_disagreement": float(np.median(disputed))}
+    distances = np.array([closest_pair(atoms).distance for atoms in watched])
+    apart = distances >= plan.closest_pair * shortest
+    physical = np.flatnonzero((largest < plan.largest_force) & apart)
+    if not len(physical):
+        return {}, row
+    rng = np.random.default_rng([plan.seed, 1 + number, j, 1])
+    chosen = {int(physical[disputed[physical].argmax()]): "disputed"}
+    if path.frames:
+        chosen[int(rng.choice(physical))] = "fresh"
+    base = PER_ROUND * number + 2 * j
+    found = {}
+    for k, what in chosen.items():
+        frame = base + (what == "disputed")
+        atoms = watched[k].copy()
+        valid = what == "fresh" and j % VALID_EVERY == 0
+        atoms.info.update(
+            frame=frame, sampling=what, part="valid" if valid else "train", round=number,
+            trajectory=j, temperature_K=round(begun.temperature, 1), molten=begun.molten,
+            disagreement=round(float(disputed[k]), 4),
+        )  # fmt: skip
+        found[frame] = atoms
+    return found, row

@@ -1,0 +1,1 @@
+"""Geometry of configurations: neighbors, cells, and the radial distribution function."""

@@ -1,0 +1,183 @@
+"""Cells around the given structures: supercells, strained and rattled."""
+
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.build import bulk, make_supercell
+
+from kdlib.geometry.pairs import closest_pair
+from kdlib.errors import InputError
+
+
+def structures(named: Sequence[str]) -> list[Atoms]:
+    """Read the structures that a material is given by.
+
+    Parameters
+    ----------
+    named
+        Files that ASE reads, or symbols of elements whose crystal ASE knows.
+
+    Returns
+    -------
+    list[Atoms]
+        Periodic; without labels.
+
+    Raises
+    ------
+    InputError
+        Naming the file and what is wrong with it.
+    """
+    return [_structure(name) for name in named]
+
+
+def _structure(name: str) -> Atoms:
+    if not Path(name).is_file():
+        try:
+            atoms = bulk(name)
+        except (ValueError, KeyError, RuntimeError):
+            raise InputError(
+                f"{name}: neither a file nor an element whose crystal is known"
+            ) from None
+    else:
+        try:
+            atoms = ase.io.read(name)
+        except Exception as error:  # ASE's readers raise anything
+            raise InputError(f"{name}: ASE cannot read it ({error})") from error
+    if not atoms.pbc.all() or atoms.cell.rank != 3:
+        raise InputError(f"{name}: is not periodic in three directions")
+    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+    if closest_pair(bare).distance < 0.5:
+        raise InputError(f"{name}: two atoms are closer than 0.5 Angstrom")
+    return bare
+
+
+def supercell(atoms: Atoms, n_atoms: int) -> Atoms:
+    """Supercell with about so many atoms, as nearly cubic as its multiples allow.
+
+    Parameters
+    ----------
+    atoms
+        Periodic structure.
+    n_atoms
+        Wanted number.
+    """
+    copies = max(1, round(n_atoms / len(atoms)))
+    best, least = np.eye(3, dtype=int), np.inf
+    for matrix in _multiples(copies):
+        cell = matrix @ atoms.cell.array
+        # The sphere that fits between opposite faces, relative to that of a cube.
+        width = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0).max()
+        badness = -width / abs(np.linalg.det(cell)) ** (1 / 3)
+        badness += 0.2 * abs(np.linalg.det(matrix) / copies - 1)
+        if badness < least - 1e-9:
+            best, least = matrix, badness
+    found = make_supercell(atoms, best)
+    return Atoms(found.numbers, found.positions, cell=found.cell, pbc=True)
+
+
+def _multiples(copies: int) -> list[np.ndarray]:
+    """Integer matrices whose determinant is near a number: multiples of three kinds of cells."""
+    conventional = (
+        np.eye(3, dtype=int),
+        np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]),  # cubic cell of fcc from the primitive one
+        np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]),  # and of bcc
+    )
+    largest = int(np.ceil(copies ** (1 / 3))) + 2
+    sizes = range(1, largest + 1)
+    found = []
+    for base in conventional:
+        unit = abs(round(np.linalg.det(base)))
+        for counts in np.stack(np.meshgrid(sizes, sizes, sizes), -1).reshape(-1, 3):
+            if 0.75 * copies <= unit * counts.prod() <= 1.3 * copies:
+                found.append(np.diag(counts) @ base)
+    return found or [np.eye(3, dtype=int)]
+
+
+def scaled(atoms: Atoms, ratio: float) -> Atoms:
+    """Copy with ``ratio`` times the volume, atoms scaled along."""
+    copy = atoms.copy()
+    copy.set_cell(copy.cell.array * ratio ** (1 / 3), scale_atoms=True)
+    return copy
+
+
+def deformed(
+    atoms: Atoms, volume: float, strain: float, rattle: float, rng: np.random.Generator
+) -> Atoms:
+    """Strained, scaled and rattled copy.
+
+    Parameters
+    ----------
+    atoms
+        Cell.
+    volume
+        In units of the cell's.
+    strain
+        Largest entry of the random strain, which leaves the volume alone.
+    rattle
+        Standard deviation of the displacements, Angstrom.
+    rng
+        Source of random numbers.
+    """
+    copy = atoms.copy()
+    change = np.eye(3) + rng.uniform(-strain, strain, (3, 3))
+    change *= (volume / abs(np.linalg.det(change))) ** (1 / 3)
+    copy.set_cell(copy.cell.array @ change, scale_atoms=True)
+    copy.positions += rng.normal(scale=rattle, size=copy.positions.shape)
+    return copy
+
+
+def exchanged(atoms: Atoms, n_pairs: int, rng: np.random.Generator) -> Atoms:
+    """Copy in which pairs of atoms of different species have exchanged places.
+
+    Parameters
+    ----------
+    atoms
+        Cell of several species; one of a single species is copied as it is.
+    n_pairs
+        Exchanges, one after the other; the same atom may be drawn again.
+    rng
+        Source of random numbers.
+    """
+    copy = atoms.copy()
+    if len(set(copy.numbers)) == 1:
+        return copy
+    for _ in range(n_pairs):
+        i = rng.integers(len(copy))
+        j = rng.choice(np.flatnonzero(copy.numbers != copy.numbers[i]))
+        copy.numbers[[i, j]] = copy.numbers[[j, i]]
+    return copy
+
+
+def pressed(
+    atoms: Atoms, n_pairs: int, distances: tuple[float, float], rng: np.random.Generator
+) -> Atoms:
+    """Copy in which pairs of atoms have been pushed together; each kind of pair is as likely.
+
+    Parameters
+    ----------
+    atoms
+        Cell.
+    n_pairs
+        Pairs, one after the other.
+    distances
+        Range of a pair's new distance, Angstrom.
+    rng
+        Source of random numbers.
+    """
+    copy = atoms.copy()
+    kinds = list(combinations_with_replacement(np.unique(copy.numbers), 2))
+    for _ in range(n_pairs):
+        one, other = kinds[rng.integers(len(kinds))]
+        i = rng.choice(np.flatnonzero(copy.numbers == one))
+        others = np.flatnonzero((copy.numbers == other) & (np.arange(len(copy)) != i))
+        vectors = copy.get_distances(i, others, mic=True, vector=True)
+        lengths = np.linalg.norm(vectors, axis=1)
+        k = lengths.argmin()
+        step = (lengths[k] - rng.uniform(*distances)) / 2 * vectors[k] / lengths[k]
+        copy.positions[i] += step
+        copy.positions[others[k]] -= step
+    return copy

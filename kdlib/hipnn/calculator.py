@@ -1,0 +1,299 @@
+"""ASE calculator over a trained potential.
+
+Units are ASE's: eV, Angstrom, eV/Angstrom, eV/Angstrom^3.
+"""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from time import perf_counter
+from typing import ClassVar
+
+import numba
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+
+from kdlib.hipnn import kernels
+from kdlib import hipnn
+from kdlib.hipnn.batches import Batch
+from kdlib.errors import InputError
+from kdlib.hipnn.kernels import ForceField
+from kdlib.hipnn.kernels import VerletList
+from kdlib.hipnn import HipnnModule
+from kdlib.hipnn import Potential
+from kdlib.geometry.neighbors import NeighborList
+
+logger = logging.getLogger(__name__)
+
+#: Implementations that :class:`HipnnCalculator` can run a network with.
+BACKENDS = ("fused", "hippynn")
+#: Atoms nearer than this (Angstrom) are an error in the input, not physics.
+CLOSEST_PAIR = 0.5
+#: Builds of the neighbour list between looks at whether a configuration is like any in training.
+CHECK_EVERY = 16
+
+
+class UnseenWarning(UserWarning):
+    """A configuration is unlike any that the model was trained on."""
+
+
+class HipnnCalculator(Calculator):
+    """Energy, forces, stress and atomic energies of a HIP-NN in ASE.
+
+    The neighbour list has one skin and is rebuilt only when an atom has moved by half of it, or
+    when the cell, the periodicity or the species changed. Forces come with the energy; the stress
+    is computed only when it is asked for.
+
+    Parameters
+    ----------
+    potential
+        A :class:`~kdlib.hipnn.Potential`, or the folder it was saved in. Its weights are copied.
+    device
+        ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where there is a device.
+    backend
+        ``"fused"`` (our kernels) or ``"hippynn"`` (hippynn's layers). Where the fused kernels do
+        not support the network, the calculator says so in the log and runs hippynn's layers.
+    skin
+        Range of the neighbour list beyond the cutoff, Angstrom.
+
+    Attributes
+    ----------
+    backend
+        The backend in use.
+    timings
+        Accumulated seconds in ``"neighbor_list"`` and ``"model"``, and their number of
+        ``"calls"``; ``neighbor_list.n_builds`` counts the builds of the list.
+    """
+
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+    ]
+
+    def __init__(
+        self,
+        potential: Potential | str | Path,
+        device: str = "auto",
+        backend: str = "fused",
+        skin: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if backend not in BACKENDS:
+            raise InputError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
+        if not skin >= 0:
+            raise InputError(f"the skin of a neighbour list is {skin}, must not be negative")
+        if not isinstance(potential, Potential):
+            potential = hipnn.load(potential)
+        self.device = torch_device(device)
+        self.config = potential.config
+        module = kernels.restore(copy.deepcopy(potential.module)).to(self.device).eval()
+        self._check_species = module.check_species
+        self.backend = _supported(module, backend, self.device)
+        if self.backend == "fused":
+            self.neighbor_list = VerletList(self.config.cutoff, skin)
+            self._model = ForceField(module)
+        else:
+            self.neighbor_list = _Neighbors(self.config.cutoff, skin)
+            self._model = _Layers(module)
+        self._validity, self._warned = potential.validity, set()
+        self._n_checked = 0
+        self.timings: dict[str, float] = {"neighbor_list": 0.0, "model": 0.0, "calls": 0}
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Iterable[str] = ("energy",),
+        system_changes: Iterable[str] = all_changes,
+    ) -> None:
+        """Fill ``results`` with the energies and what ``properties`` asks for beyond them."""
+        super().calculate(atoms, properties, system_changes)
+        try:
+            self._calculate(properties, system_changes)
+        except InputError:
+            self.reset()  # otherwise ASE takes the configuration for known in the next call
+            raise
+
+    def _calculate(self, properties: Iterable[str], system_changes: Iterable[str]) -> None:
+        start = perf_counter()
+        self._check(self.atoms, system_changes)
+        if "stress" in properties and not self.atoms.pbc.all():
+            raise InputError("a stress needs a cell that is periodic in three directions")
+        self.neighbor_list.update(self.atoms)
+        if self.neighbor_list.n_builds != self._n_checked:
+            self._check_distances(self.atoms)
+            self._check_validity(self.atoms)
+            self._n_checked = self.neighbor_list.n_builds
+        listed = perf_counter()
+        found = self._model(self.atoms, self.neighbor_list, properties)
+        self.timings["neighbor_list"] += listed - start
+        self.timings["model"] += perf_counter() - listed
+        self.timings["calls"] += 1
+        self._store(found)
+
+    def _store(self, found: dict[str, np.ndarray]) -> None:
+        if not np.isfinite(found["energy"]):
+            raise InputError("the energy of the configuration is not finite")
+        results = {name: np.asarray(value, dtype=float) for name, value in found.items()}
+        results["energy"] = results["free_energy"] = float(found["energy"])
+        if "stress" in results:
+            symmetric = (results["stress"] + results["stress"].T) / 2
+            results["stress"] = full_3x3_to_voigt_6_stress(symmetric)
+        self.results |= results
+
+    def _check(self, atoms: Atoms, system_changes: Iterable[str]) -> None:
+        strays = ~np.isfinite(atoms.positions).all(axis=1)
+        if strays.any():
+            raise InputError(f"atom {strays.argmax()} is at a position that is not finite")
+        if not {"numbers", "cell", "pbc"} & set(system_changes):
+            return
+        if len(atoms) == 0:
+            raise InputError("a configuration without atoms has no energy")
+        self._check_species(atoms.numbers, "calculator")
+        if atoms.pbc.any() and not atoms.pbc.all():
+            raise InputError(
+                f"periodicity {atoms.pbc.tolist()} is mixed; a cell is periodic in all three "
+                "directions or in none"
+            )
+        if atoms.pbc.any() and not abs(np.linalg.det(atoms.cell.array)) > 0:
+            raise InputError("a periodic configuration needs a cell of three independent vectors")
+
+    def _check_distances(self, atoms: Atoms) -> None:
+        i, distance = self.neighbor_list.closest(atoms)
+        if not distance >= CLOSEST_PAIR:
+            raise InputError(
+                f"atom {i} is {distance:.3g} Angstrom from another; the least allowed is "
+                f"{CLOSEST_PAIR} Angstrom"
+            )
+
+    def _check_validity(self, atoms: Atoms) -> None:
+        """Warn, once for each range, of a configuration unlike any in training."""
+        if self._validity is None or self.neighbor_list.n_builds % CHECK_EVERY != 1:
+            return
+        for sentence in self._validity.left_by(atoms):
+            what = " ".join(sentence.split()[:4])
+            if what not in self._warned:
+                self._warned.add(what)
+                warnings.warn(f"outside the training set: {sentence}", UnseenWarning, stacklevel=2)
+
+
+def torch_device(name: str) -> torch.device:
+    """Device of a name as :class:`HipnnCalculator` takes it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device {name!r}; there are 'cpu', 'cuda' and 'auto'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name!r}: there is no CUDA device here")
+    return device
+
+
+def _supported(module: HipnnModule, backend: str, device: torch.device) -> str:
+    """Return the backend that can run the module; log it if that is not the one asked for."""
+    if backend != "fused":
+        return backend
+    reason = kernels.supports(module)
+    if reason is None and device.type != "cpu":
+        reason = f"there are none for {device.type}"
+    if reason is None:
+        return backend
+    logger.warning("no fused kernels for this model (%s): using hippynn's layers", reason)
+    return "hippynn"
+
+
+class _Neighbors(NeighborList):
+    """The neighbour list of hippynn's layers, with a look at the closest pair."""
+
+    def closest(self, atoms: Atoms) -> tuple[int, float]:
+        """Atom with the nearest neighbour, and its distance in Angstrom; inf without pairs."""
+        p = self.pairs
+        return _closest(atoms.positions, atoms.cell.array, p.row, p.second, p.shifts)
+
+
+@numba.njit(cache=True)
+def _closest(
+    positions: np.ndarray, cell: np.ndarray, row: np.ndarray, second: np.ndarray, shifts: np.ndarray
+) -> tuple[int, float]:
+    """Return the atom with the nearest neighbour and its distance, Angstrom; inf without pairs."""
+    atom, least = -1, np.inf
+    for i in range(len(positions)):
+        for p in range(row[i], row[i + 1]):
+            d2 = 0.0
+            for k in range(3):
+                d = positions[second[p], k] - positions[i, k]
+                for m in range(3):
+                    d += shifts[p, m] * cell[m, k]
+                d2 += d * d
+            if not d2 >= least:  # also for NaN
+                atom, least = i, d2
+    return atom, np.sqrt(least)
+
+
+class _Layers:
+    """hippynn's layers over the pairs inside the cutoff, with autograd.
+
+    The pairs of the neighbour list stay on the device until the list is rebuilt; displacements are
+    formed in float64 and cast to the model's dtype afterwards.
+    """
+
+    def __init__(self, module: HipnnModule) -> None:
+        self._module = module
+        self._device = next(module.parameters()).device
+        self._n_builds = 0
+
+    def __call__(
+        self, atoms: Atoms, neighbor_list: NeighborList, properties: Iterable[str]
+    ) -> dict[str, np.ndarray]:
+        if neighbor_list.n_builds != self._n_builds:
+            self._load(atoms, neighbor_list)
+        batch = self._batch(torch.as_tensor(atoms.positions, device=self._device))
+        stress = "stress" in properties
+        found = self._module(batch, forces="forces" in properties, stress=stress)
+        results = {
+            "energy": _numpy(found.energy[0]),
+            "energies": _numpy(found.atomic_energies),
+        }
+        if found.forces is not None:
+            results["forces"] = _numpy(found.forces)
+        if found.virial is not None:
+            results["stress"] = _numpy(found.virial[0]) / atoms.get_volume()
+        return results
+
+    def _load(self, atoms: Atoms, neighbor_list: NeighborList) -> None:
+        def ontorch_device(array: np.ndarray) -> Tensor:
+            return torch.as_tensor(array, dtype=torch.int64, device=self._device)
+
+        pairs = neighbor_list.pairs
+        self._numbers = ontorch_device(atoms.numbers)
+        self._first, self._second = ontorch_device(pairs.first), ontorch_device(pairs.second)
+        self._offsets = torch.as_tensor(pairs.shifts @ atoms.cell.array, device=self._device)
+        self._n_builds = neighbor_list.n_builds
+
+    def _batch(self, positions: Tensor) -> Batch:
+        vectors = positions[self._second] - positions[self._first] + self._offsets
+        near = (vectors**2).sum(1) < self._module.config.cutoff**2
+        first = self._first[near]
+        counts = torch.bincount(first, minlength=len(positions))
+        return Batch(
+            numbers=self._numbers,
+            frame=torch.zeros_like(self._numbers),
+            n_frames=1,
+            first=first,
+            second=self._second[near],
+            vectors=vectors[near].to(self._module.config.torch_dtype),
+            row=torch.nn.functional.pad(counts.cumsum(0), (1, 0)),
+        )
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()

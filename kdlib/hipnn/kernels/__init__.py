@@ -1,0 +1,58 @@
+r"""Fused HIP-NN kernels: the forces of hippynn, many times faster and in little memory.
+
+hippynn evaluates its interaction layer by tensors with one entry per pair, sensitivity and
+component. Nothing here is that large: what a layer needs of its pairs is a sum over them, and every
+derivative of that sum is another sum, recomputed from the distances when it is wanted.
+
+**Energy.** Atom i sees neighbour j at :math:`\mathbf r = r\,\mathbf u`. The first interaction layer
+of HIP-NN, whose input is the species, uses the sensitivities
+
+.. math:: S_k(r) = G_k C, \quad G_k = \exp[-\tfrac12 \sigma_k^2 (1/r - 1/\mu_k)^2],
+          \quad C = \cos^2(\pi r / 2 r_c)
+
+only through the *environment* of the atom, with one channel for each species s,
+
+.. math:: e_{isk} = \sum_{j \in s} S_k(r_{ij}), \qquad
+          \mathbf e_{isk} = \sum_{j \in s} S_k(r_{ij})\,\mathbf u_{ij} .
+
+All that follows (weights, tensor invariant, atom layers, energy head) acts on each atom separately.
+
+**Forces.** With :math:`g = \partial E / \partial e`, which torch finds per atom, a pair contributes
+
+.. math:: \frac{\partial E}{\partial \mathbf r} = \sum_k \left[ S_k' (g_k + \mathbf u \cdot
+          \mathbf g_k)\,\mathbf u + \frac{S_k}{r} (\mathbf g_k - (\mathbf u \cdot \mathbf g_k)\,
+          \mathbf u) \right], \qquad S_k' = G_k C' + G_k' C,
+
+to the force on i, and its negative to that on j; the sum of
+:math:`\mathbf r \otimes \partial E/\partial\mathbf r` is dE/dstrain.
+
+**Training.** A loss L of energies and forces needs, per pair and accumulated over pairs, the
+derivatives of :math:`e` by :math:`m_k = 1/\mu_k` and :math:`\sigma_k` (from
+:math:`\partial S_k/\partial m_k = \sigma_k^2 (1/r - m_k) S_k` and
+:math:`\partial S_k/\partial\sigma_k = -\sigma_k (1/r - m_k)^2 S_k`) and, for a direction
+:math:`\mathbf d = \partial L / \partial(\partial E/\partial\mathbf r)`, the derivatives of
+:math:`\mathbf d \cdot \partial E/\partial\mathbf r` by g (the directional derivative of the
+environment along d), by :math:`m_k, \sigma_k`, and, where somebody asks, by :math:`\mathbf r` (the
+Hessian of the pair's energy times d). The kernels carry these equations beside their code.
+
+Covered: one interaction layer, l_max 0 and 1, inverse-distance sensitivities with the cosine
+cutoff, any number of species, float32 and float64, on the CPU. :func:`supports` says what is not.
+
+Modules: :mod:`~kdlib.hipnn.kernels.layer` swaps the layers, :mod:`~kdlib.hipnn.kernels.autograd` makes the sums
+differentiable, :mod:`~kdlib.hipnn.kernels.loops` runs the :mod:`~kdlib.hipnn.kernels.sums` over atoms;
+:mod:`~kdlib.hipnn.kernels.forcefield` is the path for molecular dynamics, with its
+:mod:`~kdlib.hipnn.kernels.mdloops`, :mod:`~kdlib.hipnn.kernels.verlet` and :mod:`~kdlib.hipnn.kernels.celllist`.
+"""
+
+from kdlib.hipnn.kernels import compiled
+from kdlib.hipnn.kernels.autograd import pair_forces
+from kdlib.hipnn.kernels.forcefield import ForceField
+from kdlib.hipnn.kernels.layer import accelerate
+from kdlib.hipnn.kernels.layer import restore
+from kdlib.hipnn.kernels.layer import supports
+from kdlib.hipnn.kernels.verlet import VerletList
+
+__all__ = ["ForceField", "VerletList", "accelerate", "pair_forces", "restore", "supports"]
+
+# As Python does with its bytecode: what was compiled from older sources must not run.
+compiled.discard_stale()

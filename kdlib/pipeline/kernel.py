@@ -1,0 +1,94 @@
+"""A Jupyter kernel for the Python that runs the command, which dies with that command.
+
+papermill takes whatever kernelspec is installed under the notebook's kernel name, which may be
+another Python. `ThisPython` needs no installed kernelspec. The kernel's standard input is a pipe
+whose other end the command holds: when the command ends in any way, SIGKILL included, the pipe
+closes and the kernel ends itself together with all processes that it has started.
+"""
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from threading import Thread
+from typing import Any
+
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+
+NAME = "python3"
+"""Kernel name written into executed notebooks, so that JupyterLab opens them anywhere."""
+
+_QUIET = "--IPKernelApp.log_level=50"  # local TCP is unencrypted; a shutdown interrupts first
+
+
+class ThisPython(AsyncKernelManager):
+    """Starts `sys.executable` as a kernel that ends when this process does."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(kernel_spec_manager=_OneKernel(), **options)
+        self._write_end: int | None = None
+
+    async def start_kernel(self, **options: Any) -> None:
+        """Start the kernel with one end of a pipe as its standard input."""
+        read_end, self._write_end = os.pipe()
+        try:
+            await super().start_kernel(stdin=read_end, **options)
+        finally:
+            os.close(read_end)
+
+    async def cleanup_resources(self, restart: bool = False) -> None:
+        """Let go of the pipe, and end what a crashed kernel may have left running."""
+        group = getattr(self.provisioner, "pgid", None)
+        await super().cleanup_resources(restart)
+        if self._write_end is not None:
+            os.close(self._write_end)
+            self._write_end = None
+            if group:
+                with suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+
+
+class _OneKernel(KernelSpecManager):
+    """Knows one kernel, whatever the name it is asked for."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        return KernelSpec(
+            argv=[sys.executable, "-m", "kdlib.pipeline.kernel", "-f", "{connection_file}", _QUIET],
+            env=thread_settings(),
+            display_name="Python of kdlib run",
+            language="python",
+        )
+
+
+def thread_settings() -> dict[str, str]:
+    """Return environment variables that give a kernel all cores, unless the user chose otherwise.
+
+    Idle threads sleep: by default they spin between parallel loops, and when several trainings
+    share the cores, or the machine does other work, they take the time that the others need.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = os.environ.get("OMP_NUM_THREADS", str(cores or 1))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    settings = dict.fromkeys(names, threads) | {"OMP_WAIT_POLICY": "passive"}
+    return {name: os.environ.get(name, value) for name, value in settings.items()}
+
+
+def main() -> None:
+    """Run an ipykernel that watches its standard input for the end of its parent."""
+    from ipykernel.kernelapp import launch_new_instance
+
+    Thread(target=_die_with_parent, name="lifeline", daemon=True).start()
+    launch_new_instance()
+
+
+def _die_with_parent() -> None:
+    while os.read(0, 1):  # nobody writes: this returns when the other end is closed
+        pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

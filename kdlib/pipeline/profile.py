@@ -1,0 +1,106 @@
+"""Profiles: the parameters of a whole run, in one YAML file.
+
+Three keys: `description` says what it is for and how long it takes; `common` holds values for
+every notebook that declares a parameter of that name; `notebooks` maps a notebook's name to values
+for it alone, which win over the common ones. A `dataset` that is not a registered one is a file, or
+a pattern of names, relative to the profile.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdlib import datasets
+from kdlib.datasets.readers import expand
+from kdlib.errors import InputError
+from kdlib.pipeline.notebook import Step
+from kdlib.pipeline.notebook import check_value
+
+FOLDER = Path(__file__).parent / "profiles"
+"""Where the profiles that come with the package are."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Parameters of a whole run."""
+
+    name: str
+    """File name without its ending; names the results folder, too."""
+    description: str = ""
+    common: Mapping[str, Any] = field(default_factory=dict)
+    """Values for every notebook that declares a parameter of that name."""
+    notebooks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Values for single notebooks, by file name without its ending."""
+
+    def parameters(self, step: Step) -> dict[str, Any]:
+        """Return what this profile hands to one notebook."""
+        common = {key: value for key, value in self.common.items() if key in step.parameters}
+        return common | dict(self.notebooks.get(step.name, {}))
+
+    def validate(self, steps: list[Step]) -> None:
+        """Refuse values that no notebook would take, before any notebook runs."""
+        names = {step.name for step in steps}
+        for name in self.notebooks:
+            if name not in names:
+                raise InputError(f"profile {self.name}: no notebook '{name}'")
+        declared = {name for step in steps for name in step.parameters}
+        for key in self.common:
+            if key not in declared:
+                raise InputError(f"profile {self.name}: no notebook has a parameter '{key}'")
+        for step in steps:
+            for key, value in self.parameters(step).items():
+                check_value(step, key, value)
+
+
+def available() -> list[str]:
+    """Return the names of the profiles that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name_or_path: str | Path) -> Profile:
+    """Read a profile, by the name of one that comes with the package or from a YAML file."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name_or_path}.yaml"
+        if not path.is_file():
+            known = ", ".join(available())
+            raise InputError(f"no profile '{name_or_path}' (there are: {known}, or a .yaml file)")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a readable profile ({reason})") from error
+    return _checked(path, content if content is not None else {})
+
+
+def _checked(path: Path, content: Any) -> Profile:
+    """Turn a parsed file into a profile, or say which rule it breaks."""
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a profile is a mapping, got {type(content).__name__}")
+    unknown = sorted(set(content) - {"description", "common", "notebooks"})
+    if unknown:
+        raise InputError(f"{path}: unknown key '{unknown[0]}' (description, common, notebooks)")
+    common = content.get("common") or {}
+    notebooks = {name: values or {} for name, values in (content.get("notebooks") or {}).items()}
+    for name, values in {"common": common, **notebooks}.items():
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: '{name}' must map parameters to values, got {values!r}")
+    common = _with_dataset(path, common)
+    notebooks = {name: _with_dataset(path, values) for name, values in notebooks.items()}
+    return Profile(path.stem, str(content.get("description", "")).strip(), common, notebooks)
+
+
+def _with_dataset(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Give a dataset that is not registered as an absolute path or pattern of existing files."""
+    named = values.get("dataset")
+    if not isinstance(named, str) or named in datasets.names():
+        return values
+    own = str(path.resolve().parent / named)
+    try:
+        expand(own)
+    except InputError as error:
+        raise InputError(f"{path}: dataset: {error}") from error
+    return values | {"dataset": own}

@@ -1,0 +1,270 @@
+"""Runs the notebooks of a profile in order, and skips those whose inputs did not change.
+
+Everything goes to one results folder: the files that the notebooks write, executed copies in
+`notebooks/`, kernel output in `logs/`. Beside each executed copy a JSON record holds what the step
+depended on (code cells, parameters, content of the files read, source of the kdlib modules that it
+imports) and the content hash of what it wrote. A step is skipped when its record still holds. The
+record is written last, so a run that is killed at any moment repeats the step that it was in.
+"""
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+import kdlib
+from kdlib.results import hashes
+from kdlib.pipeline import notebook
+from kdlib.datasets.readers import expand
+from kdlib.errors import InputError
+from kdlib.pipeline.profile import Profile
+from kdlib.progress import Bar
+from kdlib.progress import Reporter
+from kdlib.replacing import replacing
+from kdlib.pipeline.notebook import Step
+
+NOT_IN_KEY = frozenset({"results_dir", "workers"})
+"""Parameters that say where and with how many processes, but not what is computed."""
+
+
+class StepFailed(RuntimeError):
+    """A notebook stopped with an error; the message names the copy that holds its traceback."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one step."""
+
+    name: str
+    skipped: bool
+    seconds: float
+    reason: str
+    """Why it ran, e.g. `code cells changed`; empty when it was skipped."""
+
+
+def notebooks_folder() -> Path:
+    """Return the folder of the notebooks: of the checkout, or the copy inside the package."""
+    package = Path(kdlib.__file__).parent
+    checkout = package.parent
+    return (checkout if (checkout / "pyproject.toml").is_file() else package) / "notebooks"
+
+
+def run(
+    profile: Profile,
+    results: Path,
+    notebooks: Path | None = None,
+    only: str = "",
+    force: bool = False,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> list[Outcome]:
+    """Execute the notebooks of a profile that are not up to date.
+
+    Parameters
+    ----------
+    profile
+        Parameters of the run.
+    results
+        Folder that receives all files; made when missing.
+    notebooks
+        Folder with the notebooks, by default those of this package.
+    only
+        Run only notebooks whose name starts with this, e.g. `05`; what they read must be there.
+    force
+        Run also what is up to date.
+    workers
+        Number of processes, for notebooks that declare a parameter `workers`.
+    reporter
+        Shows a bar over the notebooks and one line for each that ran.
+    """
+    ordered = notebook.discover(notebooks or notebooks_folder())
+    profile.validate(ordered)
+    chosen = _choose(ordered, only, results)
+    outcomes = []
+    with (
+        _lock(results),
+        (reporter or Reporter()).bar(len(chosen), desc="notebooks", unit="nb") as bar,
+    ):
+        for stale in (results / "notebooks").glob("*.part*"):
+            stale.unlink()
+        for step in chosen:
+            bar.label(step.name)
+            outcome = _run_step(step, _parameters(profile, step, results, workers), results, force)
+            _report(bar, outcome)
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _choose(ordered: list[Step], only: str, results: Path) -> list[Step]:
+    """Select steps by the beginning of their name; what they read must exist or be made first."""
+    chosen = [step for step in ordered if step.name.startswith(only)]
+    if not chosen:
+        known = ", ".join(step.name for step in ordered)
+        raise InputError(f"no notebook starts with '{only}' (there are: {known})")
+    made = notebook.makers(ordered)
+    coming = {name for step in chosen for name in step.writes}
+    for step in chosen:
+        for name in step.reads:
+            if name not in coming and not (results / name).is_file():
+                raise InputError(
+                    f"{step.name} reads {results / name}, which is missing: "
+                    f"run notebook {made[name].name} first"
+                )
+    return chosen
+
+
+def _parameters(profile: Profile, step: Step, results: Path, workers: int | None) -> dict[str, Any]:
+    """Return the parameters of one notebook: the profile's, and those that the command sets."""
+    command = {"profile": profile.name, "results_dir": str(results.resolve())}
+    if workers is not None:
+        command["workers"] = workers
+    own = {name: value for name, value in command.items() if name in step.parameters}
+    return profile.parameters(step) | own
+
+
+def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> dict[str, Any]:
+    """Return everything that a step's result depends on, as hashes that JSON can hold."""
+    values = {name: value for name, value in parameters.items() if name not in NOT_IN_KEY}
+    texts = {value for value in values.values() if isinstance(value, str)}
+    named = {str(path) for text in texts for path in _files(text)}
+    files = {name: hashes.file(Path(name)) for name in named}
+    files |= hashes.packaged_data(texts | notebook.text_constants("\n".join(step.cells)))
+    files |= {name: hashes.file(results / name) for name in step.reads}
+    return {
+        "code cells": hashes.digest(*step.cells),
+        "parameters": values,
+        "files": files,
+        "modules": hashes.modules(step.cells),
+    }
+
+
+def _files(text: str) -> list[Path]:
+    """Files that a parameter names, by itself or as a pattern such as `runs/*/OUTCAR`."""
+    if Path(text).is_file():
+        return [Path(text)]
+    return expand(text) if has_magic(text) and glob(text, recursive=True) else []
+
+
+def key(parts: Mapping[str, Any]) -> str:
+    """Return one hash for all dependencies of a step."""
+    return hashes.digest(json.dumps(parts, sort_keys=True))
+
+
+def _run_step(step: Step, parameters: dict[str, Any], results: Path, force: bool) -> Outcome:
+    """Execute one notebook unless its record holds, and write its record."""
+    record_path = results / "notebooks" / f"{step.name}.json"
+    parts = dependencies(step, parameters, results)
+    reason = "forced" if force else _why(step, parts, record_path, results)
+    if not reason:
+        return Outcome(step.name, skipped=True, seconds=0.0, reason="")
+    record_path.unlink(missing_ok=True)
+    start = time.monotonic()
+    execute(step, parameters, results)
+    missing = [name for name in step.writes if not (results / name).is_file()]
+    if missing:
+        raise StepFailed(f"{step.name} ended without writing {results / missing[0]}")
+    seconds = time.monotonic() - start
+    written = {name: hashes.file(results / name) for name in step.writes}
+    record = {"key": key(parts), "seconds": seconds, "depends": parts, "written": written}
+    with replacing(record_path) as part:
+        part.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return Outcome(step.name, skipped=False, seconds=seconds, reason=reason)
+
+
+def _why(step: Step, parts: Mapping[str, Any], record_path: Path, results: Path) -> str:
+    """Say why a step must run; empty when it need not."""
+    try:
+        record = json.loads(record_path.read_text())
+        before, written = record["depends"], record["written"]
+    except (OSError, ValueError, KeyError):
+        return "not run before"
+    for name, now in parts.items():
+        then = before.get(name)
+        if then != json.loads(json.dumps(now)):
+            if not isinstance(now, dict) or not isinstance(then, dict):
+                return f"{name} changed"
+            items = sorted(i for i in {*now, *then} if now.get(i) != then.get(i))
+            rest = f" and {len(items) - 3} more" if len(items) > 3 else ""
+            return f"{name} changed: {', '.join(items[:3])}{rest}"
+    for name in step.writes:
+        if not (results / name).is_file():
+            return f"{name} is missing"
+        if not _is_intact(results / name, written.get(name)):
+            return f"{name} was altered"
+    if not (results / "notebooks" / f"{step.name}.ipynb").is_file():
+        return "executed copy is missing"
+    return ""
+
+
+def _is_intact(path: Path, expected: str | None) -> bool:
+    """Tell whether a written file still has the content that its step recorded."""
+    try:
+        return hashes.file(path) == expected
+    except InputError:  # truncated or damaged
+        return False
+
+
+def execute(step: Step, parameters: Mapping[str, Any], results: Path) -> Path:
+    """Run one notebook through papermill and return its executed copy.
+
+    The copy gets its name only when it is complete. A failed one is kept as
+    `<name>.failed.ipynb`, with its traceback.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    from kdlib.pipeline import kernel
+
+    folder, logs = results / "notebooks", results / "logs"
+    partial = folder / f".{step.name}.partial.ipynb"
+    done, failed = folder / f"{step.name}.ipynb", folder / f"{step.name}.failed.ipynb"
+    try:
+        with (logs / f"{step.name}.log").open("w") as log:
+            papermill.execute_notebook(
+                step.path,
+                partial,
+                parameters=dict(parameters),
+                kernel_name=kernel.NAME,
+                kernel_manager_class=kernel.ThisPython,
+                progress_bar=False,
+                stdout_file=log,
+                stderr_file=log,
+                cwd=results,
+            )
+    except PapermillExecutionError as error:
+        partial.replace(failed)
+        if error.ename == InputError.__name__:
+            raise InputError(f"{step.name}: {error.evalue}") from error
+        raise StepFailed(f"{step.name} failed ({error.ename}); open {failed}") from error
+    except DeadKernelError as error:
+        partial.replace(failed)
+        raise StepFailed(f"{step.name}: its kernel died (memory?); open {failed}") from error
+    partial.replace(done)
+    failed.unlink(missing_ok=True)
+    return done
+
+
+@contextmanager
+def _lock(results: Path) -> Iterator[None]:
+    """Make the results folder, and keep a second run out of it while this one works."""
+    for folder in (results, results / "notebooks", results / "logs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with (results / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{results}: another kdlib run is writing here") from error
+        yield
+
+
+def _report(bar: Bar, outcome: Outcome) -> None:
+    """Write one line for a step that ran, and move the bar."""
+    if not outcome.skipped:
+        bar.line(f"{outcome.name}: {outcome.seconds:.0f} s ({outcome.reason})")
+    bar.update()

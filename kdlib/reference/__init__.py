@@ -1,9 +1,0 @@
-"""The DFT data that ship as ``al-pbe``: how they are sampled, labelled, extended and checked.
-
-- :mod:`~kdlib.reference.sampling` draws configuration k, by classical MD, from k alone;
-- :mod:`~kdlib.reference.labelling` gives it PBE energy and forces by GPAW (extra ``dft``);
-- :mod:`~kdlib.reference.campaign` does so for many frames, one file each, and can be stopped;
-- :mod:`~kdlib.reference.active` lets an ensemble of students look for what it does not know.
-
-Nothing else in the package needs DFT: what it made is part of the package.
-"""

@@ -1,0 +1,192 @@
+"""The ways to name a teacher."""
+
+import os
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+
+from kdlib import hipnn
+from kdlib.hipnn.calculator import torch_device
+from kdlib.errors import InputError
+from kdlib.teachers import chgnet
+from kdlib.teachers.ensemble import Ensemble
+from kdlib.teachers.packages import quiet
+from kdlib.teachers.packages import require
+from kdlib.teachers.packages import silent_loading
+from kdlib.teachers.teacher import Card
+from kdlib.teachers.teacher import Teacher
+
+#: How a teacher can be named.
+FORMS = (
+    "sevennet:7net-l3i5, sevennet:7net-0, sevennet:FILE, chgnet, chgnet:0.3.0, mace:FILE, emt, "
+    "eam:FILE, kdlib:RUN_DIR, package.module:factory, an ASE calculator, or a list of these"
+)
+#: SevenNet's weights in its wheel that need no further choice.
+SEVENNET = ("7net-l3i5", "7net-0", "7net-0_22may2024")
+_ALONE = ("chgnet", "emt")
+_EXTRA = "pip install 'kdlib[teachers]'"
+_MACE = "pip install mace-torch (in another environment than SevenNet, which needs another e3nn)"
+_MPTRJ = (
+    "float32: energies are rounded at 1e-7 of their size",
+    "trained close to the relaxed crystals of Materials Project: far from them such models are "
+    "known to be too soft (DOI 10.1038/s41524-024-01500-6)",
+)
+
+Named = str | BaseCalculator | Teacher | Ensemble
+
+
+def load(
+    spec: Named | Sequence[Named], probe: Atoms | None = None, device: str = "auto"
+) -> Teacher | Ensemble:
+    """Teacher from its name, from an ASE calculator, or an ensemble from a list of these.
+
+    Loading weights of SevenNet, CHGNet or MACE may execute code in the file, and a factory is code
+    of its author; loading ``kdlib:RUN_DIR`` executes nothing.
+
+    Parameters
+    ----------
+    spec
+        One of :data:`FORMS`.
+    probe
+        A configuration to label right away, so that what the teacher gives is known and not only
+        claimed.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"auto"``, for networks.
+
+    Raises
+    ------
+    InputError
+        The name has none of the forms, its package or file is missing, or what it leads to is not
+        an ASE calculator.
+    TeacherError
+        The probe can't be labelled.
+    """
+    if isinstance(spec, list | tuple):
+        members = [load(member, None, device) for member in spec]
+        members = [part for one in members for part in getattr(one, "members", (one,))]
+        teacher = members[0] if len(members) == 1 else Ensemble(members)
+    elif isinstance(spec, str):
+        teacher = _named(spec, str(torch_device(device)))
+    elif isinstance(spec, Teacher | Ensemble):
+        teacher = spec
+    else:
+        teacher = Teacher(type(spec).__name__, spec)
+    if probe is not None:
+        teacher.label(probe)
+    return teacher
+
+
+def _named(spec: str, device: str) -> Teacher:
+    kind, colon, rest = spec.partition(":")
+    if kind in _KINDS and (rest or (kind in _ALONE and not colon)):
+        try:
+            with silent_loading():
+                return _KINDS[kind](os.path.expanduser(rest), device)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise InputError(f"teacher {spec!r}: {type(error).__name__}: {reason}") from error
+    if kind in _KINDS or not rest:
+        raise _unknown(spec)
+    return _from_factory(spec, kind, rest)
+
+
+def _unknown(spec: str) -> InputError:
+    return InputError(f"{spec!r} names no teacher; there are {FORMS}")
+
+
+def _sevennet(model: str, device: str) -> Teacher:
+    require("sevenn", _EXTRA)
+    if model not in SEVENNET and not Path(model).is_file():
+        raise InputError(f"sevennet:{model}: is neither a file nor one of {', '.join(SEVENNET)}, "
+                         "the weights that come with SevenNet")  # fmt: skip
+    from sevenn.calculator import SevenNetCalculator
+
+    card = Card(
+        "sevenn",
+        "SevenNet's output for each atom, with the element's reference (property energies)",
+        _MPTRJ if model in SEVENNET else (),
+    )
+    return Teacher(f"sevennet:{model}", SevenNetCalculator(model, device=device), card)
+
+
+def _chgnet(version: str, device: str) -> Teacher:
+    require("chgnet", _EXTRA)
+    version = version or chgnet.VERSIONS[0]
+    card = Card(
+        "chgnet",
+        "CHGNet's site energies, with the element energies of its composition model",
+        (*_MPTRJ, "periodic cells without isolated atoms only"),
+    )
+    return Teacher(f"chgnet:{version}", chgnet.calculator(version, device), card)
+
+
+def _mace(path: str, device: str) -> Teacher:
+    """MACE from a model file, a pickle: loading it may execute code in the file.
+
+    Written from the documented interface and not tested with MACE itself, which can't be installed
+    beside SevenNet: ``energies`` hold the energies of isolated atoms, ``node_energy`` does not.
+    """
+    require("mace", _MACE)
+    if not Path(path).is_file():
+        raise InputError(f"mace:{path}: no such file")
+    from mace.calculators import MACECalculator
+
+    card = Card(
+        "mace-torch",
+        "MACE's node energies, with the energy of the isolated atom (property energies)",
+        ("kdlib's adapter was not tested with MACE itself", "the model file may execute code"),
+    )
+    return Teacher(f"mace:{path}", MACECalculator(model_paths=path, device=device), card)
+
+
+def _emt(rest: str, device: str) -> Teacher:
+    from ase.calculators.emt import EMT
+
+    if rest:
+        raise _unknown(f"emt:{rest}")
+    card = Card("ase", caveats=("effective-medium theory: a model, not an approximation of DFT",))
+    return Teacher("emt", EMT(), card)
+
+
+def _eam(path: str, device: str) -> Teacher:
+    from kdlib.teachers.eam import AtomicEAM
+
+    if not Path(path).is_file():
+        raise InputError(f"eam:{path}: no such file")
+    how = "embedding energy and half of each pair's energy"
+    return Teacher(f"eam:{path}", AtomicEAM(potential=path), Card("ase", how))
+
+
+def _kdlib(run_dir: str, device: str) -> Teacher:
+    calculator = hipnn.load(run_dir).calculator(device=device)
+    return Teacher(f"kdlib:{run_dir}", calculator, Card("kdlib", "HIP-NN's atomic energies"))
+
+
+def _from_factory(spec: str, module: str, name: str) -> Teacher:
+    try:
+        with quiet():
+            calculator = getattr(import_module(module), name)()
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise InputError(f"teacher {spec!r}: needs {error.name}, which is missing") from None
+        raise InputError(f"{spec!r}: no module {error.name!r} on the path; a teacher is one of "
+                         f"{FORMS}") from None  # fmt: skip
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise InputError(f"teacher {spec!r}: {type(error).__name__}: {reason}") from error
+    return Teacher(spec, calculator)
+
+
+_KINDS: dict[str, Callable[[str, str], Teacher]] = {
+    "sevennet": _sevennet,
+    "chgnet": _chgnet,
+    "mace": _mace,
+    "emt": _emt,
+    "eam": _eam,
+    "kdlib": _kdlib,
+}

@@ -1,0 +1,305 @@
+"""One training between its epochs: minibatches, selection of the best weights, learning rate.
+
+Everything random follows from the seed: initial weights from ``seed``, the order of the minibatches
+of an epoch from ``(seed, epoch)``. What an epoch depends on fits into a checkpoint.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from ase import Atoms
+from torch import Tensor
+
+from kdlib.hipnn import batches
+from kdlib.training import checkpoints
+from kdlib.hipnn import kernels
+from kdlib import hipnn
+from kdlib.training import losses
+from kdlib.hipnn.batches import Batch
+from kdlib.datasets import Split
+from kdlib.datasets import identity
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig
+from kdlib.hipnn import HipnnModule
+from kdlib.training.losses import LossWeights
+from kdlib.training.losses import WeightSchedule
+from kdlib.training.accuracy import TARGETS
+from kdlib.training.accuracy import TargetErrors
+
+#: Atoms per evaluated batch of the validation part: bounds the memory, not the result.
+VALIDATION_ATOMS = 2048
+_PARTS = ("train", "valid")
+_log = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on; the message names epoch, batch and frames."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained; the defaults are the paper's (A.1) or the authors' student script.
+
+    Attributes
+    ----------
+    seed
+        Of initial weights and minibatch order.
+    batch_size
+        Frames per optimizer step.
+    max_epochs
+        Cap.
+    learning_rate
+        Adam's, at the start.
+    lr_factor, lr_patience
+        The rate is multiplied by ``lr_factor`` after ``lr_patience`` epochs without improvement.
+    stop_patience
+        The training ends after so many epochs without improvement.
+    selection
+        What "improvement" looks at: ``"validation"``, the control's error on the validation part
+        for every role (RMSE + MAE of the cell energy times ``selection_energy`` plus RMSE + MAE of
+        force components times ``selection_force``, DFT targets only), or ``"training_loss"``, each
+        role's own training loss as in the authors' script.
+    selection_energy, selection_force, selection_stress
+        Weights of that error, per eV, eV/Angstrom and eV/Angstrom^3. The stress is left out at 0,
+        as in the paper; where it matters (NPT), take the loss's w_S.
+    e0_decay
+        Damping of the energy layers when E0 is fitted.
+    checkpoint_every
+        Epochs between checkpoints.
+    backend
+        ``"fused"`` kernels, or stock ``"hippynn"``.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"auto"``.
+    """
+
+    seed: int = 0
+    batch_size: int = 64
+    max_epochs: int = 500
+    learning_rate: float = 1e-3
+    lr_factor: float = 0.5
+    lr_patience: int = 30
+    stop_patience: int = 50
+    selection: str = "validation"
+    selection_energy: float = 1.0
+    selection_force: float = 10.0
+    selection_stress: float = 0.0
+    e0_decay: float = 1e-2
+    checkpoint_every: int = 10
+    backend: str = "fused"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_epochs", "learning_rate", "checkpoint_every"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"TrainingConfig: {name} is {getattr(self, name)}, must be > 0")
+        if self.selection not in ("validation", "training_loss"):
+            raise InputError(f"TrainingConfig: selection is {self.selection!r}, must be "
+                             "'validation' or 'training_loss'")  # fmt: skip
+        if self.backend not in ("fused", "hippynn"):
+            raise InputError(f"TrainingConfig: backend is {self.backend!r}, must be 'fused' or "
+                             "'hippynn'")  # fmt: skip
+
+
+class Loop:
+    """State of one training between epochs."""
+
+    def __init__(
+        self,
+        config: HipnnConfig,
+        training: TrainingConfig,
+        schedule: WeightSchedule,
+        frames: Sequence[Atoms],
+        split: Split,
+        labels: list[np.ndarray] | None,
+    ) -> None:
+        self.training, self.schedule = training, schedule
+        self.device = _device(training.device)
+        self.module = hipnn.build(config, training.seed)
+        for k in (*split.train, *split.valid):
+            self.module.check_species(frames[k].numbers, f"frame {identity(frames[k])}")
+
+        def part(indices: np.ndarray) -> list[Batch]:
+            """Pairs of static frames are found once, here."""
+            return [
+                batches.from_atoms(
+                    frames[k], config.cutoff, config.torch_dtype, labels and labels[k]
+                )
+                for k in indices
+            ]
+
+        self.train, self.train_ids = part(split.train), [identity(frames[k]) for k in split.train]
+        valid = batches.chunks(part(split.valid), VALIDATION_ATOMS)
+        self.valid = [batch.to(self.device) for batch in valid]
+        self._check_stresses()
+        hipnn.fit_e0(self.module, self.train, training.e0_decay)
+        self.module.to(self.device)
+        use_backend(self.module, training.backend)
+        # Gradients are asked for by name: those with respect to the pair vectors cost a kernel.
+        self.trainable = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.trainable, lr=training.learning_rate, fused=True)
+        self.epoch = 0
+        #: One row of numbers per epoch.
+        self.rows: list[dict[str, float]] = []
+        self.best = {"selection": np.inf, "epoch": 0, "lr_wait": 0, "stop_wait": 0}
+        self.best_state = _tensors(self.module)
+        self.seconds = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the cap or the patience of the last stage is used up."""
+        in_last = self.epoch >= self.schedule.last_start
+        stop = in_last and self.best["stop_wait"] >= self.training.stop_patience
+        return self.epoch >= self.training.max_epochs or stop
+
+    def _check_stresses(self) -> None:
+        config = self.training
+        selects = config.selection == "validation" and config.selection_stress > 0
+        for wanted, part, what, name in (
+            (self.schedule.needs_stress, self.train, "the loss", "training"),
+            (selects, self.valid, "the selection", "validation"),
+        ):
+            if wanted and not any(batch.has_stress.any() for batch in part):
+                raise InputError(f"fit: {what} weights stresses but no {name} frame has one")
+
+    def run_epoch(self) -> None:
+        """One pass over the training part, then validation, selection and learning rate."""
+        started = time.perf_counter()
+        self.epoch += 1
+        if self.schedule.starts_stage(self.epoch):
+            self.best |= {"selection": np.inf, "lr_wait": 0, "stop_wait": 0}
+        weights = self.schedule.at(self.epoch)
+        row = self._pass(weights) | TargetErrors.of(self.module, self.valid).row("valid")
+        row["selection"] = self._selection(row)
+        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        row |= {f"weight_{name}": getattr(weights, name) for name in TARGETS}
+        self._select(row["selection"])
+        self.seconds += time.perf_counter() - started
+        row["seconds"] = self.seconds
+        self.rows.append(row)
+
+    def _selection(self, row: dict[str, float]) -> float:
+        """What improvement looks at."""
+        config = self.training
+        if config.selection == "training_loss":
+            return row["loss"]
+        weights = {
+            "cell_energy": config.selection_energy,
+            "force": config.selection_force,
+            "stress": config.selection_stress,
+        }
+        errors = {name: row[f"{name}_rmse_valid"] + row[f"{name}_mae_valid"] for name in weights}
+        return sum(weight * errors[name] for name, weight in weights.items() if weight)
+
+    def _pass(self, weights: LossWeights) -> dict[str, float]:
+        order = np.random.default_rng([self.training.seed, self.epoch]).permutation(len(self.train))
+        size = self.training.batch_size
+        errors, collected = TargetErrors(), []
+        for number, start in enumerate(range(0, len(order), size)):
+            chosen = order[start : start + size]
+            batch = batches.collate([self.train[k] for k in chosen]).to(self.device)
+            prediction = self.module(batch, stress=weights.stress > 0, create_graph=True)
+            terms = losses.terms(self.module, prediction, batch, weights)
+            loss = losses.total(terms, weights)
+            if not torch.isfinite(loss):
+                names = ", ".join(self.train_ids[k] for k in chosen)
+                raise TrainingError(f"epoch {self.epoch}, batch {number}: the loss is "
+                                    f"{loss.item()} (frames {names})")  # fmt: skip
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward(inputs=self.trainable)
+            self.optimizer.step()
+            errors.add(prediction, batch)
+            collected.append({"loss": loss, **{f"loss_{k}": v for k, v in terms.items()}})
+        means = {
+            name: torch.stack([c[name].detach() for c in collected]).mean().item()
+            for name in collected[0]
+        }
+        return means | errors.row("train")
+
+    def _select(self, value: float) -> None:
+        best, config = self.best, self.training
+        if value < best["selection"]:
+            best |= {"selection": value, "epoch": self.epoch, "lr_wait": 0, "stop_wait": 0}
+            self.best_state = _tensors(self.module)
+            return
+        best["lr_wait"] += 1
+        best["stop_wait"] += 1
+        if best["lr_wait"] >= config.lr_patience:
+            best["lr_wait"] = 0
+            for group in self.optimizer.param_groups:
+                group["lr"] *= config.lr_factor
+
+    def checkpoint(self, path: Path, key: str) -> None:
+        """Write everything that the next epoch depends on."""
+        tensors = {
+            "module": _tensors(self.module),
+            "best": self.best_state,
+            "adam": checkpoints.optimizer_tensors(self.optimizer),
+        }
+        state = {
+            "key": key, "epoch": self.epoch, "best": self.best, "rows": self.rows,
+            "seconds": self.seconds, "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }  # fmt: skip
+        checkpoints.save(path, tensors, state)
+
+    def restore(self, path: Path, key: str) -> None:
+        """Go on from a checkpoint of this very run; that of another is ignored."""
+        tensors, state = checkpoints.load(path)
+        if state["key"] != key:
+            return
+        self.module.load_state_dict(hipnn.complete_state(self.module, tensors["module"]))
+        self.best_state = tensors["best"]
+        checkpoints.restore_optimizer(self.optimizer, tensors["adam"])
+        self.optimizer.param_groups[0]["lr"] = state["learning_rate"]
+        self.epoch, self.rows, self.seconds = state["epoch"], state["rows"], state["seconds"]
+        self.best = state["best"]
+
+    def best_module(self) -> HipnnModule:
+        """Model with the best weights."""
+        self.module.load_state_dict(hipnn.complete_state(self.module, self.best_state))
+        return self.module
+
+    def history(self) -> xr.Dataset:
+        """Everything recorded, over epoch and part."""
+        return _as_history(self.rows, self.best["epoch"])
+
+
+def use_backend(module: HipnnModule, backend: str) -> None:
+    """Swap in the fused kernels where they are wanted and possible; say so where they are not."""
+    if backend != "fused":
+        return
+    if reason := kernels.supports(module):
+        _log.warning("stock hippynn kernels are used: %s", reason)
+    else:
+        kernels.accelerate(module)
+
+
+def _tensors(module: HipnnModule) -> dict[str, Tensor]:
+    state = module.state_dict()
+    return {k: v.detach().clone() for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _as_history(rows: Sequence[dict[str, float]], best_epoch: int) -> xr.Dataset:
+    def column(name: str) -> list[float]:
+        return [row.get(name, np.nan) for row in rows]
+
+    names = ("loss", "selection", "learning_rate", "seconds", *(f"weight_{t}" for t in TARGETS))
+    ds = xr.Dataset({name: ("epoch", column(name)) for name in names})
+    for name in (f"{target}_{measure}" for target in TARGETS for measure in ("rmse", "mae")):
+        ds[name] = (("epoch", "split"), np.transpose([column(f"{name}_{p}") for p in _PARTS]))
+    terms = np.transpose([column(f"loss_{term}") for term in losses.TERMS])
+    ds["loss_term"] = (("epoch", "term"), terms)
+    coords = {"epoch": np.arange(1, len(rows) + 1), "split": list(_PARTS)}
+    ds = ds.assign_coords(coords | {"term": list(losses.TERMS)})
+    return ds.assign_attrs(best_epoch=best_epoch)

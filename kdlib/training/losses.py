@@ -1,0 +1,270 @@
+r"""Loss functions of the paper, term by term.
+
+Every error term is eq. 3, the sum of root-mean-square and mean absolute error over a minibatch,
+
+.. math:: L_{err}(\hat V, V) = RMSE(\hat V, V) + MAE(\hat V, V),
+
+of cell energies (eV), force components (eV/Angstrom), atomic energies (eV) or stress components
+(eV/Angstrom^3). The teacher's and the controls' loss (eq. 2) and the student's (eq. 5) are one
+weighted sum,
+
+.. math:: L = w_E L_{err}(\hat E, E) + w_F L_{err}(\hat F, F) + w_A L_{err}(\varepsilon,
+          \varepsilon^T) + w_{L2} L_{L2} + w_R L_R,
+
+where w_A = 0 gives eq. 2: a term of weight zero is not evaluated. Not in the paper is w_S of the
+stress, for teachers that give one: the error is that of the minibatch's frames that have a stress,
+over all nine components of the tensor, so that the RMSE does not depend on how the axes lie.
+
+Frames may have weights (:attr:`kdlib.hipnn.batches.Batch.weight`; not in the paper either): the means of
+eq. 3 over a minibatch are then weighted ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from kdlib.hipnn.batches import Batch
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnModule
+from kdlib.hipnn import Prediction
+
+#: Loss terms by the names of their weights.
+TERMS = ("energy", "force", "atomic_energy", "total_energy", "l2", "hierarchicality", "stress")
+#: Epochs that the paper's Table 1 was written for (the authors' cap).
+TABLE_1_EPOCHS = 500
+
+
+class _Error(Function):
+    """RMSE + MAE of differences, with its gradient: one function instead of a dozen small ones."""
+
+    # L = sqrt(mean d^2) + mean |d|:  dL/dd = (d / RMSE + sign d) / n
+    @staticmethod
+    def forward(ctx: FunctionCtx, difference: Tensor) -> Tensor:
+        rmse = difference.square().mean().sqrt()
+        ctx.save_for_backward(difference, rmse)
+        return rmse + difference.abs().mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+        difference, rmse = ctx.saved_tensors
+        # Where the RMSE is zero, so is every difference: any denominator gives subgradient 0.
+        direction = difference / rmse.clamp_min(torch.finfo(rmse.dtype).tiny)
+        return direction.add_(difference.sign()).mul_(grad / difference.numel())
+
+
+class _WeightedError(Function):
+    """The same where the differences have shares, positive and adding up to one."""
+
+    # L = sqrt(sum s d^2) + sum s |d|:  dL/dd = s (d / RMSE + sign d)
+    @staticmethod
+    def forward(ctx: FunctionCtx, difference: Tensor, share: Tensor) -> Tensor:
+        rmse = (share * difference.square()).sum().sqrt()
+        ctx.save_for_backward(difference, share, rmse)
+        return rmse + (share * difference.abs()).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        difference, share, rmse = ctx.saved_tensors
+        direction = difference / rmse.clamp_min(torch.finfo(rmse.dtype).tiny)
+        return direction.add_(difference.sign()).mul_(share * grad), None
+
+
+def error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Eq. 3: RMSE plus MAE, in the unit of the arguments.
+
+    The subgradient is 0 where the error is exactly zero. Differentiable once.
+
+    Parameters
+    ----------
+    predicted, reference
+        Of one shape.
+    weight
+        Weights of the entries of the first axis; their means are then weighted ones.
+    """
+    difference = predicted - reference
+    if weight is None:
+        return _Error.apply(difference)
+    share = weight.reshape(-1, *[1] * (difference.dim() - 1)).expand_as(difference)
+    return _WeightedError.apply(difference, share / share.sum())
+
+
+def l2(module: HipnnModule) -> Tensor:
+    """Sum of squares of the network's interaction and layer weights (hippynn's ``l2reg``).
+
+    Summed in the order of the parameters' names, so that it is the same to the last bit in every
+    process.
+    """
+    regularized = {id(p) for p in module.network.regularization_params()}
+    chosen = [p.flatten() for p in module.network.parameters() if id(p) in regularized]
+    weights = torch.cat(chosen)
+    return weights.dot(weights)
+
+
+def hierarchicality(prediction: Prediction) -> Tensor:
+    """Mean over frames of HIP-NN's non-hierarchicality (DOI 10.1063/1.5011181, eq. 11)."""
+    return prediction.hierarchicality.mean()
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the loss terms; the defaults are the paper's teacher and control (A.1).
+
+    Attributes
+    ----------
+    energy
+        w_E, per eV.
+    force
+        w_F, per eV/Angstrom.
+    atomic_energy
+        w_A, per eV; zero for everyone who does not learn from a teacher.
+    l2
+        w_L2.
+    hierarchicality
+        w_R.
+    total_energy
+        Weight of the *teacher's* total energy, per eV: the part of the atomic-energy term that
+        does not depend on how the teacher divides it among atoms (an ablation, not in the paper).
+    stress
+        w_S, per eV/Angstrom^3 (not in the paper). About 300 makes a stress error of 0.003
+        eV/Angstrom^3 (0.5 GPa) weigh as much as a force error of 0.1 eV/Angstrom at w_F = 10;
+        100 to 1000 is sensible.
+    """
+
+    energy: float = 1.0
+    force: float = 10.0
+    atomic_energy: float = 0.0
+    l2: float = 1e-6
+    hierarchicality: float = 0.01
+    total_energy: float = 0.0
+    stress: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            if not 0 <= weight < float("inf"):
+                raise InputError(f"LossWeights: {name} is {weight}, must be finite and >= 0")
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a teacher's atomic energies enter."""
+        return self.atomic_energy > 0 or self.total_energy > 0
+
+
+def terms(
+    module: HipnnModule, prediction: Prediction, batch: Batch, weights: LossWeights
+) -> dict[str, Tensor]:
+    """Unweighted loss terms whose weight is not zero, by the names of :class:`LossWeights`."""
+    frames = batch.weight
+    atoms = None if frames is None else frames[batch.frame]
+    functions = (
+        lambda: error(prediction.energy, batch.energy, frames),
+        lambda: error(prediction.forces, batch.forces, atoms),
+        lambda: error(prediction.atomic_energies, batch.atomic_energies, atoms),
+        lambda: error(prediction.energy, _teacher_total(batch), frames),
+        lambda: l2(module),
+        lambda: hierarchicality(prediction),
+        lambda: _stress(prediction, batch),
+    )
+    pairs = zip(TERMS, functions, strict=True)
+    return {name: term() for name, term in pairs if getattr(weights, name)}
+
+
+def total(values: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
+    """Weighted sum of the terms, eqs. 2 and 5."""
+    return sum(getattr(weights, name) * value for name, value in values.items())
+
+
+def _stress(prediction: Prediction, batch: Batch) -> Tensor:
+    """Eq. 3 of the stresses, eV/Angstrom^3; zero, with a gradient, where no frame has one."""
+    errors = batch.stress_errors(prediction.virial)
+    if not len(errors):
+        return 0 * prediction.virial.sum()
+    weight = None if batch.weight is None else batch.weight[batch.has_stress]
+    return error(errors, torch.zeros_like(errors), weight)
+
+
+def _teacher_total(batch: Batch) -> Tensor:
+    empty = batch.atomic_energies.new_zeros(batch.n_frames)
+    return empty.index_add(0, batch.frame, batch.atomic_energies)
+
+
+@dataclass(frozen=True)
+class WeightSchedule:
+    """Loss weights that change with the epoch, piecewise constant.
+
+    Attributes
+    ----------
+    stages
+        ``(first epoch, weights)``, ascending; epochs count from 1.
+    """
+
+    stages: tuple[tuple[int, LossWeights], ...]
+
+    def __post_init__(self) -> None:
+        starts = [start for start, _ in self.stages]
+        if not starts or starts[0] != 1 or sorted(set(starts)) != starts:
+            raise InputError(f"WeightSchedule: stages start at {starts}, must ascend from epoch 1")
+
+    @classmethod
+    def constant(cls, weights: LossWeights) -> "WeightSchedule":
+        """One stage for the whole training."""
+        return cls(((1, weights),))
+
+    def at(self, epoch: int) -> LossWeights:
+        """Weights in force at an epoch."""
+        return [weights for start, weights in self.stages if start <= epoch][-1]
+
+    def starts_stage(self, epoch: int) -> bool:
+        """Whether the weights change with this epoch."""
+        return any(start == epoch for start, _ in self.stages)
+
+    @property
+    def last_start(self) -> int:
+        """First epoch of the last stage: the best epoch is looked for from here on."""
+        return self.stages[-1][0]
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether any stage learns from a teacher's atomic energies."""
+        return any(weights.needs_labels for _, weights in self.stages)
+
+    @property
+    def needs_stress(self) -> bool:
+        """Whether any stage learns from stresses."""
+        return any(weights.stress > 0 for _, weights in self.stages)
+
+    def scaled(self, max_epochs: int, written_for: int = TABLE_1_EPOCHS) -> "WeightSchedule":
+        """Return the schedule in fractions of another cap; of coinciding stages the last."""
+        moved = {
+            min(max_epochs, round((start - 1) * max_epochs / written_for) + 1): weights
+            for start, weights in self.stages
+        }
+        return WeightSchedule(tuple(moved.items()))
+
+    def without_labels(self) -> "WeightSchedule":
+        """Return the schedule with the atomic-energy weight set to zero: the schedule's control."""
+        return WeightSchedule(
+            tuple((start, replace(w, atomic_energy=0.0)) for start, w in self.stages)
+        )
+
+
+#: The paper's Table 1, the Born-Again schedule. It ends at w_F = 15 although section 3.5 says that
+#: the last weights are the teacher's (w_F = 10): taken as printed.
+TABLE_1 = WeightSchedule(
+    tuple(
+        (start, LossWeights(energy=w_e, force=w_f, atomic_energy=w_a))
+        for start, w_a, w_f, w_e in (
+            (1, 200.0, 75.0, 0.0),
+            (200, 160.0, 63.0, 0.2),
+            (250, 120.0, 51.0, 0.4),
+            (300, 80.0, 39.0, 0.6),
+            (350, 40.0, 27.0, 0.8),
+            (400, 0.0, 15.0, 1.0),
+        )
+    )
+)

@@ -1,0 +1,161 @@
+"""Roles of the teacher-student method, and the labels that a teacher hands on.
+
+A role is what a model learns from: which loss weights over the epochs, and whether a teacher's
+atomic energies are among the targets. Everything else - data split, optimizer, number of steps,
+minibatch order, initial weights at equal architecture - is the same for all roles of a seed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
+
+from kdlib.datasets import identity
+from kdlib.errors import InputError
+from kdlib.hipnn import Potential
+from kdlib.training.losses import TABLE_1
+from kdlib.training.losses import LossWeights
+from kdlib.training.losses import WeightSchedule
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a model learns from.
+
+    Attributes
+    ----------
+    name
+        As in result files.
+    schedule
+        Epoch cap -> loss weights over the epochs.
+    size
+        ``"teacher"`` for the teacher's architecture, ``"student"`` for the architectures studied.
+    why
+        Where the role comes from, for tables.
+    """
+
+    name: str
+    schedule: Callable[[int], WeightSchedule]
+    size: str
+    why: str
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether training needs a teacher's atomic energies."""
+        return self.schedule(1000).needs_labels
+
+
+def _constant(**weights: float) -> Callable[[int], WeightSchedule]:
+    return lambda max_epochs: WeightSchedule.constant(LossWeights(**weights))
+
+
+#: The paper's roles and the controls that it leaves out, by name.
+ROLES: dict[str, Role] = {
+    role.name: role
+    for role in (
+        Role("teacher", _constant(energy=1, force=10), "teacher", "paper 2.3, A.1"),
+        Role(
+            "student", _constant(energy=1, force=30, atomic_energy=100), "student", "paper 2.3, A.1"
+        ),
+        Role("control", _constant(energy=1, force=10), "student", "paper 2.3, A.1"),
+        Role(
+            "matched_control",
+            _constant(energy=1, force=30),
+            "student",
+            "not in the paper: the student's force weight without its labels",
+        ),
+        Role(
+            "total_energy_control",
+            _constant(energy=1, force=30, total_energy=100),
+            "student",
+            "not in the paper: the teacher's total energy without its partition",
+        ),
+        Role(
+            "same_size_student",
+            _constant(energy=1, force=30, atomic_energy=100),
+            "teacher",
+            "paper 3.5: static loss at the teacher's size",
+        ),
+        Role("born_again", TABLE_1.scaled, "teacher", "paper 3.5, Table 1"),
+        Role(
+            "born_again_control",
+            TABLE_1.without_labels().scaled,
+            "teacher",
+            "not in the paper: Table 1 without the labels",
+        ),
+    )
+}
+
+
+def role(name: str) -> Role:
+    """Role by name."""
+    if name not in ROLES:
+        raise InputError(f"role {name!r} is none of {', '.join(ROLES)}")
+    return ROLES[name]
+
+
+def atomic_energies(teacher: Potential | BaseCalculator, frames: Sequence[Atoms]) -> xr.DataArray:
+    """Energies that a teacher assigns to single atoms: the augmented targets of eq. 4.
+
+    Parameters
+    ----------
+    teacher
+        A trained potential, or any ASE calculator with the property ``energies``.
+    frames
+        Configurations.
+
+    Returns
+    -------
+    xr.DataArray
+        Over ``atom`` (the atoms of all frames in order) with ``frame_index(atom)``, eV.
+
+    Raises
+    ------
+    InputError
+        When the teacher has no atomic energies or returns a value that is not finite.
+    """
+    if isinstance(teacher, Potential):
+        parts = [teacher.predict([a], forces=False).atomic_energies.values for a in frames]
+    else:
+        parts = [_from_calculator(teacher, atoms) for atoms in frames]
+    for atoms, values in zip(frames, parts, strict=True):
+        if values.shape != (len(atoms),) or not np.isfinite(values).all():
+            raise InputError(f"frame {identity(atoms)}: the teacher's atomic energies are not "
+                             f"{len(atoms)} finite numbers")  # fmt: skip
+    return as_labels(parts)
+
+
+def as_labels(parts: Sequence[np.ndarray]) -> xr.DataArray:
+    """Atomic energies as :func:`kdlib.training.fit` takes them.
+
+    Parameters
+    ----------
+    parts
+        Of each frame, (n_atoms,), eV.
+
+    Returns
+    -------
+    xr.DataArray
+        Over ``atom`` (the atoms of all frames in order) with ``frame_index(atom)``, eV.
+    """
+    index = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return xr.DataArray(
+        np.concatenate(parts),
+        dims="atom",
+        coords={"frame_index": ("atom", index)},
+        name="atomic_energies",
+        attrs={"units": "eV", "long_name": "teacher's atomic energies"},
+    )
+
+
+def _from_calculator(calculator: BaseCalculator, atoms: Atoms) -> np.ndarray:
+    copy = atoms.copy()
+    copy.calc = calculator
+    try:
+        return np.asarray(copy.get_potential_energies(), dtype=float)
+    except (PropertyNotImplementedError, NotImplementedError):
+        name = type(calculator).__name__
+        raise InputError(f"{name}: this ASE calculator gives no atomic energies") from None

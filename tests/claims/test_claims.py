@@ -1,0 +1,227 @@
+"""The audit finds planted effects, admits their absence, and says what was not measured."""
+
+import math
+
+import numpy as np
+import pytest
+
+from kdlib import claims
+from kdlib.training import losses
+from kdlib import results
+from kdlib.results import schema
+from kdlib.errors import InputError
+from kdlib.claims.statistics import Interval
+
+
+def audited(found) -> dict[str, dict]:
+    """Audit as name -> row."""
+    table = claims.audit(found)
+    return {
+        str(row.claim.values): {str(k): v.item() for k, v in row.data_vars.items()}
+        for row in (table.drop_dims("choice").isel(claim=k) for k in range(table.sizes["claim"]))
+    }
+
+
+@pytest.fixture(scope="module")
+def strong(planted):
+    """Audit of results in which every claim of the paper is true."""
+    return audited(planted(smallest_to_teacher=1.4, born_again_control=1.0, noise=0.01))
+
+
+def test_every_planted_effect_is_found(strong):
+    """Where all effects are planted, all claims hold."""
+    assert {name for name, row in strong.items() if row["verdict"] != "holds"} == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "truth"),
+    [
+        ("force_control", 0.7),
+        ("force_matched_control", 0.7 / 0.8),
+        ("energy_control", 0.96),
+        ("rdf_control", 0.7),
+        ("learning_control", 0.7),
+        ("born_again_force_teacher", 0.9),
+        ("time_with_size_stock", 0.33),
+    ],
+)
+def test_the_planted_number_is_recovered(strong, name, truth):
+    """The value is the planted one within its interval, and the interval is not idle."""
+    row = strong[name]
+    assert row["value"] == pytest.approx(truth, rel=0.05)
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+    assert row["ci_high"] / row["ci_low"] < 1.2
+
+
+def test_null_effects_are_not_decided(planted):
+    """Students that equal their controls, and Born-Again students that equal their teachers."""
+    rows = audited(
+        planted(student=1.0, matched_control=1.0, energy=1.0, rdf=1.0, born_again=1.0,
+                born_again_control=1.0, seed=1)
+    )  # fmt: skip
+    for name in ("force_control", "energy_control", "rdf_matched_control", "learning_control",
+                 "pareto_time_control", "born_again_force_control"):  # fmt: skip
+        assert rows[name]["verdict"] in ("not decided", "does not hold"), name
+    undecided = [name for name, row in rows.items() if row["verdict"] == "not decided"]
+    assert {"force_control", "pareto_time_control", "born_again_force_teacher"} <= set(undecided)
+    assert "reaches across 1" in rows["force_control"]["reason"]
+
+
+def test_reversed_effects_do_not_hold(planted):
+    """Students clearly worse than their controls: the claims are refuted, not left open."""
+    rows = audited(planted(student=1.3, matched_control=0.9, energy=1.2, rdf=1.4, born_again=1.2))
+    for name in ("force_control", "force_matched_control", "energy_control", "rdf_control",
+                 "learning_control", "pareto_time_control", "pareto_memory_matched_control",
+                 "born_again_force_teacher"):  # fmt: skip
+        assert rows[name]["verdict"] == "does not hold", name
+
+
+def test_a_large_energy_gain_is_not_minimal(planted):
+    """An improvement beyond the margin is an improvement, but the paper's word is refuted."""
+    row = audited(planted(energy=0.7))["energy_control"]
+    assert row["value"] == pytest.approx(0.7, rel=0.05)
+    assert row["verdict"] == "does not hold"
+
+
+def test_a_different_same_size_student_is_not_comparable(planted):
+    """30 % off the teacher is outside the margin of comparability, on either side."""
+    for factor in (0.7, 1.3):
+        row = audited(planted(same_size_student=factor))["same_size_force"]
+        assert row["verdict"] == "does not hold"
+
+
+def test_two_noisy_seeds_decide_nothing(planted):
+    """With two seeds and 10 % noise a true gain of 5 % stays open."""
+    rows = audited(planted(seeds=2, noise=0.1, student=0.95, matched_control=1.0))
+    assert rows["force_matched_control"]["verdict"] == "not decided"
+    assert rows["pareto_time_control"]["verdict"] == "not decided"
+
+
+def test_one_seed_and_one_size_give_a_number_without_interval(planted):
+    """A single run is shown, and not decided."""
+    found = planted(seeds=1)
+    found["accuracy"] = found["accuracy"].sel(architecture=["128-40-4"])
+    row = audited(found)["force_control"]
+    assert np.isfinite(row["value"])
+    assert np.isnan(row["ci_low"])
+    assert row["verdict"] == "not decided"
+    assert "1 run give" in row["reason"] or "1 runs give" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("speed", ["pareto_time_control", "time_with_size_fused", "memory_vs_teacher_stock"]),
+        ("rdf", ["rdf_control", "rdf_correlation"]),
+        ("history", ["learning_control", "learning_constant"]),
+        ("accuracy", ["force_control", "born_again_energy_teacher", "student_beats_teacher"]),
+    ],
+)
+def test_absent_results_are_not_measured(planted, kind, names):
+    """A claim without data says so and names what is missing; the others are judged."""
+    found = planted()
+    del found[kind]
+    rows = audited(found)
+    for name in names:
+        assert rows[name]["verdict"] == "not measured", name
+        assert math.isnan(rows[name]["value"])
+        assert rows[name]["reason"].startswith("no ") or "not measured" in rows[name]["reason"]
+    assert any(row["verdict"] == "holds" for row in rows.values())
+
+
+def test_absent_roles_are_not_measured(planted):
+    """Before the Born-Again notebook has run, its claims are open and the others are not."""
+    found = planted()
+    found["accuracy"] = found["accuracy"].sel(role=["teacher", "student", "control"])
+    rows = audited(found)
+    assert rows["born_again_force_teacher"]["verdict"] == "not measured"
+    assert rows["force_matched_control"]["verdict"] == "not measured"
+    assert rows["force_control"]["verdict"] == "holds"
+    assert "matched control was not measured" in rows["force_control"]["reason"]
+
+
+def test_nothing_at_all_is_not_measured(tmp_path):
+    """An empty results folder gives a full table without a verdict."""
+    table = claims.audit(tmp_path)
+    assert set(table.verdict.values.tolist()) == {"not measured"}
+
+
+def test_the_share_of_the_force_weight_is_told(planted):
+    """If the matched control has the whole gain, the reason of the control claim says so."""
+    row = audited(planted(student=0.7, matched_control=0.7))["force_control"]
+    assert row["verdict"] == "holds"
+    share = float(row["reason"].split("%")[0].split()[-1])
+    assert share == pytest.approx(100, abs=5)
+
+
+def test_audit_of_a_folder_is_audit_of_its_datasets(planted, tmp_path):
+    """Files give the same table as the Datasets in memory, and the table can be stored."""
+    found = planted()
+    for kind in ("accuracy", "history", "speed", "rdf", "data"):
+        results.save(found[kind], tmp_path / f"{kind}.nc", kind)
+    table = claims.audit(tmp_path)
+    assert table.verdict.equals(claims.audit(found).verdict)
+    path = results.save(table, tmp_path / "claims.nc", "claims", profile="smoke")
+    assert results.load(path, "claims").statement.equals(table.statement)
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ((0.8, 0.7, 0.9), "holds"),
+        ((0.95, 0.9, 1.01), "not decided"),
+        ((1.2, 1.1, 1.3), "does not hold"),
+        ((0.8, math.nan, math.nan), "not decided"),
+    ],
+)
+def test_verdict_follows_the_interval(interval, expected):
+    """Holds only if the whole interval lies on the claimed side."""
+    assert claims.verdict(Interval(*interval, 4), -math.inf, 1.0) == expected
+
+
+def test_verdict_of_a_range_needs_the_whole_interval_inside():
+    """For "minimal" and "comparable" both ends count."""
+    assert claims.verdict(Interval(1.0, 0.95, 1.05, 4), 0.9, 1.1) == "holds"
+    assert claims.verdict(Interval(1.0, 0.85, 1.05, 4), 0.9, 1.1) == "not decided"
+    assert claims.verdict(Interval(0.8, 0.75, 0.85, 4), 0.9, 1.1) == "does not hold"
+
+
+def test_paper_values_are_the_papers():
+    """Section 3.5: 0.092 to 0.083 eV/Angstrom is "about 10 %"."""
+    teacher, student = (claims.PAPER[f"{name}_force_rmse"][0] for name in ("teacher", "born_again"))
+    assert 1 - student / teacher == pytest.approx(0.10, abs=0.005)
+    rows = {claim.name: claim for claim in claims.claims()}
+    assert rows["born_again_force_teacher"].paper == pytest.approx(student / teacher)
+
+
+def test_claims_have_unique_names_and_rules():
+    """Every claim is named once, in words, with a rule."""
+    listed = claims.claims()
+    assert len({claim.name for claim in listed}) == len(listed)
+    assert all(claim.statement and claim.rule.startswith("interval") for claim in listed)
+
+
+def test_choices_are_read_from_settings_and_results(planted):
+    """Numbers in the table of choices follow the code and the data."""
+    found = planted(seeds=3)
+    found["accuracy"].attrs["batch_size"] = 7
+    table = claims.choices(found)
+    ours = dict(zip(table.choice.values.tolist(), table.choice_ours.values.tolist(), strict=True))
+    assert ours["batch size"] == "7"
+    assert ours["independent runs"].startswith("3 seeds")
+    assert f"w_F {losses.TABLE_1.stages[-1][1].force:g}" in ours["last weights of Table 1"]
+    assert ours["dataset"].startswith("data: 400 cells")
+    without = claims.choices()
+    assert "not in the results" in without.choice_ours.values.tolist()
+    assert set(schema.KINDS["claims"]) >= set(map(str, table.variables))
+
+
+def test_contradicting_files_are_named(planted, tmp_path):
+    """Two accuracy files that disagree cannot be audited."""
+    ds = planted()["accuracy"]
+    results.save(ds, tmp_path / "accuracy_a.nc", "accuracy")
+    other = ds.copy(deep=True)
+    other["force_rmse"] = other.force_rmse * 1.1
+    results.save(other, tmp_path / "accuracy_b.nc", "accuracy")
+    with pytest.raises(InputError, match=r"accuracy_a\.nc.*accuracy_b\.nc"):
+        claims.audit(tmp_path)

@@ -1,0 +1,138 @@
+"""Intervals cover the truth as often as they say, and reduce to textbook cases."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from kdlib.claims.statistics import crossed_interval
+from kdlib.claims.statistics import frame_bootstrap
+from kdlib.claims.statistics import log_binned
+from kdlib.claims.statistics import over_seeds
+from kdlib.claims.statistics import rank_correlation
+from kdlib.claims.statistics import ratio
+from kdlib.claims.statistics import slope
+from kdlib.claims.statistics import t_interval
+
+
+def test_t_interval_is_scipys():
+    """Mean and ends agree with scipy's paired t-test; NaN are left out."""
+    values = [0.3, 0.1, np.nan, 0.25, 0.4]
+    found = t_interval(values)
+    low, high = stats.ttest_1samp([0.3, 0.1, 0.25, 0.4], 0).confidence_interval(0.95)
+    assert found == pytest.approx((0.2625, low, high, 4), rel=1e-12)
+
+
+def test_one_run_gives_no_interval():
+    """A single number has a mean and no interval; none at all has neither."""
+    assert t_interval([0.5])[0] == 0.5
+    assert np.isnan(t_interval([0.5]).low)
+    assert t_interval([np.nan]).n == 0
+
+
+def test_crossed_interval_with_one_architecture_is_the_t_interval():
+    """One row or one column leaves nothing to cross."""
+    values = np.random.default_rng(0).normal(size=(1, 5))
+    assert crossed_interval(values) == t_interval(values)
+    assert crossed_interval(values.T) == t_interval(values)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (12, 12)])
+@pytest.mark.parametrize("spread", [(0, 0), (0.2, 0), (0, 0.2), (0.2, 0.2)])
+def test_crossed_interval_covers_the_mean(spread, shape):
+    """At least 94 % of intervals hold the true mean, whatever architectures and seeds share."""
+    rng, hits, n = np.random.default_rng(3), 0, 1500
+    for _ in range(n):
+        rows, columns = (s * rng.standard_normal(k) for s, k in zip(spread, shape, strict=True))
+        x = 0.7 + rows[:, None] + columns + 0.1 * rng.standard_normal(shape)
+        found = crossed_interval(x)
+        hits += found.low <= 0.7 <= found.high
+    assert hits / n > 0.94
+
+
+def test_pooled_t_interval_would_not():
+    """The reason for the crossed interval: pooling all cells misses the mean far too often."""
+    rng, hits, n = np.random.default_rng(3), 0, 500
+    for _ in range(n):
+        x = 0.2 * rng.standard_normal(4) + 0.1 * rng.standard_normal((5, 4))
+        found = t_interval(x)
+        hits += found.low <= 0 <= found.high
+    assert hits / n < 0.75
+
+
+def test_crossed_interval_leaves_out_unpaired_architectures():
+    """A row with a missing run does not enter the mean."""
+    values = np.arange(12.0).reshape(3, 4)
+    values[1, 2] = np.nan
+    assert crossed_interval(values).value == pytest.approx(values[[0, 2]].mean())
+    assert crossed_interval(values).n == 8
+
+
+def test_ratio_of_constant_factor_is_exact():
+    """If one error is 0.7 of the other everywhere, the ratio is 0.7 and has no width."""
+    errors = np.random.default_rng(1).uniform(0.1, 0.2, (3, 4))
+    found = ratio(0.7 * errors, errors)
+    assert found[:3] == pytest.approx((0.7, 0.7, 0.7), rel=1e-12)
+    swapped = ratio(errors, 0.7 * errors)
+    assert swapped.value == pytest.approx(1 / 0.7, rel=1e-12)
+
+
+def test_slope_of_a_power_law():
+    """The exponent of an exact power law is found with no width."""
+    size = np.array([1e3, 1e4, 1e5, 1e6])
+    found = slope(np.log(size), np.log(3 * size**0.35))
+    assert found[:3] == pytest.approx((0.35, 0.35, 0.35), abs=1e-9)
+
+
+def test_rank_correlation_ignores_monotonic_changes():
+    """Spearman's correlation of x and exp(y) is that of x and y; noise alone is not decided."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=40)
+    y = x + rng.normal(size=40)
+    assert rank_correlation(x, np.exp(y)) == rank_correlation(x, y)
+    assert rank_correlation(x, y).low > 0
+    noise = rank_correlation(x, rng.normal(size=40))
+    assert noise.low < 0 < noise.high
+
+
+def test_perfect_correlation_has_an_interval():
+    """Ranks that agree throughout are evidence, and the more the more there are."""
+    few, many = (rank_correlation(np.arange(n), np.arange(n) ** 3) for n in (6, 30))
+    assert many.value == pytest.approx(1)
+    assert 0 < few.low < many.low < 1
+
+
+def test_bootstrap_has_no_width_when_every_frame_agrees():
+    """Frames that all show the same ratio cannot move it, whatever their own errors."""
+    squares = np.random.default_rng(0).gamma(2, 1, (2, 3, 50))
+    assert frame_bootstrap(0.49 * squares, squares) == pytest.approx((0.7, 0.7), rel=1e-12)
+
+
+def test_bootstrap_width_falls_with_the_number_of_frames():
+    """Four times as many test frames halve the width."""
+    rng = np.random.default_rng(0)
+    few, many = (
+        np.diff(np.log(frame_bootstrap(*rng.gamma(2, 1, (2, 1, n)), seed=1)))[0] for n in (100, 400)
+    )
+    assert few / many == pytest.approx(2, rel=0.3)
+
+
+def test_over_seeds_is_a_geometric_mean_with_missing_runs():
+    """Means over seeds multiply; a missing seed counts as absent, one seed has no interval."""
+    array = xr.DataArray([[1.0, 4.0, np.nan], [3.0, np.nan, np.nan]], dims=("architecture", "seed"))
+    found = over_seeds(array)
+    assert found["mean"].values.tolist() == pytest.approx([2, 3])
+    assert found["n"].values.tolist() == [2, 1]
+    expected = t_interval(np.log([1.0, 4.0])).map(np.exp)
+    assert float(found["low"][0]) == pytest.approx(expected.low)
+    assert np.isnan(found["low"][1])
+
+
+def test_log_bins_give_each_octave_the_same_weight():
+    """A curve linear in log(epoch) has the same step from bin to bin."""
+    epochs = np.arange(1, 4097)
+    binned = log_binned(xr.DataArray(np.log(epochs), dims="epoch"), n_bins=12)
+    assert binned.sizes["epoch"] == 12
+    np.testing.assert_allclose(np.diff(binned)[4:], np.log(2), rtol=0.02)
+    constant = log_binned(xr.DataArray(np.full(37, 0.7), dims="epoch"))
+    np.testing.assert_allclose(constant, 0.7, rtol=1e-15)

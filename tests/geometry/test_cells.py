@@ -1,0 +1,108 @@
+"""Cells around a structure."""
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from kdlib.geometry.pairs import closest_pair
+from kdlib.geometry import cells
+from kdlib.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("given", "n_atoms"),
+    [
+        (bulk("Cu"), 32),
+        (bulk("Fe"), 54),
+        (bulk("Mg"), 36),
+        (bulk("NaCl", "rocksalt", a=5.64), 64),
+        (bulk("Cu", cubic=True), 108),
+    ],
+)
+def test_supercell_is_the_same_crystal_and_nearly_cubic(given, n_atoms):
+    """Density and closest pair stay; the number is near; no height is short."""
+    found = cells.supercell(given, n_atoms)
+    assert 0.7 * n_atoms <= len(found) <= 1.35 * n_atoms
+    assert found.get_volume() / len(found) == pytest.approx(given.get_volume() / len(given))
+    assert closest_pair(found).distance == pytest.approx(closest_pair(given).distance)
+    heights = 1 / np.linalg.norm(np.linalg.inv(found.cell.array), axis=0)
+    assert heights.min() > 0.8 * found.get_volume() ** (1 / 3)
+
+
+def test_primitive_fcc_becomes_the_cubic_cell():
+    """32 atoms of fcc copper are 2 x 2 x 2 cubes."""
+    found = cells.supercell(bulk("Cu"), 32)
+    np.testing.assert_allclose(found.cell.lengths(), 2 * bulk("Cu", cubic=True).cell.lengths())
+    np.testing.assert_allclose(found.cell.angles(), 90)
+
+
+def test_deformed_has_the_volume_asked_for():
+    """Strain and rattle leave the volume at exactly the given multiple."""
+    base = cells.supercell(bulk("Cu"), 32)
+    found = cells.deformed(base, 1.17, 0.05, 0.1, np.random.default_rng(0))
+    assert found.get_volume() == pytest.approx(1.17 * base.get_volume(), rel=1e-12)
+    assert not np.allclose(found.cell.angles(), 90, atol=0.5)
+
+
+def test_exchange_brings_like_atoms_together_and_keeps_the_composition():
+    """Numbers of atoms stay; sodium then meets sodium at the contact distance of the crystal."""
+    base = cells.supercell(bulk("NaCl", "rocksalt", a=5.64), 64)
+    found = cells.exchanged(base, 1, np.random.default_rng(0))
+    assert (found.numbers != base.numbers).sum() == 2
+    assert found.symbols.formula.count() == base.symbols.formula.count()
+    assert closest_like_pair(base) == pytest.approx(5.64 / np.sqrt(2))
+    assert closest_like_pair(found) == pytest.approx(5.64 / 2)
+
+
+def test_exchange_leaves_an_element_alone():
+    """There is nothing to exchange."""
+    base = cells.supercell(bulk("Cu"), 32)
+    assert cells.exchanged(base, 3, np.random.default_rng(0)) == base
+
+
+def test_pressed_pair_has_the_distance_asked_for():
+    """The centre of the pair stays, all other atoms too, and every kind of pair has its turn."""
+    base = cells.supercell(bulk("NaCl", "rocksalt", a=5.64), 64)
+    kinds = set()
+    for seed in range(60):
+        found = cells.pressed(base, 1, (2.0, 2.1), np.random.default_rng(seed))
+        pair = np.flatnonzero((found.positions != base.positions).any(1))
+        assert 2.0 <= found.get_distance(*pair, mic=True) <= 2.1
+        np.testing.assert_allclose(found.positions.mean(0), base.positions.mean(0), atol=1e-12)
+        kinds.add("".join(sorted(found.symbols[pair])))
+        assert len(pair) == 2
+    assert kinds == {"NaNa", "ClNa", "ClCl"}
+
+
+def closest_like_pair(atoms):
+    """Smallest distance between two atoms of the same species, Angstrom."""
+    like = atoms.numbers[:, None] == atoms.numbers
+    distances = atoms.get_all_distances(mic=True)
+    return distances[like & ~np.eye(len(atoms), dtype=bool)].min()
+
+
+def test_faults_of_structures_name_the_file(tmp_path):
+    """Missing, unreadable, not periodic, overlapping: each is one clear error."""
+    with pytest.raises(InputError, match=r"nothing\.cif: neither a file nor an element"):
+        cells.structures(["nothing.cif"])
+    broken = tmp_path / "broken.cif"
+    broken.write_text("data_\n_cell_length_a x\n")
+    with pytest.raises(InputError, match=r"broken\.cif: ASE cannot read it"):
+        cells.structures([str(broken)])
+    molecule = tmp_path / "molecule.xyz"
+    ase.io.write(molecule, bulk("Cu").repeat(2) * 1, format="xyz")
+    with pytest.raises(InputError, match=r"molecule\.xyz: is not periodic"):
+        cells.structures([str(molecule)])
+    overlapping = tmp_path / "overlap.extxyz"
+    atoms = bulk("Cu").repeat((2, 1, 1))
+    atoms.positions[1] = atoms.positions[0] + 0.1
+    ase.io.write(overlapping, atoms)
+    with pytest.raises(InputError, match="closer than 0.5"):
+        cells.structures([str(overlapping)])
+
+
+def test_an_element_is_its_crystal():
+    """The word Cu is ASE's fcc copper."""
+    (found,) = cells.structures(["Cu"])
+    np.testing.assert_allclose(found.cell.array, bulk("Cu").cell.array)

@@ -1,0 +1,317 @@
+"""The ASE calculator: its values, its neighbour list, its errors, and hippynn's own beside it."""
+
+import logging
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from kdlib.md import dynamics
+from kdlib.hipnn import kernels
+from kdlib import hipnn
+from kdlib.md import liquid
+from kdlib.hipnn.calculator import HipnnCalculator
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig
+from kdlib.hipnn import Potential
+from kdlib.geometry.neighbors import neighbor_pairs
+from kdlib.hipnn.stock import stock_calculator
+
+CONFIG = HipnnConfig(6, 5, 1, dtype="float64", cutoff=5.0, soft_max=4.5)
+BACKENDS = ("fused", "hippynn")
+
+
+@pytest.fixture(scope="module")
+def potential() -> Potential:
+    """A small untrained model in float64."""
+    return Potential(hipnn.build(CONFIG, seed=1))
+
+
+def with_calculator(atoms: Atoms, potential: Potential, **options) -> Atoms:
+    """Copy of the atoms with a calculator of its own."""
+    atoms = atoms.copy()
+    atoms.calc = HipnnCalculator(potential, device="cpu", **options)
+    return atoms
+
+
+TRICLINIC = Atoms(
+    "Al3",
+    [[0.1, 0.2, 0.3], [2.6, 1.1, 2.0], [1.2, 3.0, 3.3]],
+    cell=[[4.5, 0, 0], [1.5, 4.0, 0], [-1.0, 0.7, 4.8]],
+    pbc=True,
+)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("cell", ["cubic", "triclinic, smaller than the cutoff", "left-handed"])
+def test_values_are_those_of_the_potential(potential, crystal, backend, cell):
+    """Energy, atomic energies, forces and stress are the model's own, in ASE's conventions."""
+    atoms = crystal if cell == "cubic" else TRICLINIC.copy()
+    if cell == "left-handed":
+        atoms.set_cell(atoms.cell.array[[1, 0, 2]])
+    expected = potential.predict([atoms], stress=True)
+    atoms = with_calculator(atoms, potential, backend=backend)
+    assert atoms.calc.backend == backend
+    energy = expected.energy.item()
+    assert atoms.get_potential_energy() == pytest.approx(energy, rel=1e-10)
+    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
+    np.testing.assert_allclose(atoms.get_potential_energies(), expected.atomic_energies, rtol=1e-10)
+    assert atoms.get_potential_energies().sum() == pytest.approx(energy, rel=1e-10)
+    np.testing.assert_allclose(atoms.get_forces(), expected.forces, rtol=0, atol=1e-10)
+    voigt = full_3x3_to_voigt_6_stress(expected.stress.values[0])
+    np.testing.assert_allclose(atoms.get_stress(), voigt, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_forces_are_minus_the_gradient(potential, crystal, backend):
+    """F = -dE/dx by central differences through the calculator and its kept neighbour list."""
+    atoms = with_calculator(crystal, potential, backend=backend)
+    forces, step = atoms.get_forces(), 1e-4
+    atoms.positions[7, 1] += step
+    high = atoms.get_potential_energy()
+    atoms.positions[7, 1] -= 2 * step
+    low = atoms.get_potential_energy()
+    assert atoms.calc.neighbor_list.n_builds == 1
+    assert forces[7, 1] == pytest.approx(-(high - low) / (2 * step), rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_only_what_is_asked_is_computed(potential, crystal, backend):
+    """Energies come always, forces when asked, the stress only when asked."""
+    atoms = with_calculator(crystal, potential, backend=backend)
+    atoms.get_potential_energy()
+    assert set(atoms.calc.results) == {"energy", "free_energy", "energies"}
+    atoms.get_forces()
+    assert set(atoms.calc.results) == {"energy", "free_energy", "energies", "forces"}
+    atoms.get_potential_energy()
+    assert atoms.calc.timings["calls"] == 2
+    atoms.get_stress()
+    assert "stress" in atoms.calc.results
+    assert atoms.calc.timings["calls"] == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_kept_list_gives_the_forces_of_a_fresh_one(potential, backend):
+    """Along a hot run, forces from the kept list equal those from a list of their own."""
+    atoms = with_calculator(liquid.liquid_aluminium(2, 0), potential, backend=backend, skin=0.6)
+    for _ in range(8):
+        dynamics.nve(atoms, 10, timestep=2.0)
+        fresh = with_calculator(atoms, potential, backend=backend, skin=0.0)
+        np.testing.assert_allclose(atoms.get_forces(), fresh.get_forces(), rtol=0, atol=1e-10)
+    assert 1 < atoms.calc.neighbor_list.n_builds < 81
+
+
+def test_list_is_rebuilt_after_half_a_skin_and_not_before(potential, crystal):
+    """An atom may move by half the skin; the cell, the periodicity and the species may not change.
+
+    Wrapping an atom into the cell moves it far, and must not leave a wrong list behind.
+    """
+    atoms = with_calculator(crystal, potential, skin=1.0)
+
+    def builds() -> int:
+        atoms.get_forces()
+        return atoms.calc.neighbor_list.n_builds
+
+    assert builds() == 1
+    atoms.positions[3, 0] += 0.49
+    assert builds() == 1
+    atoms.positions[3, 0] += 0.02
+    assert builds() == 2
+    atoms.set_cell(atoms.cell.array * 1.001)
+    assert builds() == 3
+    atoms.pbc = False
+    assert builds() == 4
+    atoms.pbc = True
+    before = (builds(), atoms.get_forces())
+    atoms.positions[5] += atoms.cell.array[0]
+    assert builds() == before[0] + 1 == 6
+    np.testing.assert_allclose(atoms.get_forces(), before[1], rtol=0, atol=1e-10)
+
+
+def test_one_calculator_serves_many_configurations(potential, crystal):
+    """Another number of atoms gives a new list, not an old answer."""
+    calculator = HipnnCalculator(potential, device="cpu")
+    large, single = crystal.copy(), bulk("Al", a=4.1)
+    for atoms in (large, single, large):
+        atoms.calc = calculator
+        expected = potential.predict([atoms], forces=False).energy.item()
+        assert atoms.get_potential_energy() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_isolated_atoms(potential, backend):
+    """Without periodicity, a far pair is two single atoms, and a near one pulls along its axis."""
+    energy = {}
+    for distance in (2.5, 40.0):
+        atoms = with_calculator(
+            Atoms("Al2", [[0, 0, 0], [0, 0, distance]]), potential, backend=backend
+        )
+        energy[distance] = atoms.get_potential_energy()
+        forces = atoms.get_forces()
+        np.testing.assert_allclose(forces.sum(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(forces[:, :2], 0, atol=1e-12)
+    single = with_calculator(Atoms("Al", [[0, 0, 0]]), potential, backend=backend)
+    assert energy[40.0] == pytest.approx(2 * single.get_potential_energy(), rel=1e-12)
+    assert abs(energy[2.5] - energy[40.0]) > 1e-6
+    with pytest.raises(InputError, match="stress needs a cell"):
+        single.get_stress()
+
+
+def test_single_precision_model_returns_double_arrays(crystal):
+    """A float32 model's forces come as float64 and agree with the float64 model to 1e-4 eV/A."""
+    single = Potential(hipnn.build(HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5), seed=1))
+    double = Potential(hipnn.build(CONFIG, seed=1))
+    double.module.load_state_dict(single.module.state_dict())
+    forces = with_calculator(crystal, single).get_forces()
+    assert forces.dtype == np.float64
+    np.testing.assert_allclose(forces, with_calculator(crystal, double).get_forces(), atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_calculator_keeps_its_own_weights(crystal, backend):
+    """Training a model on does not change a calculator that was made from it."""
+    potential = Potential(hipnn.build(CONFIG, seed=1))
+    atoms = with_calculator(crystal, potential, backend=backend)
+    moved = with_calculator(crystal, potential, backend=backend)
+    moved.rattle(0.01, seed=3)
+    expected = moved.get_potential_energy()
+    for parameter in potential.module.parameters():
+        parameter.data.mul_(1.5)
+    atoms.rattle(0.01, seed=3)
+    assert atoms.get_potential_energy() == pytest.approx(expected, rel=1e-12)
+    fresh = with_calculator(atoms, potential, backend=backend)
+    assert fresh.get_potential_energy() != pytest.approx(expected, rel=1e-3)
+
+
+def test_layers_see_the_pairs_inside_the_cutoff_alone(potential, crystal):
+    """Pairs of the skin cost a list entry, not work in hippynn's layers."""
+    atoms, seen = with_calculator(crystal, potential, backend="hippynn", skin=2.0), []
+    atoms.calc._model._module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    atoms.get_forces()
+    inside = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, CONFIG.cutoff)
+    assert len(seen[0].first) == len(inside) < len(atoms.calc.neighbor_list.pairs)
+    np.testing.assert_array_equal(seen[0].row, inside.row)
+
+
+def test_calculator_from_a_folder(potential, crystal, tmp_path):
+    """A saved model makes the same calculator, and a missing one is an error."""
+    hipnn.save(potential.module, tmp_path)
+    atoms = crystal.copy()
+    atoms.calc = HipnnCalculator(str(tmp_path), device="cpu")
+    expected = with_calculator(crystal, potential).get_potential_energy()
+    assert atoms.get_potential_energy() == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(InputError, match="no such model file"):
+        HipnnCalculator(tmp_path / "nothing")
+
+
+def test_unsupported_model_falls_back_with_one_warning(crystal, caplog):
+    """l_max = 2 has no fused kernels: hippynn's layers run, and the log says why, once."""
+    config = HipnnConfig(6, 5, 1, l_max=2, dtype="float64", cutoff=5.0, soft_max=4.5)
+    potential = Potential(hipnn.build(config, seed=1))
+    reason = kernels.supports(potential.module)
+    with caplog.at_level(logging.WARNING, logger="kdlib.hipnn.calculator"):
+        atoms = with_calculator(crystal, potential, backend="fused")
+        atoms.get_forces()
+    assert atoms.calc.backend == "hippynn"
+    assert [record.message for record in caplog.records] == [
+        f"no fused kernels for this model ({reason}): using hippynn's layers"
+    ]
+
+
+def test_timings_accumulate(potential, crystal):
+    """Seconds of list and model grow with every call and are counted."""
+    atoms = with_calculator(crystal, potential)
+    atoms.get_forces()
+    first = dict(atoms.calc.timings)
+    atoms.rattle(0.01)
+    atoms.get_forces()
+    assert first["calls"] == 1
+    assert atoms.calc.timings["calls"] == 2
+    for part in ("neighbor_list", "model"):
+        assert 0 < first[part] < atoms.calc.timings[part]
+
+
+def mixed(atoms: Atoms) -> None:
+    """Periodic in two directions."""
+    atoms.pbc = [True, True, False]
+
+
+def flat(atoms: Atoms) -> None:
+    """A cell without volume."""
+    atoms.set_cell([[5.0, 0, 0], [0, 5, 0], [5, 5, 0]])
+
+
+def too_close(atoms: Atoms) -> None:
+    """Two atoms 0.3 Angstrom apart."""
+    atoms.positions[4] = atoms.positions[9] + [0, 0.3, 0]
+
+
+def lost(atoms: Atoms) -> None:
+    """An atom nowhere."""
+    atoms.positions[4] = np.nan
+
+
+def strange(atoms: Atoms) -> None:
+    """An atom of another element."""
+    atoms.symbols[3] = "Cu"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (mixed, "is mixed"),
+        (flat, "three independent vectors"),
+        (too_close, "atom 4 is 0.3 Angstrom from another; the least allowed is 0.5"),
+        (lost, "atom 4 is at a position that is not finite"),
+        (strange, r"atomic numbers \[29\] are unknown to a model of Al"),
+    ],
+)
+def test_bad_configurations(potential, crystal, spoil, message):
+    """A configuration outside the rules is refused, with the rule in the message, every time."""
+    atoms = with_calculator(crystal, potential)
+    atoms.get_forces()
+    spoil(atoms)
+    for _ in range(2):
+        with pytest.raises(InputError, match=message):
+            atoms.get_forces()
+
+
+def test_own_image_counts_as_too_close(potential):
+    """An atom 0.4 Angstrom from its own image breaks the rule, too."""
+    atoms = Atoms("Al", [[0, 0, 0]], cell=[0.4, 9, 9], pbc=True)
+    with pytest.raises(InputError, match="atom 0 is 0.4 Angstrom from another"):
+        with_calculator(atoms, potential).get_potential_energy()
+
+
+def test_bad_settings(potential):
+    """Backend, skin and device are checked when the calculator is made."""
+    with pytest.raises(InputError, match="unknown backend 'cuda'"):
+        HipnnCalculator(potential, backend="cuda")
+    with pytest.raises(InputError, match="must not be negative"):
+        HipnnCalculator(potential, skin=-0.1)
+    with pytest.raises(InputError, match="unknown device 'abacus'"):
+        HipnnCalculator(potential, device="abacus")
+
+
+def test_agrees_with_hippynns_own_calculator(potential, crystal):
+    """Energy, atomic energies, forces and stress equal stock hippynn's, in eV and Angstrom."""
+    ours, stock = with_calculator(crystal, potential, backend="hippynn"), crystal.copy()
+    stock.calc = stock_calculator(potential, device="cpu")
+    assert stock.get_potential_energy() == pytest.approx(ours.get_potential_energy(), rel=1e-10)
+    np.testing.assert_allclose(stock.get_forces(), ours.get_forces(), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(stock.get_potential_energies(), ours.get_potential_energies())
+    full = full_3x3_to_voigt_6_stress(stock.get_stress(voigt=False))
+    np.testing.assert_allclose(full, ours.get_stress(), rtol=0, atol=1e-10)
+
+
+def test_stock_timings(potential, crystal):
+    """The stock calculator is timed in the same two parts, through MD."""
+    crystal.calc = stock_calculator(potential, device="cpu")
+    run = dynamics.nve(crystal, 3)
+    parts = dict(zip(run.component.values, run.seconds.values, strict=True))
+    assert min(parts.values()) > 0
+    inside = parts["neighbor_list"] + parts["model"]
+    assert parts["integrator"] == pytest.approx(parts["total"] - inside)
+    assert crystal.calc.timings["calls"] == 4

@@ -1,0 +1,126 @@
+"""The liquid of many models: one start, errors against the right teacher, failures kept apart."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import xarray as xr
+from ase.calculators.emt import EMT
+
+from kdlib import hipnn
+from kdlib.md import liquid
+from kdlib.geometry import rdf
+from kdlib import results
+from kdlib.results import schema
+from kdlib.md import structure
+from kdlib.md.dynamics import MeltProtocol
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig
+from kdlib.hipnn import Potential
+from kdlib.md.structure import StructureProtocol
+
+SHORT = StructureProtocol(
+    equilibration_steps=20, n_steps=80, sample_every=10, n_pieces=2, device="cpu"
+)
+
+
+def g_of(height: float, n_pieces: int = 2) -> xr.Dataset:
+    """A liquid with g = height everywhere, whose pieces lie 0.1 above and below."""
+    flat = xr.DataArray(np.full(160, height), {"r": rdf.centres(8.0, 160)}, ("r",))
+    around = 0.1 * (-1.0) ** np.arange(n_pieces)
+    pieces = flat + xr.DataArray(around, dims="piece")
+    scalars = {"temperature": 1200.0, "diffusion": 9e-4, "is_liquid": 1.0}
+    return xr.Dataset({"g": flat, "g_piece": pieces, **scalars})
+
+
+def grid_of(heights: dict) -> xr.Dataset:
+    """Liquids over role, architecture and seed."""
+    model = Potential(hipnn.build(HipnnConfig(4, 5, 1)))
+    return results.combine(
+        structure._cell(g_of(height), key, model) for key, height in heights.items()
+    )
+
+
+def test_errors_are_taken_against_the_right_teacher():
+    """Flat g(r) make every error 6 Angstrom times a difference of heights."""
+    ds = grid_of(
+        {
+            ("teacher", "4-5-1", 0): 1.0,
+            ("teacher", "4-5-1", 1): 1.5,
+            ("student", "2-5-1", 0): 1.2,
+            ("student", "2-5-1", 1): 1.2,
+        }
+    )
+    compared = structure.compare(ds, StructureProtocol(n_pieces=2))
+    student = compared.sel(role="student", architecture="2-5-1")
+    np.testing.assert_allclose(student.rdf_error, [6 * 0.2, 6 * 0.3])
+    np.testing.assert_allclose(student.rdf_error_other_teachers, [6 * 0.3, 6 * 0.2])
+    teacher = compared.sel(role="teacher", architecture="4-5-1")
+    assert teacher.rdf_error.isnull().all()
+    np.testing.assert_allclose(teacher.rdf_error_other_teachers, [3.0, 3.0])
+    experiment = rdf.rdf_error(g_of(1.2).g, rdf.experiment())
+    np.testing.assert_allclose(student.rdf_error_experiment, experiment)
+    assert compared.rdf_floor.item() == pytest.approx(6 * 0.2 / np.sqrt(2))
+    assert compared.rdf_floor_teachers.item() == pytest.approx(6 * 0.5)
+    assert compared.g.sel(role="student", architecture="4-5-1").isnull().all()
+    schema.validate(schema.describe(compared, "rdf"), "rdf")
+
+
+def test_one_teacher_has_no_others():
+    """With one seed there is no error against other teachers and no scatter between them."""
+    ds = grid_of({("teacher", "4-5-1", 0): 1.0, ("control", "2-5-1", 0): 0.9})
+    compared = structure.compare(ds, StructureProtocol(n_pieces=2))
+    assert compared.rdf_error.sel(role="control", architecture="2-5-1").item() == pytest.approx(0.6)
+    assert compared.rdf_error_other_teachers.isnull().all()
+    assert "rdf_floor_teachers" not in compared
+
+
+def test_errors_need_a_teacher():
+    """Students alone have nothing to be compared with."""
+    with pytest.raises(InputError, match="need the liquid of a teacher"):
+        structure.compare(grid_of({("student", "2-5-1", 0): 1.2}))
+
+
+def test_liquids_of_models(classical, monkeypatch):
+    """Models run from one start, side by side; equal models and seeds give equal liquids."""
+    melt = MeltProtocol(melt_steps=40, quench_steps=20, equilibration_steps=20)
+    start = structure.starting_liquid(2, melt)
+    assert len(start) == 32
+    assert start.calc is None
+    assert len(start) / start.get_volume() == pytest.approx(liquid.density(1200))
+    positions = start.positions.copy()
+    keys = [("teacher", "4-5-1", 0), ("student", "4-5-1", 0)]
+    monkeypatch.setattr(hipnn, "load", lambda run_dir: classical)
+    with ThreadPoolExecutor(1) as pool:
+        ds = structure.liquid_structures(dict.fromkeys(keys, classical), start, SHORT, pool)
+    np.testing.assert_array_equal(start.positions, positions)
+    assert ds.g.dims[-1] == "r"
+    xr.testing.assert_equal(
+        ds.g.sel(role="teacher", drop=True), ds.g.sel(role="student", drop=True)
+    )
+    assert float(ds.g.sel(r=slice(0, 1.8)).max()) == 0.0
+    assert float(ds.g.max()) > 1.5
+    compared = structure.compare(ds, SHORT)
+    assert compared.rdf_error.sel(role="student").item() == 0.0
+    assert compared.rdf_floor > 0
+
+
+def test_explosion_is_a_property_of_the_model(classical, monkeypatch):
+    """A model that cannot hold the liquid together gives NaN and a reason, not an error."""
+
+    class Repulsive(EMT):
+        def calculate(self, *args: object) -> None:
+            super().calculate(*args)
+            self.results["forces"] = -50 * self.results["forces"]
+
+    monkeypatch.setattr(type(classical), "calculator", lambda self, **options: Repulsive())
+    found = structure.liquid_structure(classical, liquid.liquid_aluminium(2, 0), SHORT)
+    assert found.g.isnull().all()
+    assert np.isnan(found.is_liquid)
+    assert "step" in found.attrs["failure"]
+
+
+def test_protocol_needs_samples():
+    """Pieces of less than two samples are refused."""
+    with pytest.raises(InputError, match="too few for 4 pieces"):
+        StructureProtocol(n_steps=100, sample_every=20)

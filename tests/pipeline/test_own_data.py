@@ -1,0 +1,72 @@
+"""Profiles that name a user's own files: where they are looked for, and what depends on them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kdlib import pipeline
+from kdlib.pipeline import profile
+from kdlib.pipeline import notebook
+from kdlib.__main__ import main
+
+PARAMETERS = 'dataset: str = "al-pbe"  # frames'
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """Profile beside a folder with two files."""
+    (tmp_path / "set").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "set" / f"{name}.xyz").write_text(name)
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "description: mine\n"
+        "common: {dataset: set/a.xyz}\n"
+        "notebooks: {01_x: {dataset: 'set/*.xyz'}, 02_x: {dataset: ani-al}}\n"
+    )
+    return path
+
+
+def test_files_are_looked_for_beside_the_profile(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths and patterns start at the profile, wherever the command runs; names stay names."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = profile.load(Path("..") / mine.name)
+    assert found.common["dataset"] == str(tmp_path / "set" / "a.xyz")
+    assert found.notebooks["01_x"]["dataset"] == str(tmp_path / "set" / "*.xyz")
+    assert found.notebooks["02_x"]["dataset"] == "ani-al"
+
+
+def test_absent_files_are_named_before_anything_runs(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message has the profile and what it asked for."""
+    mine.write_text("common: {dataset: absent.xyz}\n")
+    assert main(["run", "--profile", str(mine)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"kdlib: {mine}: dataset: {mine.parent / 'absent.xyz'}: neither a file")
+
+
+def test_a_step_depends_on_every_file_of_a_pattern(
+    mine: Path, write_notebook: Callable[..., Path]
+) -> None:
+    """Changing, adding or removing a file of the pattern changes the key of the step."""
+    step = notebook.read(write_notebook("01_x", parameters=PARAMETERS))
+
+    def key() -> str:
+        parameters = profile.load(mine).parameters(step)
+        return pipeline.key(pipeline.dependencies(step, parameters, mine.parent))
+
+    keys = [key()]
+    for change in (
+        lambda: (mine.parent / "set" / "b.xyz").write_text("other"),
+        lambda: (mine.parent / "set" / "c.xyz").write_text("new"),
+        lambda: (mine.parent / "set" / "a.xyz").unlink(),
+    ):
+        mine.write_text(mine.read_text().replace("set/a.xyz", "set/b.xyz"))
+        change()
+        keys.append(key())
+    assert len(set(keys)) == 4

@@ -1,0 +1,156 @@
+"""Sweeps: equal conditions, caching, dying workers."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdlib import datasets
+from kdlib.training import roles as distillation
+from kdlib import hipnn
+from kdlib.results import schema
+from kdlib.training import sweep
+from kdlib import training
+from kdlib.errors import InputError
+from kdlib.progress import Reporter
+from kdlib.training import TrainingConfig
+
+
+@pytest.fixture
+def split(emt_frames):
+    return datasets.split(emt_frames)
+
+
+@pytest.fixture
+def settings():
+    return TrainingConfig(batch_size=8, max_epochs=2, backend="hippynn")
+
+
+@pytest.fixture
+def labels(emt_frames, small_config):
+    teacher = hipnn.Potential(hipnn.build(small_config, seed=5))
+    return dict.fromkeys((0, 1), distillation.atomic_energies(teacher, emt_frames))
+
+
+def test_tasks_of_a_seed_differ_in_their_role_alone(small_config, settings, labels):
+    """Configuration, optimizer, seed and labels are those of the control for every role."""
+    roles = ["student", "control", "matched_control"]
+    todo = sweep.tasks(roles, [small_config], settings, [0, 1], labels)
+    assert len(todo) == 6
+    of_seed = [task for task in todo if task.training.seed == 1]
+    assert {replace(task, role="", labels=None) for task in of_seed} == {
+        sweep.Task("", small_config, replace(settings, seed=1))
+    }
+
+
+def test_roles_that_learn_need_labels_of_their_seed(small_config, settings, labels):
+    """A student of seed 2 without a teacher of seed 2 is an error before any training."""
+    with pytest.raises(InputError, match=r"needs a teacher's labels for seeds \[2\]"):
+        sweep.tasks(["student"], [small_config], settings, [0, 2], labels)
+
+
+def test_equal_initial_weights_and_batches_between_roles(
+    tmp_path, emt_frames, split, small_config, settings, labels
+):
+    """With a learning rate of nearly zero, student and control report the same training errors."""
+    still = replace(settings, learning_rate=1e-12, max_epochs=1)
+    roles = ["student", "control", "matched_control"]
+    todo = sweep.tasks(roles, [small_config], still, [0], labels)
+    with ThreadPoolExecutor(1) as pool:
+        runs = sweep.run(todo, emt_frames, split, tmp_path, pool)
+    errors = [run.history.force_rmse.sel(split="train").item() for run in runs]
+    np.testing.assert_allclose(errors, errors[0], rtol=1e-9)
+
+
+def test_results_fit_the_schema_and_name_every_run(
+    tmp_path, emt_frames, split, small_config, settings, labels
+):
+    """Accuracy and history are valid result Datasets over role, architecture and seed."""
+    todo = sweep.tasks(["student", "control"], [small_config], settings, [0, 1], labels)
+    with ThreadPoolExecutor(1) as pool:
+        runs = sweep.run(todo, emt_frames, split, tmp_path, pool)
+    accuracy = sweep.accuracy(todo, runs, emt_frames, split)
+    history = sweep.history(todo, runs)
+    schema.validate(schema.describe(accuracy, "accuracy"), "accuracy")
+    schema.validate(schema.describe(history, "history"), "history")
+    point = {"role": "control", "architecture": "6-5-1", "seed": 1, "split": "test"}
+    test = [emt_frames[k] for k in split.test]
+    control = sweep.load(tmp_path, "control", "6-5-1", 1)
+    forces = np.concatenate([atoms.get_forces() for atoms in test])
+    expected = np.sqrt(np.mean((control.predict(test).forces.values - forces) ** 2))
+    assert accuracy.force_rmse.sel(point).item() == pytest.approx(expected, rel=1e-12)
+    per_frame = accuracy.frame_force_mse.sel(role="control", architecture="6-5-1", seed=1)
+    assert per_frame.mean().item() == pytest.approx(expected**2, rel=1e-12)  # equal sizes
+
+
+class Count(Reporter):
+    """Counts the lines of finished runs."""
+
+    def __init__(self):
+        self.lines = []
+
+    def bar(self, total, desc="", unit=""):
+        """Return a silent bar whose lines are kept."""
+        bar = super().bar(total, desc, unit)
+        bar.line = self.lines.append
+        return bar
+
+
+def test_finished_trainings_are_not_repeated(tmp_path, emt_frames, split, small_config, settings):
+    """The second sweep trains only what is new, and returns everything."""
+    first, second = Count(), Count()
+    todo = sweep.tasks(["control"], [small_config], settings, [0, 1])
+    with ThreadPoolExecutor(1) as pool:
+        sweep.run(todo[:1], emt_frames, split, tmp_path, pool, reporter=first)
+        runs = sweep.run(todo, emt_frames, split, tmp_path, pool, reporter=second)
+    assert [line.split(":")[0] for line in first.lines] == ["control_6-5-1_s0"]
+    assert [line.split(":")[0] for line in second.lines] == ["control_6-5-1_s1"]
+    assert len(runs) == 2
+
+
+@pytest.mark.slow
+def test_sweep_survives_a_dying_worker(tmp_path, emt_frames, split, small_config, settings):
+    """Killing a worker process costs its current training, which is repeated."""
+    longer = replace(settings, max_epochs=150, checkpoint_every=5)
+    todo = sweep.tasks(["control"], [small_config], longer, [0])
+    killed = []
+
+    def kill_the_worker():
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and not killed:
+            if list((tmp_path / "runs").glob(f"*/{training.CHECKPOINT}")):
+                mine = str(os.getpid())
+                for stat in Path("/proc").glob("[0-9]*/stat"):
+                    fields = stat.read_text().rsplit(")", 1)[1].split()
+                    command = stat.with_name("cmdline").read_bytes()
+                    if fields[1] == mine and b"spawn_main" in command:
+                        os.kill(int(stat.parent.name), signal.SIGKILL)
+                        killed.append(stat.parent.name)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_the_worker)
+    killer.start()
+    runs = sweep.run(todo, emt_frames, split, tmp_path, workers=1)
+    killer.join()
+    assert killed
+    assert runs[0].history.sizes["epoch"] == 150
+
+
+def test_training_that_fails_is_not_hidden(tmp_path, emt_frames, split, small_config, settings):
+    """An error of a training ends the sweep with that error."""
+    wild = replace(settings, learning_rate=1e300)
+    todo = sweep.tasks(["control"], [small_config], wild, [0])
+    with ThreadPoolExecutor(1) as pool, pytest.raises(training.TrainingError, match="epoch 1"):
+        sweep.run(todo, emt_frames, split, tmp_path, pool)
+
+
+def test_unfinished_potential_is_refused(tmp_path):
+    """Loading what nobody trained names the run."""
+    with pytest.raises(InputError, match="no finished run 'student_16-8-1_s0'"):
+        sweep.load(tmp_path, "student", "16-8-1", 0)
