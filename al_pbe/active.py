@@ -15,17 +15,14 @@ import xarray as xr
 from ase import Atoms
 from ase.build import bulk
 
-from kdlib import units
-from kdlib.md.exploration import Excursion
-from kdlib.md.exploration import Path
-from kdlib.md.exploration import follow
-from kdlib.md.exploration import judged
-from kdlib.hipnn import Potential
-from kdlib.progress import Reporter
 from al_pbe import campaign
 from al_pbe.campaign import CLOSEST_PAIR
 from al_pbe.labeling import label
 from al_pbe.sampling import ACTIVE
+from kdlib import units
+from kdlib.hipnn import Potential
+from kdlib.md.exploration import Excursion, Path, follow, judged
+from kdlib.progress import Reporter
 
 #: Frame numbers of one round.
 PER_ROUND = 1000

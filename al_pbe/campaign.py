@@ -14,13 +14,11 @@ import pandas as pd
 import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets
-from kdlib.geometry.pairs import closest_pair
-from kdlib.progress import Reporter
 from al_pbe.labeling import label
-from al_pbe.sampling import ACTIVE
-from al_pbe.sampling import LARGE
-from al_pbe.sampling import configuration
+from al_pbe.sampling import ACTIVE, LARGE, configuration
+from kdlib import datasets
+from kdlib.geometry.cells import closest_pair
+from kdlib.progress import Reporter
 from kdlib.replacing import replacing
 
 #: Configurations with closer pairs (Angstrom) are left out: PAW spheres would overlap too much.

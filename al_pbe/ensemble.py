@@ -7,12 +7,9 @@ import numpy as np
 from ase import Atoms
 
 from kdlib import datasets
-from kdlib.training import accuracy
-from kdlib.training import sweep
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
+from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.progress import Reporter
-from kdlib.training import TrainingConfig
+from kdlib.training import TrainingConfig, accuracy, sweep
 
 #: Small enough to be trained in minutes, large enough to be worth asking.
 ARCHITECTURE = HipnnConfig(32, 16, 2)

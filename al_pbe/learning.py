@@ -17,17 +17,13 @@ import pandas as pd
 import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets
-from kdlib.training import accuracy
-from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
-from kdlib.progress import Reporter
 from al_pbe import ensemble
-from al_pbe.sampling import ACTIVE
-from al_pbe.sampling import COMPRESSED
-from al_pbe.sampling import LARGE
-from kdlib.training import TrainingConfig
+from al_pbe.sampling import ACTIVE, COMPRESSED, LARGE
+from kdlib import datasets
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.progress import Reporter
+from kdlib.training import TrainingConfig, accuracy
 
 #: Parts of the data on which ensembles are judged, beside those of the rounds.
 TEST, COMMON_TEST, COMPRESSED_TEST = "test", "common test", "compressed test"

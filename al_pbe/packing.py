@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from kdlib import datasets
 from al_pbe.campaign import collected
+from kdlib import datasets
 from kdlib.replacing import replacing
 
 #: Where the package keeps its data, in a checkout.
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "kdlib" / "datasets" / "data"
 
 
 def pack(labels: str | Path, version: str, data: Path = DATA) -> int:

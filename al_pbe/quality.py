@@ -16,18 +16,12 @@ import pandas as pd
 import xarray as xr
 from ase import Atoms
 
+from al_pbe.campaign import store
+from al_pbe.labeling import CONVERGED, PRODUCTION, LabelSettings, label
+from al_pbe.sampling import ACTIVE, COMPRESSED, LARGE
 from kdlib.datasets import identity
 from kdlib.errors import InputError
-from kdlib.progress import Bar
-from kdlib.progress import Reporter
-from al_pbe.campaign import store
-from al_pbe.labeling import CONVERGED
-from al_pbe.labeling import PRODUCTION
-from al_pbe.labeling import LabelSettings
-from al_pbe.labeling import label
-from al_pbe.sampling import ACTIVE
-from al_pbe.sampling import COMPRESSED
-from al_pbe.sampling import LARGE
+from kdlib.progress import Bar, Reporter
 
 #: Name -> settings that the labels are compared with: all tight, or one of them.
 VARIANTS = {

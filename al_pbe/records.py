@@ -18,20 +18,15 @@ import xarray as xr
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 
-from kdlib.md import crystals
-from kdlib import datasets
-from kdlib import results
-from kdlib.md.crystals import CrystalProtocol
-from kdlib.errors import InputError
-from kdlib.progress import Reporter
 from al_pbe import quality
-from al_pbe.labeling import CONVERGED
-from al_pbe.labeling import PRODUCTION
-from al_pbe.labeling import LabelSettings
-from al_pbe.labeling import calculator
-from al_pbe.labeling import versions
+from al_pbe.labeling import CONVERGED, PRODUCTION, LabelSettings, calculator, versions
 from al_pbe.packing import DATA
+from kdlib import datasets, results
 from kdlib.datasets.records import RECORDS
+from kdlib.errors import InputError
+from kdlib.md import crystals
+from kdlib.md.crystals import CrystalProtocol
+from kdlib.progress import Reporter
 from kdlib.replacing import replacing
 
 Copies = tuple[int, int, int]

@@ -42,9 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Execute the notebooks of a profile that are not up to date."""
-    from kdlib import pipeline
+    from kdlib import pipeline, results
     from kdlib.pipeline import profile
-    from kdlib import results
 
     chosen = profile.load(options.profile)
     default = results.project_root() / "results" / chosen.name
@@ -70,8 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 def figures(options: argparse.Namespace) -> int:
     """Draw all figures again from the NetCDF files beside them."""
-    from kdlib import figures
-    from kdlib import results
+    from kdlib import figures, results
 
     root = results.project_root()
     folder = root / "results" / options.profile if options.profile else root
@@ -84,8 +82,8 @@ def bench(options: argparse.Namespace) -> int:
     """Time stock hippynn, both backends and LAMMPS side by side."""
     from dataclasses import replace
 
-    from kdlib.benchmarks import side_by_side
     from kdlib import figures
+    from kdlib.benchmarks import side_by_side
 
     names = {"sizes": options.sizes, "n_steps": options.steps, "repeats": options.repeats}
     chosen = {name: value for name, value in names.items() if value}
@@ -108,8 +106,7 @@ def fetch(options: argparse.Namespace) -> int:
 
 def label(options: argparse.Namespace) -> int:
     """Label frames of al-pbe that do not exist yet, by DFT."""
-    from al_pbe import campaign
-    from al_pbe import labeling
+    from al_pbe import campaign, labeling
 
     labeling.require()
     written = campaign.run(

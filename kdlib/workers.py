@@ -6,9 +6,7 @@ busy: see :func:`kdlib.isolation.spawning`.
 
 from concurrent.futures import ProcessPoolExecutor
 
-from kdlib.isolation import cores
-from kdlib.isolation import end_with_parent
-from kdlib.isolation import spawning
+from kdlib.isolation import cores, end_with_parent, spawning
 
 
 def single_threaded(

@@ -283,8 +283,7 @@ def planted() -> Callable[..., dict[str, xr.Dataset]]:
 @pytest.fixture(scope="session")
 def drawn_from(planted) -> dict[str, xr.Dataset]:
     """Name of a figure -> synthetic Dataset that it can be drawn from."""
-    from kdlib import claims
-    from kdlib import figures
+    from kdlib import claims, figures
     from kdlib.training import losses
 
     found = planted()
@@ -310,8 +309,7 @@ def drawn_from(planted) -> dict[str, xr.Dataset]:
 
 def _crystals() -> xr.Dataset:
     """Three parabolas; models a few percent off, and more so for the vacancy."""
-    from kdlib.md.crystals import QUANTITIES
-    from kdlib.md.crystals import STRUCTURES
+    from kdlib.md.crystals import QUANTITIES, STRUCTURES
 
     rng = np.random.default_rng(0)
     roles, names, seeds = ["teacher", "student", "control"], ["16-8-1", "128-40-4"], [0, 1]
@@ -422,10 +420,7 @@ def _distilled() -> xr.Dataset:
 
 def _benchmark() -> xr.Dataset:
     """A teacher and a student against everybody; stock hippynn extrapolated at the largest size."""
-    from kdlib.benchmarks.side_by_side.plan import CONTESTANTS
-    from kdlib.benchmarks.side_by_side.plan import BenchProtocol
-    from kdlib.benchmarks.side_by_side.plan import empty
-    from kdlib.benchmarks.side_by_side.plan import record
+    from kdlib.benchmarks.side_by_side.plan import CONTESTANTS, BenchProtocol, empty, record
     from kdlib.benchmarks.side_by_side.table import with_ratios
     from kdlib.hipnn import HipnnConfig
 

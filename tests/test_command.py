@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import kdlib
-from kdlib.pipeline import profile
 from kdlib.__main__ import main
+from kdlib.pipeline import profile
 
 
 def test_command_and_module_are_the_same() -> None:

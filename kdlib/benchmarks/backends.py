@@ -13,11 +13,10 @@ import xarray as xr
 from ase.calculators.calculator import BaseCalculator
 
 from kdlib import hipnn
-from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
+from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator
 from kdlib.results.schema import BACKENDS as BACKENDS
-from kdlib.hipnn.stock import stock_calculator
 
 #: Backend -> numbers of atoms that it runs.
 Sizes = Mapping[str, Sequence[int]]

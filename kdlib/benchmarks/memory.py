@@ -28,15 +28,12 @@ import torch
 import xarray as xr
 from ase import Atoms
 
-from kdlib.md import dynamics
 from kdlib import hipnn
-from kdlib.md import liquid
-from kdlib.hipnn.calculator import torch_device
-from kdlib.benchmarks.backends import Sizes
-from kdlib.benchmarks.backends import contestant
-from kdlib.benchmarks.backends import grid
+from kdlib.benchmarks.backends import Sizes, contestant, grid
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
+from kdlib.hipnn.calculator import torch_device
+from kdlib.md import dynamics, liquid
 from kdlib.progress import Reporter
 
 #: Sizes that a slope needs.
@@ -222,3 +219,13 @@ def max_atoms(ds: xr.Dataset, device_memory: float) -> xr.DataArray:
     fixed = (ds.peak_memory * 1e6 - slope * ds.n_atoms).mean("n_atoms")
     fits = np.floor((device_memory * 1e9 - fixed) / slope)
     return fits.where(fits > 0).rename("max_atoms").assign_attrs(device_memory=device_memory)
+
+
+def free_memory() -> float:
+    """Memory that the system can give without swapping, bytes; infinite where it does not say."""
+    path = Path("/proc/meminfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    return np.inf

@@ -12,22 +12,19 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
-from kdlib.md import dynamics
-from kdlib.md import liquid
 from kdlib import results
 from kdlib.benchmarks.backends import BACKENDS as BACKENDS
-from kdlib.benchmarks.backends import Sizes
-from kdlib.benchmarks.backends import contestant
-from kdlib.benchmarks.backends import grid
-from kdlib.md.dynamics import DynamicsError
-from kdlib.errors import InputError
-from kdlib.hipnn import Potential
+from kdlib.benchmarks.backends import Sizes, contestant, grid
 from kdlib.benchmarks.memory import MemoryProtocol as MemoryProtocol
 from kdlib.benchmarks.memory import max_atoms as max_atoms
 from kdlib.benchmarks.memory import memory_per_atom as memory_per_atom
-from kdlib.training.accuracy import evaluate
+from kdlib.errors import InputError
+from kdlib.hipnn import Potential
+from kdlib.md import dynamics, liquid
+from kdlib.md.dynamics import DynamicsError
 from kdlib.progress import Reporter
 from kdlib.results.schema import COMPONENTS
+from kdlib.training.accuracy import evaluate
 
 #: Errors of a potential on every part of a dataset.
 accuracy = evaluate

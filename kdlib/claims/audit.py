@@ -12,19 +12,11 @@ import numpy as np
 import xarray as xr
 
 from kdlib import results
-from kdlib.results import schema
 from kdlib.claims.choices import choices
-from kdlib.claims.evidence import Finding
-from kdlib.claims.evidence import Results
-from kdlib.claims.evidence import error_ratio
-from kdlib.claims.evidence import find
-from kdlib.claims.evidence import learning_ratio
+from kdlib.claims.evidence import Finding, Results, error_ratio, find, learning_ratio
+from kdlib.claims.paper import DEFAULT, PAPER, Claim, Margins, claims
 from kdlib.claims.statistics import Interval
-from kdlib.claims.paper import DEFAULT
-from kdlib.claims.paper import PAPER
-from kdlib.claims.paper import Claim
-from kdlib.claims.paper import Margins
-from kdlib.claims.paper import claims
+from kdlib.results import schema
 
 __all__ = ["PAPER", "Claim", "Margins", "audit", "choices", "claims", "verdict"]
 

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from kdlib.training.roles import ROLES
 from kdlib.hipnn import HipnnConfig
 from kdlib.training.loop import TrainingConfig
-from kdlib.training.losses import TABLE_1
-from kdlib.training.losses import TABLE_1_EPOCHS
+from kdlib.training.losses import TABLE_1, TABLE_1_EPOCHS
+from kdlib.training.roles import ROLES
 
 Results = Mapping[str, xr.Dataset]
 #: Name -> (what the paper says, what is done here, why).

@@ -10,18 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from kdlib.claims.statistics import LEVEL
-from kdlib.claims.statistics import MISSING
-from kdlib.claims.statistics import Interval
-from kdlib.claims.statistics import crossed_interval
-from kdlib.claims.statistics import frame_bootstrap
-from kdlib.claims.statistics import log_binned
-from kdlib.claims.statistics import rank_correlation
-from kdlib.claims.statistics import ratio
-from kdlib.claims.statistics import slope
-from kdlib.claims.statistics import t_interval
-from kdlib.claims.pareto import dominance
-from kdlib.claims.pareto import step_time
+from kdlib.claims.statistics import (
+    LEVEL,
+    MISSING,
+    Interval,
+    crossed_interval,
+    dominance,
+    frame_bootstrap,
+    log_binned,
+    rank_correlation,
+    ratio,
+    slope,
+    step_time,
+    t_interval,
+)
 from kdlib.results.schema import ROLE_NAMES
 
 Results = Mapping[str, xr.Dataset]

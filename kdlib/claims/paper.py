@@ -8,16 +8,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from kdlib.claims.evidence import (
+    Measure,
+    best_smaller_student,
+    cost_ratio,
+    cost_slope,
+    error_ratio,
+    front_ratio,
+    learning_drift,
+    learning_ratio,
+    rdf_correlation,
+)
 from kdlib.results import schema
-from kdlib.claims.evidence import Measure
-from kdlib.claims.evidence import best_smaller_student
-from kdlib.claims.evidence import cost_ratio
-from kdlib.claims.evidence import cost_slope
-from kdlib.claims.evidence import error_ratio
-from kdlib.claims.evidence import front_ratio
-from kdlib.claims.evidence import learning_drift
-from kdlib.claims.evidence import learning_ratio
-from kdlib.claims.evidence import rdf_correlation
 
 #: The numbers that the paper gives for results, in section 3.5: name -> (value, spread, unit).
 #: Everything else is shown in figures without tabulated values.

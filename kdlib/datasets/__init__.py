@@ -11,23 +11,19 @@ from os import PathLike
 
 from ase import Atoms
 
-from kdlib.datasets import ani_al
-from kdlib.datasets import readers
-from kdlib.datasets import registry
-from kdlib.datasets.checks import CLOSEST_PAIR
-from kdlib.datasets.checks import LARGEST_FORCE
-from kdlib.datasets.checks import NET_FORCE
-from kdlib.datasets.checks import check
-from kdlib.datasets.registry import names
-from kdlib.datasets.registry import write_packed
-from kdlib.datasets.splits import PARTS
-from kdlib.datasets.splits import WEIGHT
-from kdlib.datasets.splits import Split
-from kdlib.datasets.splits import fingerprint
-from kdlib.datasets.splits import frame_numbers
-from kdlib.datasets.splits import identity
-from kdlib.datasets.splits import species
-from kdlib.datasets.splits import split
+from kdlib.datasets import ani_al, readers, registry
+from kdlib.datasets.checks import CLOSEST_PAIR, LARGEST_FORCE, NET_FORCE, check
+from kdlib.datasets.registry import names, write_packed
+from kdlib.datasets.splits import (
+    PARTS,
+    WEIGHT,
+    Split,
+    fingerprint,
+    frame_numbers,
+    identity,
+    species,
+    split,
+)
 from kdlib.datasets.summary import summary
 from kdlib.errors import InputError
 from kdlib.progress import Reporter
@@ -68,7 +64,7 @@ def load(
         database, VASP or Quantum ESPRESSO output, ... , a pattern such as ``"runs/*/OUTCAR"``, or
         a list of these.
     energy_key, forces_key
-        Names of the labels in own files; empty for the usual ones (:mod:`kdlib.datasets.labels`).
+        Names of the labels in own files; empty for the usual ones (:mod:`kdlib.datasets.readers`).
 
     Returns
     -------

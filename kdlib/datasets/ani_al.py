@@ -17,12 +17,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
 
 from kdlib import units
-from kdlib.datasets import download
 from kdlib.datasets import registry
 from kdlib.datasets.checks import broken
-from kdlib.geometry.pairs import Closest
-from kdlib.geometry.pairs import closest_pair
 from kdlib.errors import InputError
+from kdlib.geometry.cells import Closest, closest_pair
 from kdlib.progress import Reporter
 
 logger = logging.getLogger(__name__)
@@ -47,12 +45,12 @@ class Loaded:
 
 def folder() -> Path:
     """Folder of the cache that holds the unpacked files, or will."""
-    return download.cache() / f"{NAME}-{registry.entry(NAME)['git_blob'][:12]}"
+    return registry.cache() / f"{NAME}-{registry.entry(NAME)['git_blob'][:12]}"
 
 
 def is_fetched() -> bool:
     """Whether the files are in the cache."""
-    return (folder() / download.MANIFEST).is_file()
+    return (folder() / registry.MANIFEST).is_file()
 
 
 def fetch(base_url: str = "", reporter: Reporter | None = None) -> Path:
@@ -63,9 +61,9 @@ def fetch(base_url: str = "", reporter: Reporter | None = None) -> Path:
     if home.exists():
         raise InputError(f"{home}: incomplete, remove it and fetch again")
     archive = home.with_suffix(".tgz")
-    download.download(card["path"], archive, card["git_blob"], base_url, reporter)
+    registry.download(card["path"], archive, card["git_blob"], base_url, reporter)
     try:
-        download.unpack(archive, home)
+        registry.unpack(archive, home)
     finally:
         archive.unlink()
     return home
@@ -81,7 +79,7 @@ def load() -> Loaded:
     """
     if not is_fetched():
         raise InputError(f"{NAME}: not downloaded yet, run: kdlib fetch {NAME}")
-    files = download.unpacked(folder(), ".h5")
+    files = registry.unpacked(folder(), ".h5")
     if not files:
         raise InputError(f"{folder()}: holds no HDF5 file")
     found = read(files)

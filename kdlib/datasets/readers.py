@@ -1,18 +1,163 @@
-"""Frames from a user's own files: one, several, or a pattern of names."""
+"""Frames from a user's own files: one, several, or a pattern of names.
+
+Labels of a frame, under whatever name and in whatever order a file has them.
+
+Names are looked for among the results that ASE's readers recognise (``atoms.calc``), in
+``atoms.info`` and in ``atoms.arrays``. Three rules decide:
+
+- Where a code reports ``energy`` and ``free_energy``, the free energy is taken: with smeared
+  occupations it is the one whose gradient the forces are, while ``energy`` is then extrapolated to
+  zero smearing. (In `al-pbe` the free energy is stored under the name ``energy``.)
+- Labels under two names that say the same are one label.
+- Labels under two names that differ, such as ``energy`` of a potential beside ``REF_energy``, are
+  an error that asks for the name: no guess decides what a model learns.
+
+Energies of single atoms, which no reference method has but many potentials do, are kept where an
+ASE reader recognises them as ``energies``.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
 import ase.io
+import numpy as np
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
-from kdlib.datasets import ani_al
-from kdlib.datasets import registry
+from kdlib.datasets import ani_al, registry
 from kdlib.datasets.checks import broken
-from kdlib.datasets.labels import labelled
 from kdlib.errors import InputError
+
+_PREFIXES = ("REF_", "ref_", "DFT_", "dft_", "QM_", "qm_")
+
+
+def _prefixed(*names: str) -> tuple[str, ...]:
+    return names + tuple(prefix + name for name in names for prefix in _PREFIXES)
+
+
+#: Usual names of the energy of a cell, eV.
+ENERGY_NAMES = (*_prefixed("energy"), "Energy", "energy_dft", "total_energy")
+#: Name that ASE's readers give to the energy that is consistent with the forces.
+FREE_ENERGY = "free_energy"
+#: Usual names of the forces, eV/Angstrom.
+FORCES_NAMES = (*_prefixed("forces", "force"), "Forces", "forces_dft", "force_dft")
+#: Usual names of the stress, eV/Angstrom^3, and of the virial -stress x volume, eV.
+STRESS_NAMES = _prefixed("stress")
+VIRIAL_NAMES = _prefixed("virial", "virials")
+
+
+def labelled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
+    """Frame with nothing but its structure, its information and its labels under their ASE names.
+
+    Constraints are left out: a model must learn the forces on fixed atoms, too. Labels that are not
+    there are left out as well: :func:`kdlib.datasets.check` says so.
+
+    Parameters
+    ----------
+    atoms
+        Frame as ASE reads it.
+    energy_key, forces_key
+        Names of the labels; empty for the usual ones.
+
+    Raises
+    ------
+    InputError
+        Two names say different things, or a label is not made of numbers.
+    """
+    known = dict(atoms.calc.results) if atoms.calc is not None else {}
+    everything = {**atoms.arrays, **atoms.info, **known}
+    found = {
+        "energy": _scalar(_energy(everything, known, energy_key)),
+        "forces": _numbers(_one(everything, FORCES_NAMES, forces_key, "forces_key"), "forces"),
+        "stress": _stress(everything, atoms),
+        "energies": _numbers(known.get("energies"), "energies"),
+    }
+    labels = (*ENERGY_NAMES, *FORCES_NAMES, *STRESS_NAMES, *VIRIAL_NAMES, energy_key, forces_key)
+    info = {key: value for key, value in atoms.info.items() if key not in labels}
+    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=info)
+    bare.calc = SinglePointCalculator(
+        bare, **{name: value for name, value in found.items() if value is not None}
+    )
+    return bare
+
+
+def _energy(everything: dict, known: dict, key: str) -> object:
+    """Energy of a frame: the force-consistent one in place of the one that ASE calls `energy`."""
+    if not key and known.get(FREE_ENERGY) is not None:
+        everything = everything | {"energy": known[FREE_ENERGY]}
+    return _one(everything, ENERGY_NAMES, key, "energy_key")
+
+
+def _one(everything: dict, names: Iterable[str], key: str, argument: str) -> object:
+    """Value under a given name, or the one value under all usual names; None without any."""
+    if key:
+        if everything.get(key) is None:
+            there = ", ".join(sorted(set(everything) - {"numbers", "positions"})) or "nothing else"
+            raise InputError(f"has no {key!r}; it holds {there}")
+        return everything[key]
+    found = {name: everything[name] for name in names if everything.get(name) is not None}
+    first, *others = found or [None]
+    for name in others:
+        if not _equal(found[first], found[name]):
+            what = argument.removesuffix("_key")
+            raise InputError(
+                f"{first!r} and {name!r} are both names of {what} and differ: say which one is "
+                f"meant with {argument}"
+            )
+    return found.get(first)
+
+
+def _equal(one: object, other: object) -> bool:
+    a, b = (np.asarray(value) for value in (one, other))
+    return a.shape == b.shape and a.dtype.kind in "iuf" and np.allclose(a, b, rtol=1e-9, atol=1e-6)
+
+
+def _numbers(value: object, label: str) -> np.ndarray | None:
+    if value is None:
+        return None
+    try:
+        return np.array(value, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"{label} is not made of numbers but {str(value)[:20]!r}") from None
+
+
+def _scalar(value: object) -> float | None:
+    number = _numbers(value, "energy")
+    if number is None:
+        return None
+    if number.size != 1:
+        raise InputError(f"energy has shape {number.shape}, must be one number for a cell")
+    return float(number.ravel()[0])
+
+
+def _stress(everything: dict, atoms: Atoms) -> np.ndarray | None:
+    """Stress (xx, yy, zz, yz, xz, xy), eV/Angstrom^3, positive where the cell wants to shrink."""
+    if not atoms.pbc.all() or atoms.cell.rank != 3:
+        return None
+    stress = _voigt(_one(everything, STRESS_NAMES, "", "stress"), "stress")
+    virial = _voigt(_one(everything, VIRIAL_NAMES, "", "virial"), "virial")
+    if virial is None:
+        return stress
+    from_virial = -virial / atoms.get_volume()
+    if stress is not None and not np.allclose(stress, from_virial, rtol=1e-3, atol=1e-6):
+        raise InputError("stress and virial disagree: the virial must be -stress x volume, in eV")
+    return from_virial
+
+
+def _voigt(value: object, label: str) -> np.ndarray | None:
+    tensor = _numbers(value, label)
+    if tensor is None or tensor.shape == (6,):
+        return tensor
+    if tensor.size != 9:
+        raise InputError(f"{label} has shape {tensor.shape}, must hold 6 or 9 numbers")
+    tensor = tensor.reshape(3, 3)
+    if not np.allclose(tensor, tensor.T, rtol=0, atol=1e-3 * np.abs(tensor).max() + 1e-12):
+        raise InputError(f"{label} is not symmetric")
+    return full_3x3_to_voigt_6_stress((tensor + tensor.T) / 2)
+
 
 #: Endings of HDF5 files, read in the layout of ANI-Al.
 HDF5 = (".h5", ".hdf5")

@@ -25,7 +25,7 @@ def record(name: str) -> xr.Dataset | None:
     """
     if name not in RECORDS:
         raise InputError(f"{name}: none of the records {', '.join(RECORDS)}")
-    path = resources.files("kdlib") / "data" / RECORDS[name]
+    path = resources.files("kdlib") / "datasets" / "data" / RECORDS[name]
     if not path.is_file():
         return None
     with resources.as_file(path) as file:

@@ -1,23 +1,34 @@
-"""Registered datasets: a card each in ``kdlib/datasets/data``, and the packed frames that ship with some."""
+"""Registered datasets: a card each in ``kdlib/datasets/data``, and the packed frames that ship with some.
+
+Downloads: one file, checked by its git blob id, and archives unpacked without surprises.
+"""
 
 import hashlib
 import io
 import json
 import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import warnings
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import ModuleType
 
 import ase.io
 from ase import Atoms
 
 from kdlib.errors import InputError
+from kdlib.progress import Reporter, TqdmReporter
 
 
 def folder() -> resources.abc.Traversable:
     """Folder of the package that holds cards and packed frames."""
-    return resources.files("kdlib") / "data"
+    return resources.files("kdlib") / "datasets" / "data"
 
 
 def names() -> list[str]:
@@ -65,3 +76,164 @@ def contents(frames: Sequence[Atoms]) -> list[str]:
         f"{'frames':<12} {len(frames)}" + (f": {phases}" if phases else ""),
         f"{'atoms':<12} {atoms} in cells of {sizes[0]} to {sizes[-1]}",
     ]
+
+
+#: Environment variable that names the folder of downloads.
+CACHE_VARIABLE = "KDLIB_CACHE"
+#: Environment variable with an address to download from instead of GitHub.
+MIRROR_VARIABLE = "KDLIB_MIRROR"
+#: Where GitHub serves the files of a repository as they are.
+GITHUB = "https://raw.githubusercontent.com"
+#: File beside what was unpacked, with the sha256 of each.
+MANIFEST = "manifest.json"
+_CHUNK = 2**20
+
+
+def cache() -> Path:
+    """Folder of all downloads: ``$KDLIB_CACHE``, or what the system has for such files."""
+    return Path(os.environ.get(CACHE_VARIABLE) or _pooch().os_cache("kdlib"))
+
+
+def download(
+    path: str, target: Path, git_blob: str, base_url: str = "", reporter: Reporter | None = None
+) -> None:
+    """Download a file; it appears whole and checked, or not at all.
+
+    Parameters
+    ----------
+    path
+        Of the file on the server, e.g. ``owner/repository/HEAD/folder/file``.
+    target
+        Where it goes.
+    git_blob
+        Its id in git: what :func:`git_blob_id` gives.
+    base_url
+        Address before `path`; by default ``$KDLIB_MIRROR`` or GitHub's.
+    reporter
+        A terminal's shows the bytes.
+
+    Raises
+    ------
+    InputError
+        The connection failed or was cut, or the content is another one.
+    """
+    url = f"{(base_url or os.environ.get(MIRROR_VARIABLE) or GITHUB).rstrip('/')}/{path}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shown = isinstance(reporter, TqdmReporter)
+    try:
+        fetch = _pooch().HTTPDownloader(progressbar=shown, chunk_size=_CHUNK)
+        fetch(url, str(partial), None)
+        found = git_blob_id(partial)
+        if found != git_blob:
+            raise InputError(f"{url}: not the expected file, its git blob id is {found}")
+        os.replace(partial, target)
+    except OSError as error:  # those of requests are OSErrors, too
+        raise InputError(f"{url}: download failed ({_first_cause(error)}); try again") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _pooch() -> ModuleType:
+    """Import pooch, which warns in a notebook without widgets, whether bars are drawn or not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pooch
+    return pooch
+
+
+def _first_cause(error: BaseException) -> str:
+    """What went wrong first, without what every layer above said about it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def git_blob_id(path: Path) -> str:
+    """Name of a content in git: the sha1 of ``blob <size>``, a zero byte, and the content."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def extract(archive: Path, folder: Path) -> None:
+    """Unpack the files of a tar archive into a folder, which appears complete or not at all.
+
+    Only regular files and folders below `folder` are made; nothing is, if the archive holds
+    anything else. The sha256 of every file goes into a manifest.
+
+    Raises
+    ------
+    InputError
+        Naming archive, member and rule, or saying that the archive is damaged.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
+        content = Path(temporary) / "content"
+        content.mkdir()
+        try:
+            with tarfile.open(archive) as tar:
+                members = tar.getmembers()
+                for member in members:
+                    if rule := _unsafe(member):
+                        raise InputError(f"{archive.name}: member {member.name!r} {rule}")
+                chosen = [member for member in members if member.isreg()]
+                sums = {_path(m): _extract(tar, m, content / _path(m)) for m in chosen}
+        except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{archive.name}: not a readable archive ({reason})") from error
+        (content / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1) + "\n")
+        os.replace(content, folder)
+
+
+def _unsafe(member: tarfile.TarInfo) -> str:
+    """Rule that a member of an archive breaks; empty if it may be unpacked."""
+    path = PurePosixPath(member.name)
+    if path.is_absolute():
+        return "has an absolute path"
+    if ".." in path.parts:
+        return "leads out of its folder"
+    if member.issym() or member.islnk():
+        return "is a link"
+    if not (member.isreg() or member.isdir()):
+        return "is neither a file nor a folder"
+    return ""
+
+
+def _path(member: tarfile.TarInfo) -> str:
+    return str(PurePosixPath(member.name))
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> str:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tar.extractfile(member) as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink, _CHUNK)
+    return _sha256(target)
+
+
+def unpacked(folder: Path, ending: str) -> list[Path]:
+    """Files of an unpacked archive with a name that ends so, sorted, each as it was unpacked.
+
+    Raises
+    ------
+    InputError
+        Naming the file that is missing or altered.
+    """
+    sums = json.loads((folder / MANIFEST).read_text())["sha256"]
+    paths = [PurePosixPath(name) for name in sorted(sums)]
+    # A leading dot: what some systems put into archives beside each file.
+    chosen = [path for path in paths if path.suffix == ending and path.name[0] != "."]
+    for name in chosen:
+        if not (folder / name).is_file() or _sha256(folder / name) != sums[str(name)]:
+            raise InputError(
+                f"{folder / name}: missing or altered since it was unpacked; remove {folder} and "
+                "fetch it again"
+            )
+    return [folder / name for name in chosen]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

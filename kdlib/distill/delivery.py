@@ -1,23 +1,27 @@
-"""What the user holds at the end: the model, its training set, scripts for MD codes, the report."""
+"""What the user holds at the end: the model, its training set, scripts for MD codes, the report.
+
+The report as an executed notebook.
+"""
 
 import copy
 import json
+import shutil
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
 import ase.io
 
-from kdlib import hipnn
-from kdlib.distill import mixed
-from kdlib.distill import sampling
-from kdlib.training.student_errors import PHASES
-from kdlib.distill.plan import Plan
-from kdlib.distill.plan import read
+from kdlib import hipnn, pipeline
+from kdlib.distill import labeled, sampling
 from kdlib.distill.labeled import Pool
+from kdlib.distill.plan import Plan, read
 from kdlib.distill.workflow import Outcome
+from kdlib.hipnn.potential import Validity
+from kdlib.pipeline import notebook
 from kdlib.replacing import replacing
+from kdlib.training.accuracy import PHASES
 from kdlib.units import GRAM_PER_CM3
-from kdlib.hipnn.validity import Validity
 
 TRAINING_SET = "training.extxyz"
 #: Scripts that are handed out as they are.
@@ -44,7 +48,7 @@ def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
     home = Path(folder)
     pool = Pool(home / "labels")
     learnt = pool.frames(k for k in pool.numbers if k < sampling.PER_ROUND * outcome.final)
-    learnt += mixed.learnt(outcome.data)
+    learnt += labeled.learnt(outcome.data)
     with replacing(home / TRAINING_SET) as part:
         ase.io.write(part, learnt, format="extxyz")
     module = copy.deepcopy(outcome.best.potential.module)
@@ -106,3 +110,47 @@ def limits(folder: str | Path) -> dict[str, str]:
 
 def _weights(run_dir: Path) -> list:
     return json.loads((run_dir / hipnn.CONFIG).read_text())["weights"]
+
+
+NOTEBOOK = "12_distill_your_own"
+REPORT = "report.ipynb"
+
+
+def write_report(plan: Plan, folder: str | Path, measured: dict | None = None) -> Path:
+    """Execute the notebook of a finished distillation, which measures the student.
+
+    Parameters
+    ----------
+    plan
+        What was done.
+    folder
+        Of the distillation; figures and data of the report go to its ``report``.
+    measured
+        Fields of :class:`kdlib.distill.Measures` that are not to have their defaults.
+
+    Returns
+    -------
+    Path
+        The executed notebook.
+
+    Raises
+    ------
+    kdlib.pipeline.StepFailed
+        Names the notebook that holds the traceback.
+    """
+    home = Path(folder).resolve()
+    step = notebook.read(pipeline.notebooks_folder() / f"{NOTEBOOK}.ipynb")
+    results = home / "report"
+    for part in ("notebooks", "logs"):
+        (results / part).mkdir(parents=True, exist_ok=True)
+    fields = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(plan).items()}
+    own = {name: fields.pop(name) for name in [*fields] if name in step.parameters}
+    parameters = own | {
+        "profile": "distill", "results_dir": str(results), "out": str(home), "options": fields,
+        "measured": measured or {},
+    }  # fmt: skip
+    for name, value in parameters.items():
+        notebook.check_value(step, name, value)
+    done = pipeline.execute(step, parameters, results)
+    shutil.copyfile(done, home / REPORT)
+    return home / REPORT

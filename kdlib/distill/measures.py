@@ -1,4 +1,14 @@
-"""What a finished student is measured by, against its teacher, beyond errors on frames."""
+"""What a finished student is measured by, against its teacher, beyond errors on frames.
+
+Energy conservation of a student: NVE of crystal and melt.
+
+Density of the crystal at a temperature and no pressure: the student's, and the teacher's.
+
+The student runs NPT. A teacher is too slow for that, but its density under the same conditions
+follows from a few configurations of the student's run: to first order in the difference of the two
+potentials its volume is larger by the share dp / B, where dp is the mean of its pressure on them
+less that of the student, and B the bulk modulus.
+"""
 
 import time
 from collections.abc import Sequence
@@ -7,22 +17,19 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
+from ase import Atoms, units
+from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
+from ase.md.nose_hoover_chain import IsotropicMTKNPT
 
-from kdlib.md import crystals
-from kdlib.md import dynamics
-from kdlib import hipnn
-from kdlib.md import liquid
-from kdlib.geometry import rdf
-from kdlib import teachers
-from kdlib.geometry.pairs import closest_pair
-from kdlib.geometry import cells
-from kdlib.md.dynamics import DynamicsError
-from kdlib.isolation import call
-from kdlib.isolation import cores
-from kdlib.benchmarks.memory import peak
-from kdlib.benchmarks.memory import reset_peak
+from kdlib import hipnn, teachers
+from kdlib.benchmarks.memory import peak, reset_peak
+from kdlib.geometry import cells, rdf
+from kdlib.geometry.cells import closest_pair
+from kdlib.isolation import call, cores
+from kdlib.md import crystals, dynamics, exploration
+from kdlib.md.dynamics import DynamicsError, thermalize
+from kdlib.md.exploration import Excursion
+from kdlib.units import GRAM_PER_CM3
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ def _timed(
     import torch
 
     moving = atoms.copy()
-    liquid.thermalize(moving, m.cold, np.random.default_rng(0))
+    thermalize(moving, m.cold, np.random.default_rng(0))
     moving.calc = calculator
     device = torch.device("cpu")
     try:
@@ -186,7 +193,7 @@ def liquids(
     found, parts = [], []
     for calculator in (teacher, student):
         atoms = begun.copy()
-        liquid.thermalize(atoms, temperature, np.random.default_rng(1))
+        thermalize(atoms, temperature, np.random.default_rng(1))
         atoms.calc = calculator
         dynamics.nvt(atoms, temperature, n_steps // 4, m.timestep, sample_every=n_steps // 4)
         run = dynamics.nvt(atoms, temperature, n_steps, m.timestep, 1, max(1, n_steps // 100))
@@ -214,3 +221,172 @@ def liquids(
 def _smallest_height(atoms: Atoms) -> float:
     """Largest distance that g(r) of a cell is wanted for: its smallest height, Angstrom."""
     return float(1 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0).max())
+
+
+def conservation(
+    student: BaseCalculator, given: Atoms, hot: float, expansion: float, m: Measures
+) -> xr.Dataset:
+    """NVE of crystal and melt: change of the total energy, and how long it lasted.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``energy_change(state, time)`` eV/atom, ``energy_drift(state)`` eV/atom/ps,
+        ``stable(state)`` ps.
+    """
+    found = []
+    for state, temperature in (("solid", m.cold), ("molten", hot)):
+        atoms = _prepared(student, given, state == "molten", temperature, expansion, m)
+        found.append(_nve(atoms, state, m) if atoms else _no_run(state))
+    return xr.concat(found, "state", join="outer", coords="minimal", compat="override")
+
+
+def _prepared(
+    student: BaseCalculator, given: Atoms, melt: bool, temperature: float, expansion: float,
+    m: Measures,
+) -> Atoms | None:  # fmt: skip
+    """Cell after some thermostatted MD, molten first where asked for; None if it flew apart."""
+    rng = np.random.default_rng(0)
+    atoms = cells.supercell(given, m.n_atoms)
+    atoms = cells.deformed(atoms, expansion if melt else 1.0, 0.0, 0.02, rng)
+    excursion = Excursion(
+        temperature, m.rest_steps, m.rest_steps, m.timestep,
+        hot=m.melting * temperature if melt else 0.0, melt_steps=m.rest_steps if melt else 0,
+    )  # fmt: skip
+    path = exploration.follow(atoms, student, excursion)
+    if not path.frames:
+        return None
+    atoms = path.frames[-1]
+    thermalize(atoms, temperature, rng)
+    atoms.calc = student
+    return atoms
+
+
+def _nve(atoms: Atoms, state: str, m: Measures) -> xr.Dataset:
+    n_steps = max(10, round(1000 * m.nve_ps / m.timestep))
+    chunk = max(1, n_steps // 200)
+    energies, times = [], []
+    for k in range(n_steps // chunk):
+        try:
+            ds = dynamics.nve(atoms, chunk, m.timestep, sample_every=chunk)
+        except DynamicsError:
+            break
+        energies.append(float(ds.total_energy[-1]))
+        times.append((k + 1) * chunk * m.timestep / 1000)
+    if not times:
+        return _no_run(state)
+    change = np.array(energies) - energies[0]
+    drift = np.polyfit(times, energies, 1)[0] if len(times) > 1 else np.nan
+    return _kept(state, np.array(times), change, float(drift), times[-1])
+
+
+def _no_run(state: str) -> xr.Dataset:
+    return _kept(state, np.array([0.0]), np.array([np.nan]), np.nan, 0.0)
+
+
+def _kept(
+    state: str, times: np.ndarray, change: np.ndarray, drift: float, stable: float
+) -> xr.Dataset:
+    about = {"units": "eV/atom", "long_name": "change of the total energy"}
+    return xr.Dataset(
+        {
+            "energy_change": (("state", "time"), change[None], about),
+            "energy_drift": (
+                "state", [drift], {"units": "eV/atom/ps", "long_name": "drift of the total energy"}
+            ),
+            "stable": ("state", [stable], {"units": "ps", "long_name": "NVE without an accident"}),
+        },
+        coords={
+            "state": ("state", [state], {"long_name": "state"}),
+            "time": ("time", times, {"units": "ps", "long_name": "time"}),
+        },
+    )  # fmt: skip
+
+
+#: Steps between volumes that are averaged.
+EVERY = 4
+#: Change of volume by which the bulk modulus is taken.
+STRETCH = 0.01
+
+
+@dataclass(frozen=True)
+class Run:
+    """NPT of the student.
+
+    Attributes
+    ----------
+    volume
+        Mean, Angstrom^3.
+    frames
+        Configurations, equally spaced.
+    """
+
+    volume: float
+    frames: list[Atoms]
+
+
+def densities(
+    student: BaseCalculator, teacher: BaseCalculator, given: Atoms, m: Measures
+) -> xr.Dataset:
+    """Mean densities of the crystal in NPT at no pressure.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``density(model)``, g/cm3: NaN for both if the student's run ends early, and for a teacher
+        without stress.
+    """
+    atoms = cells.supercell(given, m.n_atoms)
+    run = _npt(student, atoms, m)
+    found = [np.nan, np.nan]
+    if run is not None:
+        own = atoms.get_masses().sum() * GRAM_PER_CM3 / run.volume
+        found = [own * np.exp(-_expansion(student, teacher, run.frames)), own]
+    about = {"units": "g/cm3", "long_name": f"density at {m.cold:g} K and no pressure"}
+    names = ("model", ["teacher", "student"], {"long_name": "potential"})
+    return xr.Dataset({"density": ("model", found, about)}, coords={"model": names})
+
+
+def _npt(student: BaseCalculator, atoms: Atoms, m: Measures) -> Run | None:
+    """Run NPT, after a quarter of its length for equilibration; None if it ends early."""
+    thermalize(atoms, 2 * m.cold, np.random.default_rng(0))
+    atoms.calc = student
+    npt = IsotropicMTKNPT(
+        atoms, m.timestep * units.fs, temperature_K=m.cold, pressure_au=0.0,
+        tdamp=m.thermostat * units.fs, pdamp=m.barostat * units.fs,
+    )  # fmt: skip
+    n_volumes = max(2, round(1000 * m.npt_ps / m.timestep / EVERY))
+    every = max(1, n_volumes // m.npt_frames)
+    volumes, frames = [], []
+    try:
+        npt.run(n_volumes * EVERY // 4)
+        for k in range(n_volumes):
+            npt.run(EVERY)
+            volumes.append(atoms.get_volume())
+            if (k + 1) % every == 0:
+                frames.append(Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True))
+    except Exception:  # the calculator refuses what flew apart
+        return None
+    return Run(float(np.mean(volumes)), frames)
+
+
+def _expansion(student: BaseCalculator, teacher: BaseCalculator, frames: Sequence[Atoms]) -> float:
+    """Share by which the teacher's crystal is larger than the student's; NaN without its stress."""
+    try:
+        theirs = np.mean([_pressure(teacher, atoms) for atoms in frames])
+    except PropertyNotImplementedError:
+        return np.nan
+    ours = np.mean([_pressure(student, atoms) for atoms in frames])
+    ends = [
+        np.mean([_pressure(student, atoms, 1 + side * STRETCH / 2) for atoms in frames])
+        for side in (-1, 1)
+    ]
+    modulus = (ends[0] - ends[1]) / STRETCH
+    return float((theirs - ours) / modulus)
+
+
+def _pressure(calculator: BaseCalculator, atoms: Atoms, ratio: float = 1.0) -> float:
+    """Of the potential energy, eV/Angstrom^3, in a cell of ``ratio`` times the volume."""
+    scaled = cells.scaled(atoms, ratio)
+    scaled.calc = calculator
+    return float(-scaled.get_stress()[:3].mean())

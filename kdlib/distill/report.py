@@ -3,6 +3,8 @@
 Each measurement is kept in a file of its own as soon as it is made, under a hash of the student and
 of what was asked for: a report that was stopped goes on, and one that is asked for more measures
 only that.
+
+Tables of a report: teacher beside student, solid beside melt.
 """
 
 from collections.abc import Callable
@@ -11,29 +13,112 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from ase import Atoms
 
-from kdlib.results import hashes
-from kdlib import hipnn
-from kdlib import results
-from kdlib import teachers
-from kdlib.geometry import cells
-from kdlib.distill import conservation
-from kdlib.distill import densities
-from kdlib.distill import measures
-from kdlib.distill import mixed
-from kdlib.distill import partition
-from kdlib.distill import sampling
-from kdlib.training.student_errors import STATES
-from kdlib.distill.measures import FULL
-from kdlib.distill.measures import Measures
-from kdlib.training.student_parity import parity
-from kdlib.distill.plan import Plan
+from kdlib import hipnn, results, teachers
+from kdlib.distill import labeled, measures, partition, sampling
 from kdlib.distill.labeled import Pool
-from kdlib.distill.workflow import FINAL
-from kdlib.distill.workflow import Outcome
+from kdlib.distill.measures import FULL, Measures
+from kdlib.distill.plan import Plan
+from kdlib.distill.sampling import structures
+from kdlib.distill.workflow import FINAL, Outcome
 from kdlib.progress import Reporter
+from kdlib.results import hashes
+from kdlib.training.accuracy import PHASES, STATES, parity
+
+
+def potentials(ds: xr.Dataset) -> pd.DataFrame:
+    """Crystal, speed and memory of both.
+
+    Parameters
+    ----------
+    ds
+        From :func:`kdlib.distill.report.report`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Text in columns ``teacher``, ``student`` and ``student / teacher``; a row for each property,
+        named with its unit. The length of a crystal is the cube root of its volume per atom: its
+        ratio is that of the lattice constants.
+    """
+    rows = {}
+    for name in ds.structure.values.tolist():
+        volume = ds.relaxed_volume.sel(structure=name)
+        rows[f"{name}, relaxed: volume (A^3/atom)"] = volume
+        rows[f"{name}, relaxed: length (A)"] = np.cbrt(volume)
+    rows[f"{ds.density.attrs['long_name']} (g/cm^3)"] = ds.density
+    rows["time per MD step (us/atom)"] = 1000 * ds.step_time
+    rows["memory of MD (MB)"] = ds.md_memory
+    found = {}
+    for name, values in rows.items():
+        teacher, student = (float(values.sel(model=model)) for model in ("teacher", "student"))
+        found[name] = [_said(teacher), _said(student), _said(student / teacher, 5)]
+    columns = ["teacher", "student", "student / teacher"]
+    return pd.DataFrame.from_dict(found, orient="index", columns=columns)
+
+
+def states(ds: xr.Dataset) -> pd.DataFrame:
+    """Errors and stability of the student, for solid and melt.
+
+    Parameters
+    ----------
+    ds
+        From :func:`kdlib.distill.report.report`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Text in columns ``solid`` and ``molten``; a row for each property, named with its unit.
+        ``stable`` is the range of temperatures up to the first run of MD that left physics.
+    """
+    final = ds.isel(round=-1)
+    rows = {
+        "force RMSE (eV/A)": final.round_force_rmse,
+        "energy RMSE (meV/atom)": 1000 * final.round_energy_rmse,
+        "stress RMSE (meV/A^3)": 1000 * final.round_stress_rmse,
+        "drift of NVE (eV/atom/ps)": ds.energy_drift,
+        "NVE without an accident (ps)": ds.stable,
+    }
+    found = {
+        name: [_said(float(values.sel(state=state)), 3) for state in PHASES]
+        for name, values in rows.items()
+    }
+    found["runs of MD"] = [str(int((ds.trajectory_molten == melt).sum())) for melt in (0, 1)]
+    found["stable (K)"] = [stable_range(ds, state) for state in PHASES]
+    return pd.DataFrame.from_dict(found, orient="index", columns=list(PHASES))
+
+
+def stable_range(ds: xr.Dataset, state: str) -> str:
+    """Temperatures (K) up to the first run of MD that left physics, as text.
+
+    Parameters
+    ----------
+    ds
+        With ``survived``, ``md_temperature`` (K) and ``trajectory_molten`` over ``trajectory``.
+    state
+        ``"solid"`` or ``"molten"``.
+    """
+    chosen = (ds.trajectory_molten == (state == "molten")).values
+    temperature, survived = ds.md_temperature.values[chosen], ds.survived.values[chosen]
+    if not len(temperature):
+        return "no run"
+    failed = temperature[survived < 1]
+    good = temperature[temperature < failed.min()] if len(failed) else temperature
+    if not len(good):
+        return "none"
+    said = f"{good.min():.0f} to {good.max():.0f}"
+    return said + (f", not at {failed.min():.0f}" if len(failed) else "")
+
+
+def _said(value: float, digits: int = 4) -> str:
+    """Number without an exponent where it is large; a dash where nothing was measured."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+
 
 #: Folder of the measurements.
 MEASURED = "measured"
@@ -90,7 +175,7 @@ def _measurements(
     plan: Plan, outcome: Outcome, home: Path, m: Measures, reporter: Reporter | None
 ) -> dict[str, Callable[[], xr.Dataset]]:
     """Name -> measurement, to be made when called."""
-    potential, given = hipnn.load(home), cells.structures(plan.structures)
+    potential, given = hipnn.load(home), structures(plan.structures)
     student = potential.calculator()
     teacher = cache(lambda: teachers.load(plan.teacher).calculator())  # not for what is kept
     pool = Pool(home / "labels")
@@ -101,17 +186,17 @@ def _measurements(
         "rounds": lambda: by_round(outcome, plan),
         "survival": lambda: survival(home, outcome.final),
         "curves": lambda: measures.curves(student, teacher(), given, m),
-        "conservation": lambda: conservation.conservation(
+        "conservation": lambda: measures.conservation(
             student, given[0], hot, _expansion(fresh, given[0]), m
         ),
-        "densities": lambda: densities.densities(student, teacher(), given[0], m),
+        "densities": lambda: measures.densities(student, teacher(), given[0], m),
         "costs": lambda: measures.costs(plan.teacher, home, given[0], m),
     }
     if m.rdf_ps:
         jobs["liquids"] = lambda: measures.liquids(student, teacher(), *_melt(fresh), m)
     if m.label_seeds and all("energies" in a.calc.results for a in fresh):
         learnt = pool.frames(k for k in pool.numbers if k < sampling.PER_ROUND * outcome.final)
-        learnt += mixed.learnt(outcome.data)
+        learnt += labeled.learnt(outcome.data)
         jobs["labels"] = lambda: partition.compare(
             plan, outcome, learnt, fresh, home, m.label_seeds, m.label_epochs, reporter
         )

@@ -14,12 +14,14 @@ import ase.io
 import numpy as np
 import xarray as xr
 from ase import Atoms
+from ase.build import bulk
 
-from kdlib.md import exploration
 from kdlib import hipnn
-from kdlib.geometry.pairs import closest_pair
-from kdlib.geometry import cells
 from kdlib.distill.plan import Plan
+from kdlib.errors import InputError
+from kdlib.geometry import cells
+from kdlib.geometry.cells import closest_pair
+from kdlib.md import exploration
 from kdlib.md.exploration import Excursion
 from kdlib.progress import Reporter
 from kdlib.replacing import replacing
@@ -252,3 +254,45 @@ def _trajectory(
         )  # fmt: skip
         found[frame] = atoms
     return found, row
+
+
+def structures(named: Sequence[str]) -> list[Atoms]:
+    """Read the structures that a material is given by.
+
+    Parameters
+    ----------
+    named
+        Files that ASE reads, or symbols of elements whose crystal ASE knows.
+
+    Returns
+    -------
+    list[Atoms]
+        Periodic; without labels.
+
+    Raises
+    ------
+    InputError
+        Naming the file and what is wrong with it.
+    """
+    return [_structure(name) for name in named]
+
+
+def _structure(name: str) -> Atoms:
+    if not Path(name).is_file():
+        try:
+            atoms = bulk(name)
+        except (ValueError, KeyError, RuntimeError):
+            raise InputError(
+                f"{name}: neither a file nor an element whose crystal is known"
+            ) from None
+    else:
+        try:
+            atoms = ase.io.read(name)
+        except Exception as error:  # ASE's readers raise anything
+            raise InputError(f"{name}: ASE cannot read it ({error})") from error
+    if not atoms.pbc.all() or atoms.cell.rank != 3:
+        raise InputError(f"{name}: is not periodic in three directions")
+    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+    if closest_pair(bare).distance < 0.5:
+        raise InputError(f"{name}: two atoms are closer than 0.5 Angstrom")
+    return bare

@@ -8,18 +8,14 @@ from pathlib import Path
 import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets
-from kdlib import teachers
-from kdlib import training
-from kdlib.training.references import AtomReferences
-from kdlib.geometry.pairs import closest_pair
+from kdlib import datasets, teachers, training
 from kdlib.distill.plan import Plan
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
-from kdlib.training.losses import LossWeights
-from kdlib.training.losses import WeightSchedule
+from kdlib.geometry.cells import closest_pair
+from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.progress import Reporter
 from kdlib.training import TrainingConfig
+from kdlib.training.losses import LossWeights, WeightSchedule
+from kdlib.training.references import AtomReferences
 
 #: Share of the training after which fading labels are gone, and their weights until then.
 FADING = ((0.0, 1.0), (0.125, 0.5), (0.25, 0.2), (0.375, 0.05), (0.5, 0.0))

@@ -13,24 +13,18 @@ from pathlib import Path
 
 from ase import Atoms
 
-from kdlib import fulldisk
-from kdlib import teachers
-from kdlib import workers
-from kdlib.training.references import AtomReferences
-from kdlib.geometry import cells
-from kdlib.distill import mixed
-from kdlib.distill import sampling
-from kdlib.distill import students
-from kdlib.training.student_errors import PHASES
-from kdlib.training.student_errors import against_teacher
-from kdlib.distill.plan import Plan
-from kdlib.distill.plan import keep
+from kdlib import fulldisk, teachers, workers
+from kdlib.distill import labeled, sampling, students
 from kdlib.distill.labeled import Pool
+from kdlib.distill.plan import Plan, keep
+from kdlib.distill.sampling import structures
 from kdlib.distill.students import Trained
 from kdlib.errors import InputError
 from kdlib.progress import Reporter
 from kdlib.replacing import replacing
 from kdlib.teachers import Teacher
+from kdlib.training.accuracy import PHASES, against_teacher
+from kdlib.training.references import AtomReferences
 
 #: Number of the round whose frames a finished student is measured on; nothing learns from them. Of
 #: a distillation that went on after its end, the next number; the frames of the first join in.
@@ -134,13 +128,13 @@ def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Out
 
 def _run(plan: Plan, folder: str | Path, reporter: Reporter | None) -> Outcome:
     home = Path(folder)
-    given, own = cells.structures(plan.structures), mixed.read(plan)
+    given, own = structures(plan.structures), labeled.read(plan)
     teacher = teachers.load(plan.teacher)
     keep(plan, home)
     path = home / RECORD
     record = json.loads(path.read_text()) if path.exists() else []
     show = reporter or Reporter()
-    data = mixed.prepare(plan, own, home / "data", teacher, show)
+    data = labeled.prepare(plan, own, home / "data", teacher, show)
     with workers.single_threaded() as executor:
         work = _Work(
             plan, home, teacher, show, given, Pool(home / "labels"), data, executor, record,
@@ -199,7 +193,7 @@ def _measured(
 ) -> tuple[list[Trained], dict[int, Atoms], dict]:
     """Train, explore, and measure on fresh frames: students, configurations found, and the row."""
     plan, folder = work.plan, work.folder
-    frames = work.pool.frames(learnt) + mixed.learnt(work.data)
+    frames = work.pool.frames(learnt) + labeled.learnt(work.data)
     trained = students.train(
         plan, frames, references, folder / "runs", n_epochs, work.executor, work.reporter
     )
@@ -212,7 +206,7 @@ def _measured(
     student = students.best(trained)
     row = {
         "round": number, "frames": len(learnt), "errors": _errors(work, student, fresh, references),
-        "data": mixed.compare(student.potential, work.data, references),
+        "data": labeled.compare(student.potential, work.data, references),
         "disagreement": float(series.disagreement.median()),
         "survived": float(series.survived.mean()),
         "least": float(series.survived.groupby(series.molten).mean().min()),

@@ -14,26 +14,18 @@ from matplotlib.figure import Figure
 
 from kdlib import results
 from kdlib.errors import InputError
-from kdlib.figures.accuracy import born_again
-from kdlib.figures.accuracy import fig2_pareto
-from kdlib.figures.accuracy import fig3_capacity
+from kdlib.figures.accuracy import born_again, fig2_pareto, fig3_capacity
 from kdlib.figures.audit import claims
-from kdlib.figures.cost import fig5_cost
-from kdlib.figures.cost import step_breakdown
+from kdlib.figures.cost import fig5_cost, step_breakdown
 from kdlib.figures.crystals import crystals
-from kdlib.figures.dataset import data
-from kdlib.figures.dataset import parity
+from kdlib.figures.dataset import data, parity
 from kdlib.figures.distilled import distilled
-from kdlib.figures.learning import fig4_dynamics
-from kdlib.figures.learning import schedule_data
-from kdlib.figures.learning import table1_schedule
+from kdlib.figures.learning import fig4_dynamics, schedule_data, table1_schedule
 from kdlib.figures.reference import reference
-from kdlib.figures.schematic import fig1_schematic
-from kdlib.figures.schematic import schematic_data
+from kdlib.figures.schematic import fig1_schematic, schematic_data
 from kdlib.figures.side_by_side import benchmark
 from kdlib.figures.structure import rdf
-from kdlib.figures.style import ROLE_LOOKS
-from kdlib.figures.style import style
+from kdlib.figures.style import ROLE_LOOKS, style
 from kdlib.replacing import replacing
 
 __all__ = [

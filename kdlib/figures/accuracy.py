@@ -7,20 +7,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from kdlib.figures import marks
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import BACKEND_LOOKS
-from kdlib.figures.style import ROLE_LOOKS
-from kdlib.figures.style import TWO_COLUMNS
-from kdlib.figures.style import canvas
-from kdlib.figures.style import in_units
-from kdlib.figures.style import label
-from kdlib.figures.style import letter
-from kdlib.figures.style import log_ticks
-from kdlib.claims.statistics import over_seeds
-from kdlib.claims.statistics import ratio
-from kdlib.claims.pareto import front
-from kdlib.claims.pareto import step_time
+from kdlib.claims.statistics import front, over_seeds, ratio, step_time
+from kdlib.figures.style import (
+    BACKEND_LOOKS,
+    ROLE_LOOKS,
+    TWO_COLUMNS,
+    canvas,
+    in_units,
+    label,
+    letter,
+    log_ticks,
+    recipe,
+    style,
+)
 
 _COMPARED = ("teacher", "student", "control", "matched_control")
 _BORN_AGAIN = ("teacher", "same_size_student", "born_again", "born_again_control")
@@ -64,14 +63,14 @@ def fig2_pareto(ds: xr.Dataset) -> Figure:
 def _tradeoff(ax: Axes, ds: xr.Dataset, cost: xr.DataArray) -> None:
     """Error against cost for every role and backend; a stepped line is the Pareto front."""
     error = ds.force_rmse.sel(split="test")
-    marks.frame_points(ax, "y", error.values)
-    marks.frame_points(ax, "x", cost.values)
+    style.frame_points(ax, "y", error.values)
+    style.frame_points(ax, "x", cost.values)
     for backend in cost.backend.values.tolist():
         x = cost.sel(backend=backend)
         for role in error.role.values.tolist():
             look, filled = ROLE_LOOKS[role], backend != "fused"
             y = error.sel(role=role)
-            marks.runs(ax, x, y, look, filled=filled)
+            style.runs(ax, x, y, look, filled=filled)
             if role == "teacher":
                 continue
             edge = front(x.values, over_seeds(y)["mean"].values)
@@ -124,17 +123,17 @@ def fig3_capacity(ds: xr.Dataset) -> Figure:
 
 
 def _against_size(ax: Axes, ds: xr.Dataset, error: xr.DataArray, words: str) -> None:
-    marks.frame_points(ax, "y", error.values)
-    marks.frame_points(ax, "x", ds.n_parameters.values.astype(float))
+    style.frame_points(ax, "y", error.values)
+    style.frame_points(ax, "x", ds.n_parameters.values.astype(float))
     for role in error.role.values.tolist():
         values = error.sel(role=role)
         if not values.notnull().any():  # the teacher has no error against itself
             continue
         if role == "teacher":
-            marks.reference(ax, _largest(values), ROLE_LOOKS[role])
-            marks.runs(ax, ds.n_parameters, values, ROLE_LOOKS[role])
+            style.reference(ax, _largest(values), ROLE_LOOKS[role])
+            style.runs(ax, ds.n_parameters, values, ROLE_LOOKS[role])
         else:
-            marks.line(ax, ds.n_parameters, values, ROLE_LOOKS[role])
+            style.line(ax, ds.n_parameters, values, ROLE_LOOKS[role])
     ax.set_xlabel("Trainable parameters")
     ax.set_ylabel(label(error, words))
     log_ticks(ax, "x")
@@ -187,13 +186,13 @@ def _paired(ax: Axes, error: xr.DataArray, words: str) -> None:
     place = np.arange(len(roles))
     error = error.transpose("role", "seed")
     ax.plot(place, error.values, color="0.75", linewidth=0.7, zorder=1)
-    marks.frame_points(ax, "y", error.values, margin=0.25)
+    style.frame_points(ax, "y", error.values, margin=0.25)
     names = []
     for x, role in zip(place, roles, strict=True):
         look = ROLE_LOOKS[role]
         values = error.sel(role=role)
         at = xr.DataArray([float(x)], dims="architecture")
-        marks.runs(ax, at, values.expand_dims("architecture"), look)
+        style.runs(ax, at, values.expand_dims("architecture"), look)
         change = ratio(values.values, error.sel(role="teacher").values).map(lambda q: 100 * (q - 1))
         text = look.label.replace(" ", "\n", 1)
         if role != "teacher" and np.isfinite(change.value):

@@ -6,9 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import TWO_COLUMNS
-from kdlib.figures.style import canvas
+from kdlib.figures.style import TWO_COLUMNS, canvas, recipe
 
 #: Verdict -> symbol and colour; the symbol alone tells them apart.
 VERDICT_LOOKS = {

@@ -5,17 +5,19 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdlib.figures import marks
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import BACKEND_LOOKS
-from kdlib.figures.style import COMPONENT_LOOKS
-from kdlib.figures.style import TWO_COLUMNS
-from kdlib.figures.style import Look
-from kdlib.figures.style import canvas
-from kdlib.figures.style import label
-from kdlib.figures.style import letter
-from kdlib.figures.style import log_ticks
-from kdlib.claims.pareto import step_time
+from kdlib.claims.statistics import step_time
+from kdlib.figures.style import (
+    BACKEND_LOOKS,
+    COMPONENT_LOOKS,
+    TWO_COLUMNS,
+    Look,
+    canvas,
+    label,
+    letter,
+    log_ticks,
+    recipe,
+    style,
+)
 
 _PARTS = ("neighbor_list", "model", "integrator")
 
@@ -35,7 +37,7 @@ def fig5_cost(ds: xr.Dataset) -> Figure:
     times, atoms = step_time(ds)
     repeats = ds.step_time.sel(component="total")
     size = ds.n_parameters
-    marks.frame_points(left, "y", repeats.values)
+    style.frame_points(left, "y", repeats.values)
     for backend in times.backend.values.tolist():
         look = BACKEND_LOOKS[backend]
         words = f"{look.label}, {atoms[backend]:,} atoms"
@@ -45,14 +47,14 @@ def fig5_cost(ds: xr.Dataset) -> Figure:
         _joined(left, size, times.sel(backend=backend), look, backend, words)
     left.set_ylabel(label(times, "time per MD step"))
     if "memory_per_atom" in ds:
-        marks.frame_points(right, "y", ds.memory_per_atom.values)
+        style.frame_points(right, "y", ds.memory_per_atom.values)
         for backend in ds.backend.values.tolist():
             look, memory = BACKEND_LOOKS[backend], ds.memory_per_atom.sel(backend=backend)
             _joined(right, size, memory, look, backend, look.label)
         right.set_ylabel(label(ds.memory_per_atom))
     for ax, text in ((left, "A"), (right, "B")):
         ax.set_xlabel("Trainable parameters")
-        marks.frame_points(ax, "x", size.values.astype(float))
+        style.frame_points(ax, "x", size.values.astype(float))
         log_ticks(ax, "x")
         log_ticks(ax, "y")
         letter(ax, text)

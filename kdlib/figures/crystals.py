@@ -6,12 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import PHASE_LOOKS
-from kdlib.figures.style import ROLE_LOOKS
-from kdlib.figures.style import TWO_COLUMNS
-from kdlib.figures.style import canvas
-from kdlib.figures.style import letter
+from kdlib.figures.style import PHASE_LOOKS, ROLE_LOOKS, TWO_COLUMNS, canvas, letter, recipe
 
 _COMPARED = ("teacher", "student", "control", "matched_control")
 _SHOWN = {"teacher": "-", "student": "--"}

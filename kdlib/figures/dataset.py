@@ -7,15 +7,17 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import PHASE_LOOKS
-from kdlib.figures.style import ROLE_LOOKS
-from kdlib.figures.style import TWO_COLUMNS
-from kdlib.figures.style import canvas
-from kdlib.figures.style import in_units
-from kdlib.figures.style import label
-from kdlib.figures.style import letter
-from kdlib.figures.style import phase_look
+from kdlib.figures.style import (
+    PHASE_LOOKS,
+    ROLE_LOOKS,
+    TWO_COLUMNS,
+    canvas,
+    in_units,
+    label,
+    letter,
+    phase_look,
+    recipe,
+)
 
 _PART_COLORS = {"train": "#4D4D4D", "valid": "#999999", "test": "#CCCCCC", "transfer": "#882255"}
 

@@ -9,12 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import ROLE_LOOKS
-from kdlib.figures.style import TWO_COLUMNS
-from kdlib.figures.style import canvas
-from kdlib.figures.style import label
-from kdlib.figures.style import letter
+from kdlib.figures.style import ROLE_LOOKS, TWO_COLUMNS, canvas, label, letter, recipe
 
 #: Colours of crystals, from Tol's muted palette, none of them a role's or a state's.
 _CRYSTALS = ("#332288", "#117733", "#882255", "#999933")

@@ -7,18 +7,18 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdlib.figures import marks
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import ONE_COLUMN
-from kdlib.figures.style import ROLE_LOOKS
-from kdlib.figures.style import TWO_COLUMNS
-from kdlib.figures.style import canvas
-from kdlib.figures.style import label
-from kdlib.figures.style import letter
-from kdlib.figures.style import log_ticks
-from kdlib.claims.statistics import log_binned
-from kdlib.claims.statistics import over_seeds
-from kdlib.claims.statistics import t_interval
+from kdlib.claims.statistics import log_binned, over_seeds, t_interval
+from kdlib.figures.style import (
+    ONE_COLUMN,
+    ROLE_LOOKS,
+    TWO_COLUMNS,
+    canvas,
+    label,
+    letter,
+    log_ticks,
+    recipe,
+)
+from kdlib.figures.style import style as marks
 
 if TYPE_CHECKING:  # figures are redrawn without torch
     from kdlib.training.losses import WeightSchedule

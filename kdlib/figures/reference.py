@@ -5,13 +5,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import TWO_COLUMNS
-from kdlib.figures.style import canvas
-from kdlib.figures.style import label
-from kdlib.figures.style import letter
-from kdlib.figures.style import log_ticks
-from kdlib.figures.style import phase_look
+from kdlib.figures.style import TWO_COLUMNS, canvas, label, letter, log_ticks, phase_look, recipe
 
 #: Grey and marker of an ensemble, by the number of rounds that it was trained on.
 _ENSEMBLES = (("0.7", "s"), ("0.4", "D"), ("0.0", "o"), ("0.0", "^"))

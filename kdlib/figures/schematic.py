@@ -10,10 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import ROLE_LOOKS
-from kdlib.figures.style import TWO_COLUMNS
-from kdlib.figures.style import canvas
+from kdlib.figures.style import ROLE_LOOKS, TWO_COLUMNS, canvas, recipe
 
 #: Weights (w_E, w_F, w_A) of the paper's appendix A.1.
 PAPER_WEIGHTS = {"teacher": (1, 10, 0), "student": (1, 30, 100), "control": (1, 10, 0)}

@@ -5,15 +5,17 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdlib.figures import marks
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import BACKEND_LOOKS
-from kdlib.figures.style import TWO_COLUMNS
-from kdlib.figures.style import Look
-from kdlib.figures.style import canvas
-from kdlib.figures.style import label
-from kdlib.figures.style import letter
-from kdlib.figures.style import log_ticks
+from kdlib.figures.style import (
+    BACKEND_LOOKS,
+    TWO_COLUMNS,
+    Look,
+    canvas,
+    label,
+    letter,
+    log_ticks,
+    recipe,
+    style,
+)
 
 _LOOKS = {
     "stock": BACKEND_LOOKS["stock"],
@@ -69,8 +71,8 @@ def benchmark(ds: xr.Dataset) -> Figure:
 
 
 def _times(ax: Axes, times: xr.DataArray, status: xr.DataArray) -> None:
-    marks.frame_points(ax, "y", times.values)
-    marks.frame_points(ax, "x", times.n_atoms.values.astype(float))
+    style.frame_points(ax, "y", times.values)
+    style.frame_points(ax, "x", times.n_atoms.values.astype(float))
     for name in times.contestant.values.tolist():
         look, here = _LOOKS[name], times.sel(contestant=name)
         low, mid, high = (here.quantile(q, "repeat").values for q in (0.25, 0.5, 0.75))
@@ -90,7 +92,7 @@ def _times(ax: Axes, times: xr.DataArray, status: xr.DataArray) -> None:
 
 
 def _memory(ax: Axes, memory: xr.DataArray) -> None:
-    marks.frame_points(ax, "y", memory.values)
+    style.frame_points(ax, "y", memory.values)
     names = memory.contestant.values.tolist()
     for k, name in enumerate(names):
         look, here = _LOOKS[name], memory.sel(contestant=name)
@@ -108,7 +110,7 @@ def _epochs(ax: Axes, seconds: xr.DataArray) -> None:
     """One pair of points per architecture and batch size."""
     median = seconds.median("epoch").stack(case=("architecture", "batch_size"))
     median = median.dropna("case", how="all")
-    marks.frame_points(ax, "y", median.values)
+    style.frame_points(ax, "y", median.values)
     for backend in median.backend.values.tolist():
         look = BACKEND_LOOKS["stock" if backend == "hippynn" else backend]
         ax.plot(

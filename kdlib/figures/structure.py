@@ -5,14 +5,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdlib.figures.recipe import recipe
-from kdlib.figures.style import EXPERIMENT
-from kdlib.figures.style import ONE_COLUMN
-from kdlib.figures.style import ROLE_LOOKS
-from kdlib.figures.style import canvas
-from kdlib.figures.style import label
-from kdlib.figures.style import letter
 from kdlib.claims.statistics import over_seeds
+from kdlib.figures.style import EXPERIMENT, ONE_COLUMN, ROLE_LOOKS, canvas, label, letter, recipe
 
 _COMPARED = ("teacher", "student", "control", "matched_control")
 

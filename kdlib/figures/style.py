@@ -2,11 +2,16 @@
 
 Nothing here touches matplotlib's global state: figures are drawn inside `style()`, as objects of
 their own, without pyplot.
+
+Marks shared by figures: seeds as faint points, means with intervals, reference bands.
+
+What a figure needs of a Dataset, so that only that is stored beside it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from io import BytesIO
 from typing import Any
 
@@ -18,7 +23,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
+from kdlib.claims.statistics import over_seeds
 from kdlib.errors import InputError
+from kdlib.results import schema
 from kdlib.results.schema import ROLE_NAMES
 
 #: Widths of a figure in a two-column journal, inch.
@@ -229,3 +236,153 @@ def _plain(number: float) -> str:
         if number >= factor * 0.9999:
             return f"{number / factor:.4g}{suffix}"
     return f"{number:.4g}"
+
+
+def runs(ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, *, filled: bool = True) -> None:
+    """Geometric mean over seeds against x with t-intervals, and every seed as a faint point.
+
+    Parameters
+    ----------
+    ax
+        Where to draw.
+    x
+        (architecture,) cost or capacity.
+    y
+        (architecture, seed) error.
+    look
+        Colour and marker of the role.
+    filled
+        Open markers if false.
+    """
+    face = look.color if filled else "white"
+    place = _nudged(ax, x.values, look.nudge)
+    xs = np.broadcast_to(place[:, None], y.transpose("architecture", "seed").shape)
+    ax.scatter(xs, y.values, s=7, color=look.color, alpha=0.3, linewidths=0, zorder=2)
+    mean = over_seeds(y)
+    kept = np.isfinite(mean["mean"].values) & np.isfinite(x.values)
+    mid, low, high = (mean[name].values[kept] for name in ("mean", "low", "high"))
+    bars = np.nan_to_num(np.array([mid - low, high - mid]))
+    ax.errorbar(
+        place[kept],
+        mid,
+        yerr=bars,
+        color=look.color,
+        marker=look.marker,
+        markerfacecolor=face,
+        linestyle="none",
+        elinewidth=0.9,
+        capsize=1.8,
+        zorder=4,
+    )
+
+
+def _nudged(ax: Axes, x: np.ndarray, steps: int) -> np.ndarray:
+    """Move positions by steps of 1.3 % of the axis, whose limits are set already."""
+    if not steps:
+        return x
+    low, high = ax.get_xlim()
+    return x * (high / low) ** (0.013 * steps)
+
+
+def line(ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, *, filled: bool = True) -> None:
+    """Draw the same as `runs`, means joined by a line in the order of x."""
+    order = np.argsort(x.values)
+    x, y = x.isel(architecture=order), y.isel(architecture=order)
+    mean = over_seeds(y)["mean"]
+    kept = np.isfinite(mean.values) & np.isfinite(x.values)
+    ax.plot(x[kept], mean[kept], color=look.color, linestyle=look.linestyle, zorder=3)
+    runs(ax, x, y, look, filled=filled)
+
+
+def reference(ax: Axes, values: xr.DataArray, look: Look) -> None:
+    """Horizontal line at the geometric mean over seeds with its interval as a band."""
+    mean = over_seeds(values)
+    if not np.isfinite(mean["mean"]):
+        return
+    ax.axhline(float(mean["mean"]), color=look.color, linewidth=1, zorder=1.5)
+    if np.isfinite(mean["low"]):
+        ax.axhspan(
+            float(mean["low"]), float(mean["high"]), color=look.color, alpha=0.09, linewidth=0
+        )
+
+
+def frame_points(ax: Axes, axis: str, values: np.ndarray, margin: float = 0.12) -> None:
+    """Limits of a logarithmic axis from the data points alone.
+
+    With two seeds an interval can span decades; it may run off the axis, the points may not.
+    """
+    finite = values[np.isfinite(values) & (values > 0)]
+    if finite.size:
+        low, high = np.log(finite.min()), np.log(finite.max())
+        pad = max(margin * (high - low), 0.08)
+        getattr(ax, f"set_{axis}lim")(np.exp(low - pad), np.exp(high + pad))
+    else:
+        getattr(ax, f"set_{axis}lim")(0.1, 1)
+
+
+Draw = Callable[[xr.Dataset], Figure]
+_GRID = ("role", "architecture", "seed")
+
+
+def recipe(
+    *needs: str,
+    optional: tuple[str, ...] = (),
+    labels: Mapping[str, tuple[str, ...]] | None = None,
+    narrow: Callable[[xr.Dataset], xr.Dataset] = lambda ds: ds,
+) -> Callable[[Draw], Draw]:
+    """Make a drawing function select its data first and draw in the common style.
+
+    Parameters
+    ----------
+    *needs
+        Variables without which there is no figure.
+    optional
+        Variables drawn if they are there.
+    labels
+        Labels to keep along a dimension, e.g. ``{"split": ("test",)}``; absent ones are ignored.
+    narrow
+        Further reduction, e.g. to one architecture. Must change nothing the second time.
+
+    Returns
+    -------
+    A decorator. The decorated function takes any Dataset that holds the variables; its attribute
+    ``select`` reduces a Dataset to what is drawn.
+    """
+
+    def select(ds: xr.Dataset) -> xr.Dataset:
+        for name in needs:
+            if name not in ds.variables:
+                source = ds.encoding.get("source", "dataset")
+                raise InputError(f"{source}: variable {name!r} is missing for this figure")
+        ds = ds[[name for name in (*needs, *optional) if name in ds.variables]]
+        for dim, wanted in (labels or {}).items():
+            if dim in ds.dims:
+                present = ds[dim].values.tolist()
+                ds = ds.sel({dim: [name for name in wanted if name in present]})
+        return schema.describe(narrow(_without_empty(ds)), "figure")
+
+    def decorate(draw: Draw) -> Draw:
+        @wraps(draw)
+        def drawn(ds: xr.Dataset) -> Figure:
+            with style():
+                figure = draw(select(ds))
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")  # found once; saving only paints
+            return figure
+
+        drawn.select = select  # type: ignore[attr-defined]
+        return drawn
+
+    return decorate
+
+
+def _without_empty(ds: xr.Dataset) -> xr.Dataset:
+    """Drop roles, architectures, seeds and epochs that no variable has a value for."""
+    for dim in (*_GRID, "epoch"):
+        if dim in ds.dims:
+            data = [v for v in ds.data_vars.values() if dim in v.dims and v.dtype.kind == "f"]
+            if data:
+                others = [v.notnull().any([d for d in v.dims if d != dim]) for v in data]
+                kept = xr.concat(others, "variable").any("variable")
+                ds = ds.isel({dim: kept.values.nonzero()[0]})
+    return ds

@@ -1,58 +1,48 @@
-"""Cells around the given structures: supercells, strained and rattled."""
+"""Cells of configurations: bare copies, closest pairs, supercells, strained and rattled cells."""
 
-from collections.abc import Sequence
 from itertools import combinations_with_replacement
-from pathlib import Path
+from typing import NamedTuple
 
-import ase.io
 import numpy as np
 from ase import Atoms
-from ase.build import bulk, make_supercell
+from ase.build import make_supercell
 
-from kdlib.geometry.pairs import closest_pair
-from kdlib.errors import InputError
+from kdlib.geometry.neighbors import neighbor_pairs
+
+#: Range of the first search, Angstrom: in condensed matter every atom has a neighbour in it.
+FIRST_REACH = 3.5
 
 
-def structures(named: Sequence[str]) -> list[Atoms]:
-    """Read the structures that a material is given by.
+class Closest(NamedTuple):
+    """Two atoms i and j, and the vector from i to (an image of) j."""
+
+    i: int
+    j: int
+    vector: np.ndarray
+    """(3,), Angstrom."""
+    distance: float
+    """Angstrom; infinite for a single atom without images."""
+
+
+def closest_pair(atoms: Atoms, reach: float = FIRST_REACH) -> Closest:
+    """Closest pair of a frame, images of the cell included.
 
     Parameters
     ----------
-    named
-        Files that ASE reads, or symbols of elements whose crystal ASE knows.
-
-    Returns
-    -------
-    list[Atoms]
-        Periodic; without labels.
-
-    Raises
-    ------
-    InputError
-        Naming the file and what is wrong with it.
+    atoms
+        Frame, periodic in all three directions or in none.
+    reach
+        Range of the first search, Angstrom; doubled until it finds a pair.
     """
-    return [_structure(name) for name in named]
-
-
-def _structure(name: str) -> Atoms:
-    if not Path(name).is_file():
-        try:
-            atoms = bulk(name)
-        except (ValueError, KeyError, RuntimeError):
-            raise InputError(
-                f"{name}: neither a file nor an element whose crystal is known"
-            ) from None
-    else:
-        try:
-            atoms = ase.io.read(name)
-        except Exception as error:  # ASE's readers raise anything
-            raise InputError(f"{name}: ASE cannot read it ({error})") from error
-    if not atoms.pbc.all() or atoms.cell.rank != 3:
-        raise InputError(f"{name}: is not periodic in three directions")
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
-    if closest_pair(bare).distance < 0.5:
-        raise InputError(f"{name}: two atoms are closer than 0.5 Angstrom")
-    return bare
+    if len(atoms) < 2 and not atoms.pbc.any():
+        return Closest(0, 0, np.full(3, np.inf), np.inf)
+    pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
+    if not len(pairs):
+        return closest_pair(atoms, 2 * reach)
+    vectors = pairs.vectors(atoms.positions, atoms.cell.array)
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    k = int(squares.argmin())
+    return Closest(int(pairs.first[k]), int(pairs.second[k]), vectors[k], float(squares[k] ** 0.5))
 
 
 def supercell(atoms: Atoms, n_atoms: int) -> Atoms:

@@ -254,9 +254,15 @@ def experiment(temperature: int = 1198) -> xr.DataArray:
     xarray.DataArray
         g, dimension ``r`` (0 to 10 Angstrom in steps of 0.05); ``source`` in its attributes.
     """
-    text = resources.files("kdlib").joinpath("data", EXPERIMENT).read_text(encoding="utf-8")
+    text = (
+        resources.files("kdlib")
+        .joinpath("datasets", "data", EXPERIMENT)
+        .read_text(encoding="utf-8")
+    )
     header = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
-    table = pd.read_csv(resources.files("kdlib").joinpath("data", EXPERIMENT), comment="#")
+    table = pd.read_csv(
+        resources.files("kdlib").joinpath("datasets", "data", EXPERIMENT), comment="#"
+    )
     column = f"g_{temperature:g}K"
     if column not in table:
         known = ", ".join(name[2:-1] for name in table.columns if name.startswith("g_"))

@@ -5,6 +5,8 @@ The network is hippynn's `HIP-NN with tensor sensitivity <https://doi.org/10.106
 both unchanged, so that ``network.*`` and ``henergy.*`` of a state dict load into plain hippynn as
 they are. Only the geometry enters differently: displacement vectors of precomputed pairs instead of
 positions and cells, which gives energies, forces and virials from one code for any backend.
+
+Where the sensitivity functions of a model begin, for data that come closer than aluminium.
 """
 
 import threading
@@ -14,12 +16,15 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.data import atomic_numbers
 from torch import Tensor
 
-from kdlib.hipnn.batches import Batch
-from kdlib.errors import InputError
 from kdlib._hippynn import lean
+from kdlib.datasets import species
+from kdlib.errors import InputError
+from kdlib.geometry.cells import closest_pair
+from kdlib.hipnn.batches import Batch
 
 with lean():
     import hippynn
@@ -267,37 +272,6 @@ def n_parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p is not e0 and p.is_floating_point())
 
 
-def fit_e0(module: HipnnModule, frames: Sequence[Batch], decay_factor: float = 1e-2) -> None:
-    """Set the energy of an isolated atom of each species and freeze it.
-
-    Least squares of E over the composition (training frames only), as hippynn's
-    ``hierarchical_energy_initialization`` does; later energy layers are damped by
-    ``decay_factor**k``, so that training starts from the reference energies.
-
-    Parameters
-    ----------
-    module
-        Model, changed in place.
-    frames
-        Training frames with energies in eV.
-    decay_factor
-        Damping per interaction layer.
-    """
-    index = module._species_index
-    counts = torch.stack(
-        [torch.bincount(index[b.numbers], minlength=len(module.config.species)) for b in frames]
-    ).double()
-    energy = torch.cat([b.energy for b in frames]).double()
-    e0 = torch.linalg.lstsq(counts, energy[:, None]).solution[:, 0]
-    first, *later = module.henergy.layers
-    with torch.no_grad():
-        first.weight.copy_(e0[None])
-        for power, layer in enumerate(later, start=1):
-            layer.weight.mul_(decay_factor**power)
-            layer.bias.mul_(decay_factor**power)
-    first.weight.requires_grad_(False)
-
-
 def hippynn_graph(module: HipnnModule) -> "hippynn.graphs.nodes.base.MultiNode":
     """Hippynn's own energy node over the same network (periodic), for its tools and its calculator.
 
@@ -311,3 +285,25 @@ def hippynn_graph(module: HipnnModule) -> "hippynn.graphs.nodes.base.MultiNode":
     node = {0: networks.Hipnn, 1: networks.HipnnVec, 2: networks.HipnnQuad}[module.config.l_max]
     network = node("HIPNN", (species, positions, cell), module=module.network, periodic=True)
     return targets.HEnergyNode("energy", network, module=module.henergy)
+
+
+#: First centre over the distance of the closest pair.
+MARGIN = 0.9
+
+
+def soft_min(frames: Sequence[Atoms]) -> float:
+    """Centre of the first sensitivity function, Angstrom.
+
+    It is the paper's, 1.5 Angstrom, for aluminium and for whatever keeps that distance. Where atoms
+    come closer, as in molecules, it lies below their closest pair, or a model would hardly see it.
+
+    Parameters
+    ----------
+    frames
+        Data that a model is to learn from.
+    """
+    usual = HipnnConfig.soft_min
+    if species(frames) == HipnnConfig.species:
+        return usual
+    closest = min(closest_pair(atoms).distance for atoms in frames)
+    return usual if closest > usual else round(MARGIN * closest, 3)

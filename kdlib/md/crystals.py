@@ -13,12 +13,16 @@ They are computed alike for DFT and for models, from energies alone, with any AS
   with :math:`B = (C_{11} + 2 C_{12}) / 3`;
 - the energy to form a vacancy in a cell of fixed volume, atoms relaxed,
   :math:`E_v = E_{N-1} - \frac{N - 1}{N} E_N`.
+
+Trained models against DFT on crystals that no training saw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from ase import Atoms
 from ase.build import bulk
@@ -27,7 +31,10 @@ from ase.eos import EquationOfState
 from ase.optimize import BFGS
 
 from kdlib import units
+from kdlib.hipnn import Potential
 from kdlib.progress import Reporter
+from kdlib.results import schema
+from kdlib.training import sweep
 
 STRUCTURES = ("fcc", "bcc", "hcp")
 #: Name of the larger fcc cell, with and without the vacancy.
@@ -293,3 +300,107 @@ def quantities(ds: xr.Dataset) -> xr.DataArray:
         index, coords="minimal", compat="override", combine_attrs="drop",
     )  # fmt: skip
     return joined.rename("value").assign_attrs(units="1", long_name="value, in the unit of `unit`")
+
+
+def models(
+    folder: str | Path,
+    accuracy: xr.Dataset,
+    protocol: CrystalProtocol = PROTOCOL,
+    reporter: Reporter | None = None,
+) -> xr.Dataset:
+    """Crystals under every model of a results folder.
+
+    Parameters
+    ----------
+    folder
+        Results folder with the runs.
+    accuracy
+        Says which roles, architectures and seeds there are.
+    protocol
+        That of the DFT.
+    reporter
+        Shows a bar over models.
+
+    Returns
+    -------
+    xarray.Dataset
+        :func:`kdlib.md.crystals.properties` over role, architecture and seed.
+    """
+    cells = []
+    keys = list(_trained(accuracy))
+    with (reporter or Reporter()).bar(len(keys), "crystals", "model") as bar:
+        for role, architecture, seed in keys:
+            bar.label(f"{role} {architecture} {seed}")
+            potential = sweep.load(folder, role, architecture, seed)
+            found = properties(_calculators(potential), protocol)
+            where = {"role": [role], "architecture": [architecture], "seed": [seed]}
+            shared = found[["volume"]]
+            cells.append(found.drop_vars("volume").expand_dims(where).merge(shared))
+            bar.update()
+    whole = xr.merge(cells, join="outer", compat="no_conflicts", combine_attrs="override")
+    order = {dim: accuracy[dim].values for dim in ("role", "architecture", "seed")}
+    return whole.reindex(order)
+
+
+def compare(found: xr.Dataset, physics: xr.Dataset) -> xr.Dataset:
+    """Models beside DFT at the settings of the labels.
+
+    Parameters
+    ----------
+    found
+        From :func:`models`.
+    physics
+        The record ``physics``, over ``settings``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Curves and numbers of both, as :func:`kdlib.figures.crystals` draws them, and
+        ``converged_value(quantity)``.
+    """
+    label = physics.sel(settings="label", drop=True)
+    ds = found[["energy", "volume"]].assign(
+        value=quantities(found),
+        reference_energy=label.energy,
+        reference_value=quantities(label).rename("reference_value"),
+    )
+    if "converged" in physics.settings.values:
+        converged = quantities(physics.sel(settings="converged", drop=True))
+        ds["converged_value"] = converged.rename("converged_value")
+    units = [QUANTITIES[name] for name in ds.quantity.values.tolist()]
+    return ds.assign_coords(unit=("quantity", units, {"long_name": "unit of the quantity"}))
+
+
+def table(ds: xr.Dataset) -> pd.DataFrame:
+    """Numbers of DFT and the mean of each role's models, a row for each quantity.
+
+    Parameters
+    ----------
+    ds
+        From :func:`compare`.
+    """
+    columns = {"unit": ds.unit, "DFT, label": ds.reference_value}
+    if "converged_value" in ds:
+        columns["DFT, converged"] = ds.converged_value
+    means = ds.value.mean(["architecture", "seed"])
+    columns |= {schema.ROLE_NAMES[role]: means.sel(role=role) for role in ds.role.values.tolist()}
+    rows = ds.quantity.values.tolist()
+    return pd.DataFrame({name: column.values for name, column in columns.items()}, rows)
+
+
+def _trained(accuracy: xr.Dataset) -> Iterator[tuple[str, str, int]]:
+    there = accuracy.force_rmse.notnull().any("split")
+    for role in accuracy.role.values.tolist():
+        for architecture in accuracy.architecture.values.tolist():
+            for seed in accuracy.seed.values.tolist():
+                if bool(there.sel(role=role, architecture=architecture, seed=seed)):
+                    yield role, architecture, int(seed)
+
+
+def _calculators(potential: Potential) -> Calculators:
+    return lambda like: potential.calculator(backend="fused", device="cpu")
+
+
+def species(folder: str | Path, accuracy: xr.Dataset) -> tuple[str, ...]:
+    """Chemical symbols that the models of a results folder know."""
+    return sweep.load(folder, *next(_trained(accuracy))).config.species

@@ -17,11 +17,11 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
-from kdlib.md import dynamics
-from kdlib.geometry.pairs import closest_pair
-from kdlib.md.dynamics import DynamicsError
 from kdlib.errors import InputError
+from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn import Potential
+from kdlib.md import dynamics
+from kdlib.md.dynamics import DynamicsError
 
 
 @dataclass(frozen=True)

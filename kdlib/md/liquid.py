@@ -1,12 +1,22 @@
-"""Liquid aluminium: its density, and configurations to start a run from."""
+"""Liquid aluminium: its density, and configurations to start a run from.
+
+Configurations that MD starts from: a melt for aluminium, repeated frames for anything else.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.calculator import BaseCalculator
+from ase.calculators.emt import EMT
 from ase.data import atomic_masses, atomic_numbers
 
-from kdlib import units
+from kdlib import datasets, units
 from kdlib.errors import InputError
+from kdlib.md import dynamics, liquid
+from kdlib.md.dynamics import MeltProtocol, thermalize
+from kdlib.progress import Reporter
 
 
 def density(temperature: float = 1200.0) -> float:
@@ -85,33 +95,121 @@ def tile(atoms: Atoms, n_atoms: int, temperature: float, seed: int) -> Atoms:
     return tiled
 
 
-def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
-    """Draw Maxwell-Boltzmann velocities, scaled to exactly ``temperature`` (K), without drift."""
-    mass = atoms.get_masses()[:, None]
-    atoms.set_momenta(np.sqrt(mass * units.KB * temperature) * rng.normal(size=(len(atoms), 3)))
-    stop_drift(atoms)
-    if len(atoms) > 1:
-        scale = np.sqrt(temperature / kinetic_temperature(atoms))
-        atoms.set_momenta(atoms.get_momenta() * scale)
+#: Space between the copies of an isolated molecule, Angstrom.
+APART = 4.0
 
 
-def stop_drift(atoms: Atoms) -> None:
-    """Take the motion of the centre of mass out of the velocities."""
-    momenta, mass = atoms.get_momenta(), atoms.get_masses()
-    atoms.set_momenta(momenta - mass[:, None] * momenta.sum(axis=0) / mass.sum())
+def is_aluminium(frames: Sequence[Atoms]) -> bool:
+    """Whether the data are of nothing but aluminium, whose liquid is known from experiment."""
+    return datasets.species(frames) == ("Al",)
 
 
-def kinetic_temperature(atoms: Atoms) -> float:
-    """Temperature of the velocities, K; the centre of mass is no degree of freedom."""
-    dof = max(3 * len(atoms) - 3, 1)
-    return 2 * kinetic_energy(atoms) / (dof * units.KB)
+def configuration(
+    frames: Sequence[Atoms],
+    n_atoms: int,
+    protocol: MeltProtocol,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> Atoms:
+    """Configuration to start MD from, with a sentence on its origin in ``info["origin"]``.
 
-
-def kinetic_energy(atoms: Atoms) -> float:
-    """Kinetic energy, eV.
-
-    Not by ASE's product of vectors: that goes to BLAS, whose threads then spin for some 30 ms on
-    the cores that the next force call wants.
+    Parameters
+    ----------
+    frames
+        Data that the models learn from.
+    n_atoms
+        Wanted number of atoms; the result has the nearest that a crystal (aluminium: 4 n^3) or
+        copies of a frame allow.
+    protocol
+        Of the melt; for aluminium only. Other materials keep the density of the frame.
+    seed
+        Of velocities.
+    reporter
+        Shows a bar over the steps of the melt.
     """
-    momenta, mass = atoms.get_momenta(), atoms.get_masses()
-    return float(np.sum(momenta * momenta / mass[:, None]) / 2)
+    if is_aluminium(frames):
+        n_cells = max(1, round((n_atoms / 4) ** (1 / 3)))
+        atoms = starting_liquid(n_cells, protocol, seed, reporter=reporter)
+        origin = f"liquid aluminium at {protocol.temperature:g} K and its experimental density"
+    else:
+        frame = _typical(frames)
+        copies = max(1, round(n_atoms / len(frame)))
+        atoms = tile(frame, copies * len(frame), protocol.temperature, seed)
+        origin = (
+            f"not aluminium: no melt and no experimental density; instead {copies} copies of frame "
+            f"{datasets.identity(frame)}"
+        )
+    atoms.info["origin"] = f"{origin}, {len(atoms)} atoms"
+    return atoms
+
+
+def fitting(sizes: Mapping[str, Sequence[int]], unit: int) -> dict[str, list[int]]:
+    """Numbers of atoms nearest to the wanted ones that copies of a cell of ``unit`` atoms have.
+
+    Parameters
+    ----------
+    sizes
+        Backend -> wanted numbers of atoms.
+    unit
+        Atoms of the cell that is repeated.
+
+    Returns
+    -------
+    dict
+        Backend -> multiples of ``unit``; different numbers stay different.
+    """
+    return {backend: _multiples(sorted(numbers), unit) for backend, numbers in sizes.items()}
+
+
+def _multiples(numbers: Sequence[int], unit: int) -> list[int]:
+    copies: list[int] = []
+    for number in numbers:
+        copies.append(max(1, round(number / unit), copies[-1] + 1 if copies else 1))
+    return [unit * n for n in copies]
+
+
+def _typical(frames: Sequence[Atoms]) -> Atoms:
+    """Frame of median volume per atom among those with most species; a molecule gets a box."""
+    periodic = [atoms for atoms in frames if atoms.pbc.all()]
+    richest = max(len(set(atoms.numbers)) for atoms in periodic or frames)
+    rich = [atoms for atoms in periodic or frames if len(set(atoms.numbers)) == richest]
+    boxes = [atoms if atoms.pbc.all() else _boxed(atoms) for atoms in rich]
+    boxes.sort(key=lambda atoms: atoms.get_volume() / len(atoms))
+    return boxes[len(boxes) // 2]
+
+
+def _boxed(molecule: Atoms) -> Atoms:
+    """Put a molecule into a periodic box that keeps its images apart."""
+    lengths = np.ptp(molecule.positions, axis=0) + APART
+    info = {"frame": datasets.identity(molecule)}
+    return Atoms(molecule.numbers, molecule.positions, cell=lengths, pbc=True, info=info)
+
+
+def starting_liquid(
+    n_cells: int,
+    protocol: MeltProtocol | None = None,
+    seed: int = 0,
+    calculator: BaseCalculator | None = None,
+    reporter: Reporter | None = None,
+) -> Atoms:
+    """Melt a crystal and quench it: the configuration that all models start from.
+
+    Parameters
+    ----------
+    n_cells
+        Cubic cells of four atoms along each axis.
+    protocol
+        Temperatures and lengths; by default those of :class:`~kdlib.md.dynamics.MeltProtocol`.
+    seed
+        Of displacements, velocities and random forces.
+    calculator
+        Forces of the melt; by default ASE's EMT, a classical aluminium that favours no model.
+    reporter
+        Shows a bar over the steps.
+    """
+    protocol = protocol or MeltProtocol()
+    atoms = liquid.liquid_aluminium(n_cells, seed, protocol.temperature)
+    atoms.calc = calculator or EMT()
+    dynamics.melt(atoms, protocol, seed, reporter=reporter)
+    atoms.calc = None
+    return atoms

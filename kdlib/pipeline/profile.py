@@ -16,8 +16,7 @@ import yaml
 from kdlib import datasets
 from kdlib.datasets.readers import expand
 from kdlib.errors import InputError
-from kdlib.pipeline.notebook import Step
-from kdlib.pipeline.notebook import check_value
+from kdlib.pipeline.notebook import Step, check_value
 
 FOLDER = Path(__file__).parent / "profiles"
 """Where the profiles that come with the package are."""

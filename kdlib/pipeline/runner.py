@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import kdlib
-from kdlib.results import hashes
-from kdlib.pipeline import notebook
 from kdlib.datasets.readers import expand
 from kdlib.errors import InputError
-from kdlib.pipeline.profile import Profile
-from kdlib.progress import Bar
-from kdlib.progress import Reporter
-from kdlib.replacing import replacing
+from kdlib.pipeline import notebook
 from kdlib.pipeline.notebook import Step
+from kdlib.pipeline.profile import Profile
+from kdlib.progress import Bar, Reporter
+from kdlib.replacing import replacing
+from kdlib.results import hashes
 
 NOT_IN_KEY = frozenset({"results_dir", "workers"})
 """Parameters that say where and with how many processes, but not what is computed."""

@@ -21,9 +21,9 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from kdlib.results import schema
 from kdlib.errors import InputError
 from kdlib.replacing import replacing
+from kdlib.results import schema
 
 #: Packages whose versions decide what a result is.
 PACKAGES = ("kdlib", "torch", "hippynn", "ase", "numpy")

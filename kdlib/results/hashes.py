@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import kdlib
-from kdlib import results
 from kdlib.pipeline import notebook
+from kdlib.results.files import fingerprint
 
 _ROOT = Path(kdlib.__file__).parent
 
@@ -33,7 +33,7 @@ def file(path: Path) -> str:
     InputError
         A result file is truncated, altered, or breaks the schema.
     """
-    return results.fingerprint(path) if path.suffix == ".nc" else _of_bytes(path)
+    return fingerprint(path) if path.suffix == ".nc" else _of_bytes(path)
 
 
 def packaged_data(texts: Iterable[str]) -> dict[str, str]:
@@ -42,7 +42,7 @@ def packaged_data(texts: Iterable[str]) -> dict[str, str]:
     A file is named by its whole name, or by the name up to the first dot, as `al-pbe` is.
     """
     names = set(texts)
-    files = sorted(path for path in (_ROOT / "data").glob("*") if path.is_file())
+    files = sorted(path for path in (_ROOT / "datasets" / "data").glob("*") if path.is_file())
     return {
         path.name: _of_bytes(path) for path in files if {path.name, path.name.split(".")[0]} & names
     }

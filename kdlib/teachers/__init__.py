@@ -13,13 +13,9 @@ loading one may execute code that lies in the file, and ``package.module:factory
 module. Load only what comes from people you trust. Nothing is downloaded.
 """
 
-from kdlib.teachers.ensemble import Ensemble
-from kdlib.teachers.adapters import FORMS
-from kdlib.teachers.adapters import load
+from kdlib.teachers.adapters import FORMS, load
 from kdlib.teachers.labels import atomic_energies
-from kdlib.teachers.teacher import Card
-from kdlib.teachers.teacher import Teacher
-from kdlib.teachers.teacher import TeacherError
+from kdlib.teachers.teacher import Card, Ensemble, Teacher, TeacherError
 
 __all__ = [
     "FORMS",

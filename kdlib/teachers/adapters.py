@@ -1,23 +1,113 @@
-"""The ways to name a teacher."""
+r"""The ways to name a teacher.
+
+ASE's embedded-atom potentials with atomic energies.
+
+.. math:: E_i = F(\rho_i) + \tfrac12 \sum_j \varphi(r_{ij})
+
+(DOI 10.1103/PhysRevB.29.6443): half of each pair's energy belongs to either atom, as in LAMMPS.
+
+CHGNet (DOI 10.1038/s42256-023-00716-3) as an ASE calculator with ASE's units and shapes.
+
+CHGNet's energies are per atom and its stress is in GPa; its calculator multiplies both (checked by
+finite differences in our tests). Its site energies hold the element energies of its composition
+model, as the total does, and add up to it.
+"""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
+from ase.calculators.calculator import BaseCalculator, all_changes
+from ase.calculators.eam import EAM
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from kdlib import hipnn
-from kdlib.hipnn.calculator import torch_device
 from kdlib.errors import InputError
-from kdlib.teachers import chgnet
-from kdlib.teachers.ensemble import Ensemble
-from kdlib.teachers.packages import quiet
-from kdlib.teachers.packages import require
-from kdlib.teachers.packages import silent_loading
-from kdlib.teachers.teacher import Card
-from kdlib.teachers.teacher import Teacher
+from kdlib.hipnn.calculator import torch_device
+from kdlib.teachers.packages import quiet, require, silent_loading
+from kdlib.teachers.teacher import Card, Ensemble, Teacher
+
+if TYPE_CHECKING:
+    from chgnet.model.dynamics import CHGNetCalculator
+
+
+class AtomicEAM(EAM):
+    """:class:`ase.calculators.eam.EAM` with the property ``energies`` (not for ADP files)."""
+
+    implemented_properties: ClassVar[list[str]] = [*EAM.implemented_properties, "energies"]
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Iterable[str] = ("energy",),
+        system_changes: Iterable[str] = all_changes,
+    ) -> None:
+        """Fill ``results``; ``energies`` where they are asked for."""
+        properties = list(properties)
+        others = [name for name in properties if name != "energies"] or ["energy"]
+        super().calculate(atoms, others, list(system_changes))
+        if "energies" in properties and self.form != "adp":
+            self.results["energies"] = self._atomic_energies()
+
+    def _atomic_energies(self) -> np.ndarray:
+        densities = zip(self.index, self.total_density, strict=True)
+        energies = np.array([float(self.embedded_energy[k](rho)) for k, rho in densities])
+        for i, k in enumerate(self.index):
+            near, offsets = self.neighbors.get_neighbors(i)
+            vectors = self.atoms.positions[near] + offsets @ self.atoms.cell.array
+            r = np.linalg.norm(vectors - self.atoms.positions[i], axis=1)
+            inside = r <= self.cutoff
+            pairs = zip(self.index[near[inside]], r[inside], strict=True)
+            energies[i] += sum(float(self.phi[k, other](d)) for other, d in pairs) / 2
+        return energies
+
+
+#: Weights in the wheel.
+VERSIONS = ("0.3.0", "0.2.0", "r2scan")
+
+
+def calculator(version: str, device: str) -> "CHGNetCalculator":
+    """ASE calculator of one of :data:`VERSIONS`; an atom without neighbours is an error.
+
+    Parameters
+    ----------
+    version
+        Of the weights.
+    device
+        As torch names it.
+    """
+    if version not in VERSIONS:
+        raise InputError(f"CHGNet has no weights {version!r}; there are {', '.join(VERSIONS)}")
+    from chgnet.model.dynamics import CHGNetCalculator
+    from chgnet.model.model import CHGNet
+
+    class Calculator(CHGNetCalculator):
+        """CHGNet's calculator for periodic cells, in float64 and Voigt's order."""
+
+        def calculate(self, atoms: Atoms | None = None, *args: Any, **kwargs: Any) -> None:
+            if not atoms.pbc.all():
+                raise InputError("CHGNet needs a cell that is periodic in three directions")
+            with quiet():
+                super().calculate(atoms, *args, **kwargs)
+            self.results |= {
+                name: np.asarray(self.results[name], dtype=float) for name in ("forces", "energies")
+            }
+            self.results["energy"] = self.results["free_energy"] = float(self.results["energy"])
+            stress = np.asarray(self.results["stress"], dtype=float)
+            self.results["stress"] = full_3x3_to_voigt_6_stress((stress + stress.T) / 2)
+
+    Calculator.__name__ = CHGNetCalculator.__name__
+    return Calculator(
+        CHGNet.load(model_name=version, use_device=device, verbose=False),
+        use_device=device,
+        on_isolated_atoms="error",
+        return_site_energies=True,
+    )
+
 
 #: How a teacher can be named.
 FORMS = (
@@ -116,13 +206,13 @@ def _sevennet(model: str, device: str) -> Teacher:
 
 def _chgnet(version: str, device: str) -> Teacher:
     require("chgnet", _EXTRA)
-    version = version or chgnet.VERSIONS[0]
+    version = version or VERSIONS[0]
     card = Card(
         "chgnet",
         "CHGNet's site energies, with the element energies of its composition model",
         (*_MPTRJ, "periodic cells without isolated atoms only"),
     )
-    return Teacher(f"chgnet:{version}", chgnet.calculator(version, device), card)
+    return Teacher(f"chgnet:{version}", calculator(version, device), card)
 
 
 def _mace(path: str, device: str) -> Teacher:
@@ -154,7 +244,6 @@ def _emt(rest: str, device: str) -> Teacher:
 
 
 def _eam(path: str, device: str) -> Teacher:
-    from kdlib.teachers.eam import AtomicEAM
 
     if not Path(path).is_file():
         raise InputError(f"eam:{path}: no such file")

@@ -6,8 +6,8 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib.datasets import identity
-from kdlib.training.roles import as_labels
 from kdlib.errors import InputError
+from kdlib.training.roles import as_labels
 
 
 def atomic_energies(frames: Sequence[Atoms]) -> xr.DataArray:

@@ -2,6 +2,12 @@
 
 An RMSE is the root of summed squares over the count, never a mean of batch RMSEs. Energies are per
 atom, forces per component, stresses per component of the (3, 3) tensor.
+
+Errors of a student against its teacher, for solid and melt apart.
+
+Predicted against reference values on the test part, and a teacher's atomic energies in place.
+
+Student against teacher, value by value, on frames that nothing learnt from.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +18,11 @@ import xarray as xr
 from ase import Atoms
 from torch import Tensor
 
-from kdlib.hipnn.batches import Batch
-from kdlib.hipnn.batches import reference_stress
-from kdlib.datasets import PARTS
-from kdlib.datasets import Split
-from kdlib.datasets import frame_numbers
-from kdlib.hipnn import HipnnModule
-from kdlib.hipnn import Potential
-from kdlib.hipnn import Prediction
+from kdlib.datasets import PARTS, Split, frame_numbers, species
+from kdlib.datasets.summary import phase_of
+from kdlib.geometry.neighbors import neighbor_pairs
+from kdlib.hipnn import HipnnModule, Potential, Prediction
+from kdlib.hipnn.batches import Batch, reference_stress
 
 #: What a model is trained on.
 TARGETS = ("energy", "force", "atomic_energy", "stress")
@@ -205,3 +208,197 @@ def evaluate(
     ds["frame_force_mse"] = ("frame", np.bincount(test["frame"], squares) / counts)
     ds["frame_energy_error"] = ("frame", test["energy"])
     return ds.assign_coords(frame=frame_numbers(frames)[split.test])
+
+
+#: What a frame is.
+PHASES = ("solid", "molten")
+#: Kinds of frames that errors are given for.
+STATES = ("all", *PHASES)
+#: Those of :func:`kdlib.training.accuracy.summary` that a distillation looks at.
+ERRORS = ("force_rmse", "energy_rmse", "stress_rmse")
+
+
+def against_teacher(potential: Potential, frames: Sequence[Atoms]) -> dict[str, dict[str, float]]:
+    """Pooled errors on labelled frames.
+
+    Parameters
+    ----------
+    potential
+        Student, of the same energies as the frames.
+    frames
+        Labelled frames; ``info["molten"]`` says which are melts.
+
+    Returns
+    -------
+    dict
+        State -> ``force_rmse`` eV/Angstrom, ``force_rms`` of the teacher, ``energy_rmse``
+        eV/atom, ``stress_rmse`` eV/Angstrom^3, ``n_frames``. NaN where there is no frame.
+    """
+    molten = [atoms for atoms in frames if atoms.info.get("molten", False)]
+    solid = [atoms for atoms in frames if not atoms.info.get("molten", False)]
+    chosen = zip(STATES, (frames, solid, molten), strict=True)
+    return {state: errors_of(potential, some) for state, some in chosen}
+
+
+def errors_of(potential: Potential, frames: Sequence[Atoms]) -> dict[str, float]:
+    """Pooled errors of one kind of frames, as :func:`against_teacher` gives them for each."""
+    if not frames:
+        return dict.fromkeys(("force_rms", *ERRORS), np.nan) | {"n_frames": 0}
+    found = summary(residuals(potential, frames))
+    forces = np.concatenate([atoms.calc.results["forces"] for atoms in frames])
+    errors = {name: found[name] for name in ERRORS}
+    return errors | {"force_rms": rmse(forces), "n_frames": len(frames)}
+
+
+#: First minimum of g(r) of liquid aluminium, Angstrom: neighbours closer than this are counted.
+FIRST_SHELL = 3.9
+#: The same for other materials, over the median distance of nearest neighbours: between the first
+#: and the second shell of close packing (1 and 1.41), beyond both of bcc (1 and 1.15).
+SHELL_RATIO = 1.35
+
+
+def parity(
+    potential: Potential,
+    frames: Sequence[Atoms],
+    split: Split,
+    other: Potential | None = None,
+    first_shell: float | None = None,
+) -> xr.Dataset:
+    """Compare a model with the reference on the test part.
+
+    Parameters
+    ----------
+    potential
+        Model.
+    frames, split
+        Data and their division; only the test part is looked at.
+    other
+        A model of another seed, to compare the atomic energies with.
+    first_shell
+        Radius that defines the coordination number, Angstrom; by default 3.9 for aluminium, and
+        1.35 times the median distance of nearest neighbours for anything else.
+
+    Returns
+    -------
+    xr.Dataset
+        Result of kind ``parity``.
+    """
+    test = [frames[k] for k in split.test]
+    sizes = [len(atoms) for atoms in test]
+    radius = first_shell_of(test) if first_shell is None else first_shell
+    ds = potential.predict(test)
+    found = xr.Dataset(
+        {
+            "reference_energy": ("frame", [a.get_potential_energy() / len(a) for a in test]),
+            "predicted_energy": ("frame", ds.energy.values / sizes),
+            "frame_phase": ("frame", [phase_of(atoms) for atoms in test]),
+            "reference_force": ("sample", np.concatenate([a.get_forces().ravel() for a in test])),
+            "predicted_force": ("sample", ds.forces.values.ravel()),
+            "atomic_energy": ("atom", ds.atomic_energies.values),
+            "coordination": (
+                "atom",
+                np.concatenate([_coordination(atoms, radius) for atoms in test]),
+            ),
+            "atom_phase": ("atom", np.repeat([phase_of(atoms) for atoms in test], sizes)),
+            "atom_frame": ("atom", ds.frame_index.values),
+        },
+        coords={"frame": frame_numbers(frames)[split.test]},
+    )
+    if other is not None:
+        values = other.predict(test, forces=False).atomic_energies.values
+        found["atomic_energy_other"] = ("atom", values)
+    return found
+
+
+def first_shell_of(frames: Sequence[Atoms]) -> float:
+    """Radius of the first shell of neighbours, Angstrom."""
+    if species(frames) == ("Al",):
+        return FIRST_SHELL
+    nearest = [_nearest(atoms) for atoms in frames]
+    return float(SHELL_RATIO * np.median(np.concatenate(nearest)))
+
+
+def _nearest(atoms: Atoms, reach: float = 4.0) -> np.ndarray:
+    """Distance of each atom's nearest neighbour, of those that have one within reach, Angstrom."""
+    pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
+    lengths = np.linalg.norm(pairs.vectors(atoms.positions, atoms.cell.array), axis=1)
+    found = np.full(len(atoms), np.inf)
+    np.minimum.at(found, pairs.first, lengths)
+    return np.where(np.isfinite(found), found, reach)
+
+
+def _coordination(atoms: Atoms, radius: float) -> np.ndarray:
+    pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, radius)
+    return np.diff(pairs.row)
+
+
+#: Points of a student_parity plot at most.
+MAX_POINTS = 4000
+#: What is compared.
+ENERGY = {"units": "eV/atom", "long_name": "energy per atom"}
+FORCE = {"units": "eV/Angstrom", "long_name": "force component"}
+ATOMIC = {"units": "eV", "long_name": "atomic energy, from the mean of its species"}
+
+
+def student_parity(potential: Potential, fresh: Sequence[Atoms]) -> xr.Dataset:
+    """Energies, forces and atomic energies of both.
+
+    Parameters
+    ----------
+    potential
+        Student, with the teacher's energies of atoms.
+    fresh
+        Labelled frames; ``info["molten"]`` says which are melts.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``reference_*`` of the teacher and ``predicted_*`` of the student: ``energy(frame)``
+        eV/atom, ``force(sample)`` eV/Angstrom and, where the teacher gives them, ``atomic(atom)``
+        eV; ``frame_molten`` and ``sample_molten`` are 1 in a melt. Of forces and atomic energies at
+        most :data:`MAX_POINTS`, drawn at random. Atomic energies are compared up to a constant for
+        each species, which no force knows.
+    """
+    ds = potential.predict(fresh)
+    sizes = np.array([len(atoms) for atoms in fresh])
+    molten = np.array([float(atoms.info["molten"]) for atoms in fresh])
+    energies = np.array([atoms.calc.results["energy"] for atoms in fresh])
+    forces = np.concatenate([atoms.calc.results["forces"] for atoms in fresh])
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(forces.size)[:MAX_POINTS]
+    found = xr.Dataset(
+        _both("energy", "frame", energies / sizes, ds.energy.values / sizes, ENERGY)
+        | _both("force", "sample", forces.ravel()[chosen], ds.forces.values.ravel()[chosen], FORCE)
+        | _melts("frame", molten)
+        | _melts("sample", np.repeat(molten, 3 * sizes)[chosen])
+    )  # fmt: skip
+    if all("energies" in atoms.calc.results for atoms in fresh):
+        numbers = np.concatenate([atoms.numbers for atoms in fresh])
+        labels = np.concatenate([atoms.calc.results["energies"] for atoms in fresh])
+        chosen = rng.permutation(len(labels))[:MAX_POINTS]
+        reference, predicted = (
+            from_mean(values, numbers)[chosen] for values in (labels, ds.atomic_energies.values)
+        )
+        found = found.assign(_both("atomic", "atom", reference, predicted, ATOMIC))
+    return found
+
+
+def _both(
+    name: str, dim: str, reference: np.ndarray, predicted: np.ndarray, about: dict[str, str]
+) -> dict[str, tuple]:
+    return {
+        f"reference_{name}": (dim, reference, about),
+        f"predicted_{name}": (dim, predicted, about),
+    }
+
+
+def _melts(dim: str, molten: np.ndarray) -> dict[str, tuple]:
+    return {f"{dim}_molten": (dim, molten, {"units": "1", "long_name": "1 in a melt"})}
+
+
+def from_mean(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Values of atoms, (n_atoms,), without the mean of their species."""
+    found = values.copy()
+    for z in np.unique(numbers):
+        found[numbers == z] -= found[numbers == z].mean()
+    return found

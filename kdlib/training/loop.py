@@ -2,35 +2,93 @@
 
 Everything random follows from the seed: initial weights from ``seed``, the order of the minibatches
 of an epoch from ``(seed, epoch)``. What an epoch depends on fits into a checkpoint.
+
+Checkpoints of a training: one safetensors file, replaced whole.
+
+Tensors hold weights, optimizer moments, the best weights so far and the history; the metadata hold
+the counters as JSON. Nothing is pickled, and reading one executes no code.
 """
 
+import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from ase import Atoms
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from kdlib.hipnn import batches
-from kdlib.training import checkpoints
-from kdlib.hipnn import kernels
 from kdlib import hipnn
-from kdlib.training import losses
-from kdlib.hipnn.batches import Batch
-from kdlib.datasets import Split
-from kdlib.datasets import identity
+from kdlib.datasets import Split, identity
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import HipnnModule
-from kdlib.training.losses import LossWeights
-from kdlib.training.losses import WeightSchedule
-from kdlib.training.accuracy import TARGETS
-from kdlib.training.accuracy import TargetErrors
+from kdlib.hipnn import HipnnConfig, HipnnModule, batches, kernels
+from kdlib.hipnn.batches import Batch
+from kdlib.replacing import replacing
+from kdlib.training import losses
+from kdlib.training.accuracy import TARGETS, TargetErrors
+from kdlib.training.losses import LossWeights, WeightSchedule
+from kdlib.training.references import fit_e0
+
+_SEPARATOR = "|"
+
+
+def save(path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    """Write named groups of tensors and a JSON-able state to a temporary name, then rename."""
+    flat = {
+        group + _SEPARATOR + name: tensor.detach().cpu().contiguous().clone()
+        for group, members in tensors.items()
+        for name, tensor in members.items()
+    }
+    with replacing(path) as part:
+        save_file(flat, part, metadata={"state": json.dumps(state)})
+
+
+def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read what :func:`save` wrote.
+
+    Raises
+    ------
+    InputError
+        When the file is truncated or altered.
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                group, name = key.split(_SEPARATOR, 1)
+                groups.setdefault(group, {})[name] = file.get_tensor(key)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a readable checkpoint ({reason}); delete it") from error
+    return groups, state
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts of Adam, by the parameter's position."""
+    return {
+        f"{index}.{name}": value
+        for index, moments in optimizer.state_dict()["state"].items()
+        for name, value in moments.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
 
 #: Atoms per evaluated batch of the validation part: bounds the memory, not the result.
 VALIDATION_ATOMS = 2048
@@ -137,7 +195,7 @@ class Loop:
         valid = batches.chunks(part(split.valid), VALIDATION_ATOMS)
         self.valid = [batch.to(self.device) for batch in valid]
         self._check_stresses()
-        hipnn.fit_e0(self.module, self.train, training.e0_decay)
+        fit_e0(self.module, self.train, training.e0_decay)
         self.module.to(self.device)
         use_backend(self.module, training.backend)
         # Gradients are asked for by name: those with respect to the pair vectors cost a kernel.
@@ -239,22 +297,22 @@ class Loop:
         tensors = {
             "module": _tensors(self.module),
             "best": self.best_state,
-            "adam": checkpoints.optimizer_tensors(self.optimizer),
+            "adam": optimizer_tensors(self.optimizer),
         }
         state = {
             "key": key, "epoch": self.epoch, "best": self.best, "rows": self.rows,
             "seconds": self.seconds, "learning_rate": self.optimizer.param_groups[0]["lr"],
         }  # fmt: skip
-        checkpoints.save(path, tensors, state)
+        save(path, tensors, state)
 
     def restore(self, path: Path, key: str) -> None:
         """Go on from a checkpoint of this very run; that of another is ignored."""
-        tensors, state = checkpoints.load(path)
+        tensors, state = load(path)
         if state["key"] != key:
             return
         self.module.load_state_dict(hipnn.complete_state(self.module, tensors["module"]))
         self.best_state = tensors["best"]
-        checkpoints.restore_optimizer(self.optimizer, tensors["adam"])
+        restore_optimizer(self.optimizer, tensors["adam"])
         self.optimizer.param_groups[0]["lr"] = state["learning_rate"]
         self.epoch, self.rows, self.seconds = state["epoch"], state["rows"], state["seconds"]
         self.best = state["best"]

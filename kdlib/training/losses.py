@@ -27,10 +27,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from kdlib.hipnn.batches import Batch
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnModule
-from kdlib.hipnn import Prediction
+from kdlib.hipnn import HipnnModule, Prediction
+from kdlib.hipnn.batches import Batch
 
 #: Loss terms by the names of their weights.
 TERMS = ("energy", "force", "atomic_energy", "total_energy", "l2", "hierarchicality", "stress")

@@ -24,6 +24,7 @@ from ase.data import chemical_symbols
 
 from kdlib.datasets import identity
 from kdlib.errors import InputError
+from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.network import HipnnModule
 
 
@@ -130,3 +131,34 @@ def _results(atoms: Atoms) -> dict:
     if known.get("energy") is None:
         raise InputError(f"frame {identity(atoms)}: has no energy")
     return known
+
+
+def fit_e0(module: HipnnModule, frames: Sequence[Batch], decay_factor: float = 1e-2) -> None:
+    """Set the energy of an isolated atom of each species and freeze it.
+
+    Least squares of E over the composition (training frames only), as hippynn's
+    ``hierarchical_energy_initialization`` does; later energy layers are damped by
+    ``decay_factor**k``, so that training starts from the reference energies.
+
+    Parameters
+    ----------
+    module
+        Model, changed in place.
+    frames
+        Training frames with energies in eV.
+    decay_factor
+        Damping per interaction layer.
+    """
+    index = module._species_index
+    counts = torch.stack(
+        [torch.bincount(index[b.numbers], minlength=len(module.config.species)) for b in frames]
+    ).double()
+    energy = torch.cat([b.energy for b in frames]).double()
+    e0 = torch.linalg.lstsq(counts, energy[:, None]).solution[:, 0]
+    first, *later = module.henergy.layers
+    with torch.no_grad():
+        first.weight.copy_(e0[None])
+        for power, layer in enumerate(later, start=1):
+            layer.weight.mul_(decay_factor**power)
+            layer.bias.mul_(decay_factor**power)
+    first.weight.requires_grad_(False)

@@ -16,9 +16,7 @@ from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedErr
 from kdlib.datasets import identity
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
-from kdlib.training.losses import TABLE_1
-from kdlib.training.losses import LossWeights
-from kdlib.training.losses import WeightSchedule
+from kdlib.training.losses import TABLE_1, LossWeights, WeightSchedule
 
 
 @dataclass(frozen=True)

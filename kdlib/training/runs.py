@@ -17,20 +17,13 @@ import xarray as xr
 from ase import Atoms
 
 import kdlib
-from kdlib import hipnn
-from kdlib import results
-from kdlib.datasets import Split
-from kdlib.datasets import identity
+from kdlib import hipnn, results
+from kdlib.datasets import Split, identity
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
-from kdlib.training.loop import Loop
-from kdlib.training.loop import TrainingConfig
-from kdlib.training.loop import TrainingError
-from kdlib.training.loop import use_backend
-from kdlib.training.losses import LossWeights
-from kdlib.training.losses import WeightSchedule
+from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.progress import Reporter
+from kdlib.training.loop import Loop, TrainingConfig, TrainingError, use_backend
+from kdlib.training.losses import LossWeights, WeightSchedule
 
 __all__ = ["Run", "TrainingConfig", "TrainingError", "fit", "label_list", "load_run", "run_key"]
 

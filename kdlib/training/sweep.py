@@ -16,19 +16,17 @@ from pathlib import Path
 import xarray as xr
 from ase import Atoms
 
-from kdlib.training import roles as distillation
 from kdlib import hipnn
-from kdlib.training import accuracy as metrics
-from kdlib import training
 from kdlib.datasets import Split
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
-from kdlib.training.losses import WeightSchedule
+from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.progress import Reporter
 from kdlib.replacing import replacing
-from kdlib.training import Run
-from kdlib.training import TrainingConfig
+from kdlib.training import accuracy as metrics
+from kdlib.training import roles as distillation
+from kdlib.training.loop import TrainingConfig
+from kdlib.training.losses import WeightSchedule
+from kdlib.training.runs import HISTORY, Run, fit, label_list, load_run, run_key
 from kdlib.workers import single_threaded
 
 #: How often trainings are sent again after a worker process died.
@@ -150,7 +148,7 @@ def run(
         names = ", ".join(task.name for task in waiting)
         raise RuntimeError(f"worker processes died {MAX_RESTARTS + 1} times; unfinished: {names}")
     _register(home, folders)
-    return [training.load_run(folders[task.name]) for task in todo]
+    return [load_run(folders[task.name]) for task in todo]
 
 
 def load(folder: str | Path, role: str, architecture: str, seed: int) -> Potential:
@@ -169,7 +167,7 @@ def accuracy(
     """Errors of every run on every part of the data, over role, architecture and seed."""
     cells = []
     for task, finished in zip(done, runs, strict=True):
-        labels = training.label_list(frames, task.labels)
+        labels = label_list(frames, task.labels)
         ds = metrics.evaluate(finished.potential, frames, split, labels)
         ds["n_epochs"] = finished.history.sizes["epoch"]
         ds["best_epoch"] = finished.history.attrs["best_epoch"]
@@ -202,12 +200,12 @@ def _cell(ds: xr.Dataset, task: Task, finished: Run) -> xr.Dataset:
 
 
 def _folder_name(task: Task, split: Split) -> str:
-    key = training.run_key(task.config, task.training, task.schedule, split, task.labels)
+    key = run_key(task.config, task.training, task.schedule, split, task.labels)
     return f"{task.name}_{key[:12]}"
 
 
 def _is_finished(run_dir: Path) -> bool:
-    return (run_dir / training.HISTORY).exists()
+    return (run_dir / HISTORY).exists()
 
 
 def _pool(count: int | None, n_tasks: int) -> ProcessPoolExecutor:
@@ -243,11 +241,11 @@ def _cost(config: HipnnConfig) -> int:
 
 def _train(task: Task, frames: Sequence[Atoms], split: Split, run_dir: Path) -> None:
     labels = task.labels
-    training.fit(task.config, task.training, task.schedule, frames, split, run_dir, labels)
+    fit(task.config, task.training, task.schedule, frames, split, run_dir, labels)
 
 
 def _line(task: Task, run_dir: Path, elapsed: float) -> str:
-    ds = training.load_run(run_dir).history
+    ds = load_run(run_dir).history
     best = ds.sel(epoch=ds.attrs["best_epoch"], split="valid")
     return (
         f"{task.name}: {ds.sizes['epoch']} epochs in {float(ds.seconds[-1]):.0f} s, validation "

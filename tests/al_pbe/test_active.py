@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
-from kdlib.md import exploration
-from kdlib import hipnn
-from kdlib.benchmarks.side_by_side.jobs import TrainJob
-from kdlib.benchmarks.side_by_side.jobs import brief_training
-from kdlib.geometry.pairs import closest_pair
-from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
 from al_pbe import active
 from al_pbe.active import Exploration
+from kdlib import hipnn
+from kdlib.benchmarks.side_by_side.plan import TrainJob, brief_training
+from kdlib.errors import InputError
+from kdlib.geometry.cells import closest_pair
+from kdlib.hipnn import HipnnConfig
+from kdlib.md import exploration
 
 SHORT = Exploration(n_steps=60, sample_every=10, melt_steps=10)
 

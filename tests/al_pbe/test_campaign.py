@@ -15,11 +15,9 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from al_pbe import campaign, packing
 from kdlib import datasets
-from kdlib.progress import Bar
-from kdlib.progress import Reporter
-from al_pbe import campaign
-from al_pbe import packing
+from kdlib.progress import Bar, Reporter
 
 
 def sample(k: int) -> Atoms:

@@ -7,17 +7,11 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import datasets
-from kdlib import hipnn
-from kdlib import results
+from al_pbe import ensemble, learning
+from al_pbe.learning import COMMON_TEST, COMPRESSED_TEST, TEST
+from kdlib import datasets, hipnn, results
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
-from al_pbe import ensemble
-from al_pbe import learning
-from al_pbe.learning import COMMON_TEST
-from al_pbe.learning import COMPRESSED_TEST
-from al_pbe.learning import TEST
+from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.training import TrainingConfig
 
 

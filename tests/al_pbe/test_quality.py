@@ -8,9 +8,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from al_pbe import quality
-from al_pbe.labeling import CONVERGED
-from al_pbe.labeling import PRODUCTION
-from al_pbe.labeling import LabelSettings
+from al_pbe.labeling import CONVERGED, PRODUCTION, LabelSettings
 
 calls = []
 

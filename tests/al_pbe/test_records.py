@@ -12,18 +12,13 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from kdlib.md import crystals
-from kdlib import results
-from kdlib.md.crystals import CrystalProtocol
-from kdlib.errors import InputError
-from al_pbe import labeling
-from al_pbe import packing
-from al_pbe import quality
-from al_pbe import records
-from al_pbe import sampling
-from al_pbe.labeling import PRODUCTION
-from al_pbe.labeling import LabelSettings
+from al_pbe import labeling, packing, quality, records, sampling
+from al_pbe.labeling import PRODUCTION, LabelSettings
 from al_pbe.records import Stored
+from kdlib import results
+from kdlib.errors import InputError
+from kdlib.md import crystals
+from kdlib.md.crystals import CrystalProtocol
 
 QUICK = CrystalProtocol(ratios=(0.90, 0.95, 1.0, 1.05, 1.10), vacancy_steps=3)
 needs_gpaw = pytest.mark.skipif(find_spec("gpaw") is None, reason="needs GPAW: make dft")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from kdlib import datasets
-from kdlib.geometry.pairs import closest_pair
-from kdlib.errors import InputError
 from al_pbe import sampling
+from kdlib import datasets
+from kdlib.errors import InputError
+from kdlib.geometry.cells import closest_pair
 
 
 @pytest.fixture(scope="module")

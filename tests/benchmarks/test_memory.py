@@ -8,13 +8,12 @@ import torch
 import xarray as xr
 
 from kdlib import hipnn
-from kdlib.md import liquid
 from kdlib.benchmarks import memory
-from kdlib.results import schema
-from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
 from kdlib.benchmarks.memory import MemoryProtocol
+from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.md import liquid
+from kdlib.results import schema
 
 CPU = torch.device("cpu")
 

@@ -7,26 +7,23 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from kdlib import hipnn, isolation, results
 from kdlib.benchmarks import side_by_side
-from kdlib import hipnn
-from kdlib import isolation
-from kdlib.md import liquid
-from kdlib import results
-from kdlib.benchmarks.side_by_side import jobs
-from kdlib.benchmarks.side_by_side import lammps
-from kdlib.benchmarks.side_by_side import md
-from kdlib.benchmarks.side_by_side.jobs import MdJob
-from kdlib.benchmarks.side_by_side.jobs import MdResult
-from kdlib.benchmarks.side_by_side.jobs import TrainJob
+from kdlib.benchmarks.side_by_side import lammps, md, plan
 from kdlib.benchmarks.side_by_side.lammps import LammpsError
-from kdlib.benchmarks.side_by_side.plan import CONTESTANTS
-from kdlib.benchmarks.side_by_side.plan import BenchProtocol
-from kdlib.benchmarks.side_by_side.plan import empty
-from kdlib.benchmarks.side_by_side.plan import record
-from kdlib.benchmarks.side_by_side.table import table
-from kdlib.benchmarks.side_by_side.table import with_ratios
+from kdlib.benchmarks.side_by_side.plan import (
+    CONTESTANTS,
+    BenchProtocol,
+    MdJob,
+    MdResult,
+    TrainJob,
+    empty,
+    record,
+)
+from kdlib.benchmarks.side_by_side.table import table, with_ratios
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
+from kdlib.md import liquid
 from kdlib.progress import Bar
 from kdlib.results.schema import COMPONENTS
 
@@ -157,7 +154,7 @@ def faked(monkeypatch, protocol):
     calls = []
 
     def call(function, *arguments, threads):
-        if function is jobs.md:
+        if function is plan.md:
             (job,) = arguments
             calls.append((job.backend, job.n_atoms, job.warmup_steps))
             seconds = np.full((len(COMPONENTS), 1), job.n_atoms * job.n_steps * 1e-6)
@@ -214,7 +211,7 @@ def test_real_processes(tmp_path):
     hipnn.save(hipnn.build(CONFIG), tmp_path / "run")
     start = liquid.liquid_aluminium(2, seed=0)
     job = MdJob(tmp_path / "run", "fused", start, 32, 1.0, 2, 2, 1, 60.0, 300.0, 1.0)
-    found = isolation.call(jobs.md, job, threads=1)
+    found = isolation.call(plan.md, job, threads=1)
     assert found.seconds.shape == (len(COMPONENTS), 2)
     np.testing.assert_allclose(found.seconds[1:].sum(axis=0), found.seconds[0])
     assert found.peak > 1e6
@@ -225,23 +222,23 @@ def test_first_call_of_every_backend(tmp_path):
     hipnn.save(hipnn.build(CONFIG), tmp_path / "run")
     start = liquid.liquid_aluminium(2, seed=0)
     for backend in ("stock", "hippynn", "fused"):
-        found = jobs.md(MdJob(tmp_path / "run", backend, start, 32, 1.0, 2, 2, 0, 60, 300.0, 1.0))
+        found = plan.md(MdJob(tmp_path / "run", backend, start, 32, 1.0, 2, 2, 0, 60, 300.0, 1.0))
         assert found.seconds[0, 0] >= found.seconds[1, 0] > 0
 
 
 def test_epochs_are_timed_one_by_one(monkeypatch, emt_frames):
     """The first epoch, which compiles, is left out; labels do not matter."""
-    monkeypatch.setattr(jobs.datasets, "load", lambda name: emt_frames)
+    monkeypatch.setattr(plan.datasets, "load", lambda name: emt_frames)
     for role in ("teacher", "student"):
-        seconds = jobs.epochs(TrainJob(CONFIG, role, "fused", 16, 2))
+        seconds = plan.epochs(TrainJob(CONFIG, role, "fused", 16, 2))
         assert seconds.shape == (2,)
         assert (seconds > 0).all()
 
 
 def test_brief_training_leaves_a_potential(monkeypatch, emt_frames, tmp_path):
     """What it saves can be loaded and is not what it started from."""
-    monkeypatch.setattr(jobs.datasets, "load", lambda name: emt_frames)
-    jobs.brief_training(TrainJob(CONFIG, "control", "fused", 8, 2), tmp_path / "run")
+    monkeypatch.setattr(plan.datasets, "load", lambda name: emt_frames)
+    plan.brief_training(TrainJob(CONFIG, "control", "fused", 8, 2), tmp_path / "run")
     found = hipnn.load(tmp_path / "run").module
     pairs = zip(found.parameters(), hipnn.build(CONFIG).parameters(), strict=True)
     assert any(not bool((a == b).all()) for a, b in pairs)

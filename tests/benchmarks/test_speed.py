@@ -5,18 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kdlib import benchmarks
-from kdlib.md import dynamics
-from kdlib import hipnn
-from kdlib.md import liquid
-from kdlib.training import accuracy
-from kdlib.results import schema
+from kdlib import benchmarks, hipnn
 from kdlib.benchmarks import TimingProtocol
 from kdlib.benchmarks.backends import contestant
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
-from kdlib.hipnn.stock import StockCalculator
+from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.hipnn.calculator import StockCalculator
+from kdlib.md import dynamics, liquid
+from kdlib.results import schema
+from kdlib.training import accuracy
 
 
 @pytest.fixture(scope="module")

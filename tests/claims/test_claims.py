@@ -5,12 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from kdlib import claims
-from kdlib.training import losses
-from kdlib import results
-from kdlib.results import schema
-from kdlib.errors import InputError
+from kdlib import claims, results
 from kdlib.claims.statistics import Interval
+from kdlib.errors import InputError
+from kdlib.results import schema
+from kdlib.training import losses
 
 
 def audited(found) -> dict[str, dict]:

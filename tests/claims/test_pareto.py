@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kdlib.claims.pareto import dominance
-from kdlib.claims.pareto import front
-from kdlib.claims.pareto import step_time
+from kdlib.claims.statistics import dominance, front, step_time
 
 
 def test_front_keeps_only_unbeaten_points():

@@ -5,14 +5,16 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from kdlib.claims.statistics import crossed_interval
-from kdlib.claims.statistics import frame_bootstrap
-from kdlib.claims.statistics import log_binned
-from kdlib.claims.statistics import over_seeds
-from kdlib.claims.statistics import rank_correlation
-from kdlib.claims.statistics import ratio
-from kdlib.claims.statistics import slope
-from kdlib.claims.statistics import t_interval
+from kdlib.claims.statistics import (
+    crossed_interval,
+    frame_bootstrap,
+    log_binned,
+    over_seeds,
+    rank_correlation,
+    ratio,
+    slope,
+    t_interval,
+)
 
 
 def test_t_interval_is_scipys():

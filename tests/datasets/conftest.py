@@ -18,7 +18,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import Hartree
 
 from kdlib.datasets import registry
-from kdlib.datasets.download import git_blob_id
+from kdlib.datasets.registry import git_blob_id
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,7 @@ from ase.units import Hartree
 
 from kdlib import datasets
 from kdlib.__main__ import main
-from kdlib.datasets import ani_al
-from kdlib.datasets import registry
+from kdlib.datasets import ani_al, registry
 from kdlib.errors import InputError
 
 

@@ -3,18 +3,17 @@
 import numpy as np
 import pytest
 
-from kdlib.datasets import coverage
-from kdlib import datasets
-from kdlib import hipnn
-from kdlib.training import parity
+from kdlib import datasets, hipnn
+from kdlib.datasets import summary
 from kdlib.results import schema
+from kdlib.training import accuracy
 
 
 def test_embedded_data_cover_solid_and_liquid_densities():
     """Aluminium: 2.7 g/cm3 (solid) and 2.3 g/cm3 (liquid) lie inside; 12 neighbours in fcc."""
     frames = datasets.load("al-pbe")
     split = datasets.split(frames)
-    ds = coverage.coverage(frames, split)
+    ds = summary.coverage(frames, split)
     schema.validate(schema.describe(ds, "data"), "data")
     assert ds.density.min() < 2.3
     assert ds.density.max() > 2.7
@@ -29,14 +28,14 @@ def test_density_of_a_known_cell(emt_frames):
     atoms = emt_frames[0].copy()
     atoms.calc = emt_frames[0].calc
     atoms.set_cell([4.05] * 3, scale_atoms=True)
-    assert coverage._density(atoms) == pytest.approx(2.697, abs=2e-3)
+    assert summary._density(atoms) == pytest.approx(2.697, abs=2e-3)
 
 
 def test_parity_pairs_predictions_with_their_references(emt_frames, small_config):
     """Rows of the comparison belong together, and fcc has twelve neighbours in its first shell."""
     split = datasets.split(emt_frames)
     potential = hipnn.Potential(hipnn.build(small_config, seed=1))
-    ds = parity.parity(potential, emt_frames, split, other=potential, first_shell=3.6)
+    ds = accuracy.parity(potential, emt_frames, split, other=potential, first_shell=3.6)
     schema.validate(schema.describe(ds, "parity"), "parity")
     test = [emt_frames[k] for k in split.test]
     forces = np.concatenate([atoms.get_forces().ravel() for atoms in test])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdlib.datasets import download
+from kdlib.datasets import registry
 from kdlib.errors import InputError
 
 
@@ -14,9 +14,9 @@ def test_git_blob_id_is_gits(tmp_path):
     """`git hash-object` of "hello" and a newline is ce013625030ba8dba906f756967f9e9ca394464a."""
     path = tmp_path / "greeting"
     path.write_bytes(b"hello\n")
-    assert download.git_blob_id(path) == "ce013625030ba8dba906f756967f9e9ca394464a"
+    assert registry.git_blob_id(path) == "ce013625030ba8dba906f756967f9e9ca394464a"
     path.write_bytes(b"")
-    assert download.git_blob_id(path) == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+    assert registry.git_blob_id(path) == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 
 
 def member(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
@@ -45,7 +45,7 @@ def test_malicious_archive_is_refused_whole(
     archive = tmp_path / "bad.tgz"
     archive.write_bytes(pack({"data.h5": b"harmless"}, odd))
     with pytest.raises(InputError, match=rf"bad\.tgz: member '{odd.name}' {rule}"):
-        download.unpack(archive, tmp_path / "deep" / "folder")
+        registry.unpack(archive, tmp_path / "deep" / "folder")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.tgz", "deep"]
 
 
@@ -54,8 +54,8 @@ def test_unpacked_files_are_listed_with_their_sums(tmp_path, pack):
     archive = tmp_path / "good.tgz"
     archive.write_bytes(pack({"a/b/data.h5": b"1", "./data.h5": b"2", "note": b"3"}))
     folder = tmp_path / "folder"
-    download.unpack(archive, folder)
-    found = download.unpacked(folder, ".h5")
+    registry.unpack(archive, folder)
+    found = registry.unpacked(folder, ".h5")
     assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in found} == {
         "a/b/data.h5": b"1",
         "data.h5": b"2",
@@ -69,13 +69,13 @@ def test_damaged_archive_is_refused(damage, tmp_path, pack):
     archive = tmp_path / "cut.tgz"
     archive.write_bytes(damage(pack({"data.h5": bytes(range(256)) * 500})))
     with pytest.raises(InputError, match=r"cut\.tgz: not a readable archive"):
-        download.unpack(archive, tmp_path / "folder")
+        registry.unpack(archive, tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["cut.tgz"]
 
 
 def test_cache_follows_the_environment(tmp_path, monkeypatch):
     """KDLIB_CACHE decides; without it the system's folder for caches does."""
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path))
-    assert download.cache() == tmp_path
+    assert registry.cache() == tmp_path
     monkeypatch.delenv("KDLIB_CACHE")
-    assert download.cache().name == "kdlib"
+    assert registry.cache().name == "kdlib"

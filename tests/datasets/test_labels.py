@@ -10,7 +10,7 @@ from ase.io import write
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from kdlib import datasets
-from kdlib.datasets.labels import labelled
+from kdlib.datasets.readers import labelled
 from kdlib.errors import InputError
 
 

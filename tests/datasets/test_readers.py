@@ -7,11 +7,9 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from kdlib import datasets
-from kdlib.training import roles
-from kdlib import hipnn
-from kdlib import training
+from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
+from kdlib.training import roles
 
 VASPRUN = """<?xml version="1.0" encoding="ISO-8859-1"?>
 <modeling>

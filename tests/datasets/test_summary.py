@@ -7,9 +7,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from kdlib import datasets
-from kdlib.hipnn import sensitivities
 from kdlib.__main__ import main
-from kdlib.geometry.pairs import closest_pair
+from kdlib.geometry.cells import closest_pair
+from kdlib.hipnn import network
 
 
 def test_table_counts_what_is_there(alloy, clusters):
@@ -57,7 +57,7 @@ def test_command_shows_the_table_of_a_file(tmp_path, alloy, capsys):
 
 def test_sensitivities_begin_below_the_closest_pair(alloy, emt_frames):
     """1.5 Angstrom as in the paper, unless atoms come closer: 0.9 times the bond of H2."""
-    assert sensitivities.soft_min(emt_frames) == 1.5
-    assert sensitivities.soft_min(alloy) == 1.5
+    assert network.soft_min(emt_frames) == 1.5
+    assert network.soft_min(alloy) == 1.5
     hydrogen = Atoms("H2", [[0, 0, 0], [0.74, 0, 0]])
-    assert sensitivities.soft_min([*alloy, hydrogen]) == pytest.approx(0.9 * 0.74, abs=1e-3)
+    assert network.soft_min([*alloy, hydrogen]) == pytest.approx(0.9 * 0.74, abs=1e-3)

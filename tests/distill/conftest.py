@@ -5,12 +5,9 @@ import subprocess
 import pytest
 from ase.build import bulk
 
-from kdlib import distill
-from kdlib import hipnn
-from kdlib import teachers
+from kdlib import distill, hipnn, teachers
 from kdlib.distill import Plan
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
+from kdlib.hipnn import HipnnConfig, Potential
 
 _TINY = Plan(
     "emt", ("Cu",), temperatures=(300.0, 900.0), size="8-8-1", n_start=16, n_teacher_runs=1,

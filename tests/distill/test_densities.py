@@ -9,8 +9,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.emt import EMT
 
 from kdlib.distill import measures
-from kdlib.distill.densities import densities
-from kdlib.distill.measures import Measures
+from kdlib.distill.measures import Measures, densities
 
 SHORT = Measures(n_atoms=32, npt_ps=2.0, timestep=4.0, npt_frames=8)
 FINE = Measures(volumes=(0.985, 0.99, 0.995, 1.0, 1.005, 1.01, 1.015, 1.02))

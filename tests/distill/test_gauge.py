@@ -6,8 +6,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib.distill.gauge import Gauge
-from kdlib.distill.gauge import columns
+from kdlib.distill.partition import Gauge, columns
 from kdlib.errors import InputError
 
 CUTOFF = 5.0

@@ -5,7 +5,6 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from kdlib.distill import conservation
 from kdlib.distill import measures
 from kdlib.distill.measures import Measures
 
@@ -29,7 +28,7 @@ def test_a_curve_without_a_minimum_has_no_volume():
 
 def test_energy_is_conserved_and_states_are_told_apart():
     """EMT keeps its energy in crystal and melt; the melt is hotter, so it strays further."""
-    ds = conservation.conservation(EMT(), bulk("Cu"), 1600.0, 1.1, SMALL)
+    ds = measures.conservation(EMT(), bulk("Cu"), 1600.0, 1.1, SMALL)
     assert ds.state.values.tolist() == ["solid", "molten"]
     np.testing.assert_allclose(ds.stable, SMALL.nve_ps, rtol=0.05)
     assert abs(ds.energy_change).max() < 0.01
@@ -44,7 +43,7 @@ def test_an_exploding_student_is_a_number_not_a_crash():
             value = super().get_property(name, atoms, allow_calculation)
             return 1e3 * np.sign(atoms.positions - 2.0) if name == "forces" else value
 
-    ds = conservation.conservation(Bomb(), bulk("Cu"), 1600.0, 1.1, SMALL)
+    ds = measures.conservation(Bomb(), bulk("Cu"), 1600.0, 1.1, SMALL)
     np.testing.assert_array_equal(ds.stable, 0)
 
 

@@ -9,13 +9,10 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import datasets
-from kdlib import distill
-from kdlib import hipnn
-from kdlib import teachers
-from kdlib.training.references import AtomReferences
-from kdlib.distill import mixed
+from kdlib import datasets, distill, hipnn, teachers
+from kdlib.distill import labeled
 from kdlib.errors import InputError
+from kdlib.training.references import AtomReferences
 
 #: Constants of the species between "DFT" and the teacher, eV.
 OFFSET = {"Cu": -100.0, "Au": 40.0}
@@ -41,7 +38,7 @@ def _dft(n_frames, symbols=("Cu",), scale=1.0):
 def prepared(tiny, tmp_path):
     given = _dft(12, ("Cu", "Au"))
     plan = replace(tiny, data_weight=3.0)
-    return given, mixed.prepare(plan, given, tmp_path, teachers.load("emt"))
+    return given, labeled.prepare(plan, given, tmp_path, teachers.load("emt"))
 
 
 def test_energies_are_on_the_teachers_scale(prepared):
@@ -68,14 +65,14 @@ def test_one_in_ten_is_held_out(prepared):
     """Those held out are measured, not learnt."""
     _, frames = prepared
     assert [k for k, a in enumerate(frames) if a.info["part"] == "test"] == [9]
-    assert len(mixed.learnt(frames)) == 11
+    assert len(labeled.learnt(frames)) == 11
 
 
 def test_the_teachers_own_error_is_said(tiny, tmp_path, small_config):
     """Forces of a teacher against labels that are 1.5 times its own: half of its forces."""
-    frames = mixed.prepare(tiny, _dft(10, scale=1.5), tmp_path, teachers.load("emt"))
+    frames = labeled.prepare(tiny, _dft(10, scale=1.5), tmp_path, teachers.load("emt"))
     potential = hipnn.Potential(hipnn.build(replace(small_config, species=("Cu",)), 0))
-    found = mixed.compare(potential, frames, AtomReferences({"Cu": 0.0}))
+    found = labeled.compare(potential, frames, AtomReferences({"Cu": 0.0}))
     held_out = frames[9].copy()
     held_out.calc = EMT()
     rms = np.sqrt(np.mean(held_out.get_forces() ** 2))

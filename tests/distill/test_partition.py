@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from kdlib.distill import partition
-from kdlib.distill import sampling
+from kdlib.distill import partition, sampling
 from kdlib.distill.labeled import Pool
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,6 @@ from importlib import import_module
 import pytest
 
 from kdlib import distill
-from kdlib.distill import conservation
-from kdlib.distill import densities
 from kdlib.distill import measures
 from kdlib.distill.report import MEASURED
 
@@ -39,8 +37,8 @@ def test_a_stopped_report_goes_on(tiny, finished, monkeypatch):
     with pytest.raises(Stopped):
         distill.report(tiny, outcome, folder, SHORT)
     monkeypatch.setattr(measures, "costs", costs)
-    monkeypatch.setattr(densities, "densities", stopped)
-    monkeypatch.setattr(conservation, "conservation", stopped)
+    monkeypatch.setattr(measures, "densities", stopped)
+    monkeypatch.setattr(measures, "conservation", stopped)
     ds = distill.report(tiny, outcome, folder, SHORT)
     assert asked == ["costs"]
     assert {"density", "energy_drift", "step_time"} <= set(ds)
@@ -57,7 +55,7 @@ def test_other_wishes_are_measured_anew(tiny, finished, monkeypatch):
     def again(*args):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(densities, "densities", again)
+    monkeypatch.setattr(measures, "densities", again)
     distill.report(tiny, outcome, folder, replace(SHORT, label_epochs=7))
     with pytest.raises(AssertionError, match="measured again"):
         distill.report(tiny, outcome, folder, replace(SHORT, npt_ps=0.06))

@@ -5,14 +5,11 @@ from dataclasses import replace
 import pytest
 from ase.build import bulk
 
+from kdlib.distill import sampling, workflow
+from kdlib.geometry.cells import closest_pair
+from kdlib.hipnn import HipnnConfig, build, save
 from kdlib.md import exploration
-from kdlib.geometry.pairs import closest_pair
-from kdlib.distill import sampling
-from kdlib.distill import workflow
 from kdlib.md.exploration import Path
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import build
-from kdlib.hipnn import save
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +80,12 @@ def test_a_touch_is_neither_the_end_of_a_run_nor_labelled(monkeypatch, tiny, run
         exploration, "follow", lambda atoms, calc, e: seen.append(e) or Path(frames, "", 1.0)
     )
     found, _ = sampling._trajectory(
-        replace(tiny, largest_force=1e9), sampling.Start(frames[0], 900.0, True), run_dirs, 1, 1, 2.5
+        replace(tiny, largest_force=1e9),
+        sampling.Start(frames[0], 900.0, True),
+        run_dirs,
+        1,
+        1,
+        2.5,
     )
     assert seen[0].closest == pytest.approx(2.5 * tiny.collapse)
     assert seen[0].closest < 1.2

@@ -10,12 +10,8 @@ import ase.io
 import numpy as np
 import pytest
 
-from kdlib import datasets
-from kdlib import distill
-from kdlib import hipnn
-from kdlib import teachers
-from kdlib.distill import sampling
-from kdlib.distill import students
+from kdlib import datasets, distill, hipnn, teachers
+from kdlib.distill import sampling, students
 from kdlib.distill.labeled import Pool
 
 pytestmark = pytest.mark.slow

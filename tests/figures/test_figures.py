@@ -11,15 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from kdlib import figures
-from kdlib import results
-from kdlib.results import schema
+from kdlib import figures, results
+from kdlib.claims.statistics import over_seeds
 from kdlib.errors import InputError
 from kdlib.figures.audit import _interval
-from kdlib.figures.style import ROLE_LOOKS
-from kdlib.figures.style import label
-from kdlib.figures.style import log_ticks
-from kdlib.claims.statistics import over_seeds
+from kdlib.figures.style import ROLE_LOOKS, label, log_ticks
+from kdlib.results import schema
 
 NAMES = sorted(figures.REDRAW)
 #: Axes of these have no numbers.

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from kdlib.geometry.pairs import closest_pair
-from kdlib.geometry import cells
+from kdlib.distill.sampling import structures
 from kdlib.errors import InputError
+from kdlib.geometry import cells
+from kdlib.geometry.cells import closest_pair
 
 
 @pytest.mark.parametrize(
@@ -85,24 +86,24 @@ def closest_like_pair(atoms):
 def test_faults_of_structures_name_the_file(tmp_path):
     """Missing, unreadable, not periodic, overlapping: each is one clear error."""
     with pytest.raises(InputError, match=r"nothing\.cif: neither a file nor an element"):
-        cells.structures(["nothing.cif"])
+        structures(["nothing.cif"])
     broken = tmp_path / "broken.cif"
     broken.write_text("data_\n_cell_length_a x\n")
     with pytest.raises(InputError, match=r"broken\.cif: ASE cannot read it"):
-        cells.structures([str(broken)])
+        structures([str(broken)])
     molecule = tmp_path / "molecule.xyz"
     ase.io.write(molecule, bulk("Cu").repeat(2) * 1, format="xyz")
     with pytest.raises(InputError, match=r"molecule\.xyz: is not periodic"):
-        cells.structures([str(molecule)])
+        structures([str(molecule)])
     overlapping = tmp_path / "overlap.extxyz"
     atoms = bulk("Cu").repeat((2, 1, 1))
     atoms.positions[1] = atoms.positions[0] + 0.1
     ase.io.write(overlapping, atoms)
     with pytest.raises(InputError, match="closer than 0.5"):
-        cells.structures([str(overlapping)])
+        structures([str(overlapping)])
 
 
 def test_an_element_is_its_crystal():
     """The word Cu is ASE's fcc copper."""
-    (found,) = cells.structures(["Cu"])
+    (found,) = structures(["Cu"])
     np.testing.assert_allclose(found.cell.array, bulk("Cu").cell.array)

@@ -6,8 +6,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
-from kdlib.geometry.neighbors import NeighborList
-from kdlib.geometry.neighbors import neighbor_pairs
+from kdlib.geometry.neighbors import NeighborList, neighbor_pairs
 
 
 def cells() -> dict[str, Atoms]:

@@ -6,8 +6,8 @@ import xarray as xr
 from ase import Atoms
 from ase.build import bulk
 
-from kdlib.geometry import rdf
 from kdlib.errors import InputError
+from kdlib.geometry import rdf
 
 TRICLINIC = np.array([[9.0, 0.0, 0.0], [2.0, 8.5, 0.0], [-1.5, 2.5, 9.5]])
 

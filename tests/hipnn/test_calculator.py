@@ -8,16 +8,12 @@ from ase import Atoms
 from ase.build import bulk
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from kdlib.md import dynamics
-from kdlib.hipnn import kernels
 from kdlib import hipnn
-from kdlib.md import liquid
-from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
 from kdlib.geometry.neighbors import neighbor_pairs
-from kdlib.hipnn.stock import stock_calculator
+from kdlib.hipnn import HipnnConfig, Potential, kernels
+from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator
+from kdlib.md import dynamics, liquid
 
 CONFIG = HipnnConfig(6, 5, 1, dtype="float64", cutoff=5.0, soft_max=4.5)
 BACKENDS = ("fused", "hippynn")

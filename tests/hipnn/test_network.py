@@ -11,11 +11,10 @@ import torch
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
-from kdlib.hipnn import batches
 from kdlib import hipnn
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
+from kdlib.hipnn import HipnnConfig, Potential, batches
+from kdlib.training.references import fit_e0
 
 CONFIGS = {
     "l_max 0": HipnnConfig(8, 6, 1, l_max=0, dtype="float64"),
@@ -163,7 +162,7 @@ def test_reference_energies_are_recovered():
         batch = batches.from_atoms(Atoms(f"Al{n}Li{n % 3}", np.eye(n + n % 3, 3) * 3), 7.5)
         total = torch.tensor([-3.0 * n - 1.5 * (n % 3)], dtype=torch.float64)
         frames.append(dataclasses.replace(batch, energy=total))
-    hipnn.fit_e0(module, frames)
+    fit_e0(module, frames)
     np.testing.assert_allclose(module.henergy.layers[0].weight.detach(), [[-3.0, -1.5]], atol=1e-9)
     assert not module.henergy.layers[0].weight.requires_grad
 

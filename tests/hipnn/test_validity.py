@@ -9,12 +9,9 @@ from ase import Atoms
 from ase.build import bulk
 
 from kdlib import hipnn
-from kdlib.hipnn.calculator import CHECK_EVERY
-from kdlib.hipnn.calculator import HipnnCalculator
-from kdlib.hipnn.calculator import UnseenWarning
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
-from kdlib.hipnn.validity import Validity
+from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.hipnn.calculator import CHECK_EVERY, HipnnCalculator, UnseenWarning
+from kdlib.hipnn.potential import Validity
 
 CUTOFF = 5.0
 

@@ -6,13 +6,11 @@ import xarray as xr
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
-from kdlib.md import crystals
-from kdlib import figures
-from kdlib import hipnn
-from kdlib.training import sweep
-from kdlib.md.crystals import CrystalProtocol
-from kdlib.md import comparison
 from al_pbe import records
+from kdlib import figures, hipnn
+from kdlib.md import crystals
+from kdlib.md.crystals import CrystalProtocol
+from kdlib.training import sweep
 
 PROTOCOL = CrystalProtocol(ratios=(0.85, 0.90, 0.95, 1.0, 1.05, 1.10), vacancy_steps=3)
 
@@ -48,9 +46,9 @@ def compared(accuracy, tmp_path_factory):
     physics = records.physics(folder, protocol=PROTOCOL, make=lambda *_: EMT())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "load", lambda folder, role, architecture, seed: Trained(role))
-        found = comparison.models(folder, accuracy, PROTOCOL)
-        assert comparison.species(folder, accuracy) == ("Al",)
-    return comparison.compare(found, physics)
+        found = crystals.models(folder, accuracy, PROTOCOL)
+        assert crystals.species(folder, accuracy) == ("Al",)
+    return crystals.compare(found, physics)
 
 
 def test_model_that_is_the_reference_has_no_deviation(compared):
@@ -73,7 +71,7 @@ def test_models_that_were_not_trained_are_missing(compared):
 
 def test_table_stands_models_beside_both_kinds_of_dft(compared):
     """A row for each quantity, with its unit."""
-    found = comparison.table(compared)
+    found = crystals.table(compared)
     assert found.columns.tolist() == ["unit", "DFT, label", "DFT, converged", "teacher", "student"]
     assert found.unit.to_dict() == crystals.QUANTITIES
     np.testing.assert_allclose(

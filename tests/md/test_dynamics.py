@@ -5,14 +5,11 @@ import pytest
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from kdlib.md import dynamics
-from kdlib.md import liquid
 from kdlib import units
-from kdlib.md.dynamics import DynamicsError
-from kdlib.md.dynamics import MeltProtocol
 from kdlib.errors import InputError
-from kdlib.progress import Bar
-from kdlib.progress import Reporter
+from kdlib.md import dynamics, liquid
+from kdlib.md.dynamics import DynamicsError, MeltProtocol, thermalize
+from kdlib.progress import Bar, Reporter
 
 
 class Springs(Calculator):
@@ -92,7 +89,7 @@ def test_drift_is_the_slope_in_eV_per_atom_per_ps(springs, monkeypatch):
 @pytest.mark.parametrize("thermostat", ["langevin", "nose-hoover"])
 def test_thermostats_hold_the_temperature(springs, thermostat):
     """Springs at 1200 K: kinetic and potential energy are 3/2 kT per atom each."""
-    liquid.thermalize(springs, 2400, np.random.default_rng(0))  # half of it goes to the springs
+    thermalize(springs, 2400, np.random.default_rng(0))  # half of it goes to the springs
     dynamics.nvt(springs, 1200, 500, thermostat=thermostat)
     run = dynamics.nvt(springs, 1200, 6000, thermostat=thermostat, sample_every=5)
     # 108 atoms: one sample scatters by sqrt(2/3N) = 8 %; some 100 independent ones are here.

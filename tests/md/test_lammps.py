@@ -13,18 +13,14 @@ from ase.geometry import minkowski_reduce
 from ase.md.verlet import VelocityVerlet
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from kdlib.md import dynamics
-from kdlib import hipnn
-from kdlib.md import lammps
-from kdlib.md.lammps import box
-from kdlib.md import liquid
-from kdlib.geometry import rdf
-from kdlib import units
-from kdlib.hipnn.calculator import HipnnCalculator
-from kdlib.md.dynamics import DynamicsError
+from kdlib import hipnn, units
 from kdlib.errors import InputError
-from kdlib.progress import Bar
-from kdlib.progress import Reporter
+from kdlib.geometry import rdf
+from kdlib.hipnn.calculator import HipnnCalculator
+from kdlib.md import dynamics, lammps
+from kdlib.md.dynamics import DynamicsError, kinetic_temperature, thermalize
+from kdlib.md.lammps import box
+from kdlib.progress import Bar, Reporter
 
 try:
     box.start().close()
@@ -47,7 +43,7 @@ def solid(deformation: str = "sheared", n: int = 2, temperature: float = 600.0) 
     atoms.rattle(0.1, seed=1)
     atoms.set_cell(DEFORMATIONS[deformation] @ atoms.cell.array, scale_atoms=True)
     atoms.positions += [7.0, -3.0, 0.5]
-    liquid.thermalize(atoms, temperature, np.random.default_rng(0))
+    thermalize(atoms, temperature, np.random.default_rng(0))
     atoms.calc = EMT()
     return atoms
 
@@ -152,7 +148,7 @@ def test_hipnn_moves_as_in_ase(given, small_config, tmp_path):
     hipnn.save(potential.module, tmp_path)
     atoms = aluminium()
     atoms.rattle(0.1, seed=0)
-    liquid.thermalize(atoms, 300.0, np.random.default_rng(0))
+    thermalize(atoms, 300.0, np.random.default_rng(0))
     atoms.calc = HipnnCalculator(potential, device="cpu")
     start = {"potential": potential, "folder": tmp_path, "calculator": atoms.calc}[given]
     with lammps.Driver(start, atoms) as driver:
@@ -192,7 +188,7 @@ def test_series_is_in_our_units():
     np.testing.assert_allclose(last.time, [60.0, 80.0])
     np.testing.assert_allclose(series.time, [20.0, 40.0, 60.0, 80.0, 90.0])
     end = series.isel(time=-1)
-    assert float(end.temperature) == pytest.approx(liquid.kinetic_temperature(now), rel=1e-5)
+    assert float(end.temperature) == pytest.approx(kinetic_temperature(now), rel=1e-5)
     assert float(end.kinetic_energy) * len(now) == pytest.approx(now.get_kinetic_energy(), rel=1e-6)
     assert float(end.volume) == pytest.approx(now.get_volume())
 
@@ -200,7 +196,7 @@ def test_series_is_in_our_units():
 def test_barostat_finds_the_equilibrium_volume():
     """Aluminium compressed by a tenth expands to the volume at which EMT has no pressure."""
     atoms = aluminium(a=3.85)
-    liquid.thermalize(atoms, 100.0, np.random.default_rng(0))
+    thermalize(atoms, 100.0, np.random.default_rng(0))
     trials = [aluminium(a, 1) for a in np.linspace(3.9, 4.1, 41)]
     energies = [EMT().get_potential_energy(trial) for trial in trials]
     rest = trials[np.argmin(energies)].get_volume() * 8
@@ -277,7 +273,7 @@ def test_rdf_of_a_run_is_ases():
         return rdf.rdf(run.positions.values, atoms.cell.array, r_max=6.0, n_bins=60)
 
     start = aluminium()
-    liquid.thermalize(start, 900.0, np.random.default_rng(1))
+    thermalize(start, 900.0, np.random.default_rng(1))
     with lammps.Driver(EMT(), start) as driver:
         driver.command("fix 1 all langevin 900 900 0.1 1")
         driver.command("fix 2 all nve")

@@ -5,15 +5,12 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from kdlib.md.lammps import box
-from kdlib.md.lammps import nvt
-from kdlib.md import liquid
-from kdlib.geometry import rdf
-from kdlib.md import structure
-from kdlib.md import trajectory
-from kdlib.md.dynamics import DynamicsError
-from kdlib.md.dynamics import MeltProtocol
 from kdlib.errors import InputError
+from kdlib.geometry import rdf
+from kdlib.md import dynamics, structure
+from kdlib.md.dynamics import DynamicsError, MeltProtocol, kinetic_temperature, thermalize
+from kdlib.md.lammps import box, driver
+from kdlib.md.liquid import starting_liquid
 from kdlib.md.structure import StructureProtocol
 
 try:
@@ -25,7 +22,7 @@ except InputError as reason:
 def crystal():
     """Warm aluminium, 32 atoms."""
     atoms = bulk("Al", a=4.05, cubic=True) * (2, 2, 2)
-    liquid.thermalize(atoms, 600.0, np.random.default_rng(0))
+    thermalize(atoms, 600.0, np.random.default_rng(0))
     atoms.calc = EMT()
     return atoms
 
@@ -33,7 +30,7 @@ def crystal():
 def test_liquid_of_lammps_is_that_of_ase(classical):
     """From one start both have one g(r), within the noise of such runs; at 2500 K it is another."""
     melt = MeltProtocol(melt_steps=150, quench_steps=100, equilibration_steps=50)
-    start = structure.starting_liquid(2, melt)
+    start = starting_liquid(2, melt)
 
     def run(engine: str, temperature: float = 1200.0):
         protocol = StructureProtocol(
@@ -55,14 +52,14 @@ def test_run_goes_on_where_it_stopped():
     # a thermostat of infinite inertia: its state is not handed from run to run
     slow = {"sample_every": 5, "relaxation": 1e9}
     whole, halves = crystal(), crystal()
-    run = nvt.nvt(whole, 600.0, 20, **slow)
+    run = driver.nvt(whole, 600.0, 20, **slow)
     for _ in range(2):
-        part = nvt.nvt(halves, 600.0, 10, **slow)
+        part = driver.nvt(halves, 600.0, 10, **slow)
     assert run.time.values.tolist() == [10.0, 20.0, 30.0, 40.0]
     np.testing.assert_allclose(part.positions[-1], run.positions[-1], atol=1e-9)
     np.testing.assert_allclose(halves.positions, run.positions[-1], atol=1e-9)
     np.testing.assert_allclose(halves.get_momenta(), whole.get_momenta(), atol=1e-9)
-    msd = trajectory.mean_squared_displacement(run)
+    msd = dynamics.mean_squared_displacement(run)
     assert float(msd[1]) > 0
 
 
@@ -70,14 +67,14 @@ def test_atoms_at_rest_get_velocities():
     """As in ASE's run, of the temperature and the seed."""
     atoms = crystal()
     atoms.set_momenta(np.zeros((32, 3)))
-    nvt.nvt(atoms, 600.0, 1, seed=3, sample_every=1)
-    assert liquid.kinetic_temperature(atoms) == pytest.approx(600, rel=0.1)
+    driver.nvt(atoms, 600.0, 1, seed=3, sample_every=1)
+    assert kinetic_temperature(atoms) == pytest.approx(600, rel=0.1)
 
 
 def test_explosion_names_the_step():
     """A run hotter than its limit ends, as under ASE."""
     with pytest.raises(DynamicsError, match="step 5: the temperature is"):
-        nvt.nvt(crystal(), 600.0, 20, sample_every=5, max_temperature=100.0)
+        driver.nvt(crystal(), 600.0, 20, sample_every=5, max_temperature=100.0)
 
 
 def test_unknown_engine_is_refused():

@@ -10,16 +10,14 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from matplotlib.markers import MarkerStyle
 
-from kdlib.datasets import coverage
-from kdlib import datasets
-from kdlib import figures
-from kdlib.md import liquid
-from kdlib.training import parity
-from kdlib.geometry import rdf
-from kdlib.results import schema
-from kdlib.md import starts
-from kdlib.md.dynamics import MeltProtocol
+from kdlib import datasets, figures
+from kdlib.datasets import summary
 from kdlib.figures.style import phase_look
+from kdlib.geometry import rdf
+from kdlib.md import liquid
+from kdlib.md.dynamics import MeltProtocol, kinetic_temperature
+from kdlib.results import schema
+from kdlib.training import accuracy
 
 MELT = MeltProtocol(melt_steps=5, quench_steps=5, equilibration_steps=5)
 
@@ -50,10 +48,10 @@ def molecules() -> list[Atoms]:
 
 def test_other_materials_start_from_copies_of_a_typical_frame(alloys):
     """The frame of median volume with all species, at its own density, at the temperature asked."""
-    atoms = starts.configuration(alloys, 100, MELT)
+    atoms = liquid.configuration(alloys, 100, MELT)
     assert len(atoms) == 100
     assert atoms.get_volume() / len(atoms) == pytest.approx(3.9**3 / 4)
-    assert liquid.kinetic_temperature(atoms) == pytest.approx(MELT.temperature)
+    assert kinetic_temperature(atoms) == pytest.approx(MELT.temperature)
     assert "not aluminium" in atoms.info["origin"]
     assert "25 copies of frame 2, 100 atoms" in atoms.info["origin"]
 
@@ -61,7 +59,7 @@ def test_other_materials_start_from_copies_of_a_typical_frame(alloys):
 def test_aluminium_is_melted_at_its_experimental_density():
     """Nothing changes for aluminium: 4 n^3 atoms, whatever the frames' own density."""
     frames = [labelled(bulk("Al", a=3.5, cubic=True), 0)]
-    atoms = starts.configuration(frames, 108, MELT)
+    atoms = liquid.configuration(frames, 108, MELT)
     assert len(atoms) == 108
     assert len(atoms) / atoms.get_volume() == pytest.approx(liquid.density(MELT.temperature))
     assert atoms.info["origin"].startswith("liquid aluminium at 1200 K")
@@ -69,7 +67,7 @@ def test_aluminium_is_melted_at_its_experimental_density():
 
 def test_molecules_are_put_into_boxes(molecules):
     """Copies of a molecule stay four Angstrom apart, or further."""
-    atoms = starts.configuration(molecules, 16, MELT)
+    atoms = liquid.configuration(molecules, 16, MELT)
     assert len(atoms) == 16
     assert atoms.pbc.all()
     distances = atoms.get_all_distances(mic=True)
@@ -82,16 +80,16 @@ def test_molecules_are_put_into_boxes(molecules):
 def test_sizes_are_multiples_of_the_cell():
     """Nearest multiples; those that fit stay, and different sizes stay different."""
     sizes = {"stock": [108, 432], "fused": [216, 108, 6912]}
-    assert starts.fitting(sizes, 108) == {"stock": [108, 432], "fused": [108, 216, 6912]}
-    assert starts.fitting({"fused": [10, 20, 100]}, 40) == {"fused": [40, 80, 120]}
+    assert liquid.fitting(sizes, 108) == {"stock": [108, 432], "fused": [108, 216, 6912]}
+    assert liquid.fitting({"fused": [10, 20, 100]}, 40) == {"fused": [40, 80, 120]}
 
 
 def test_coordination_of_close_packing_is_twelve_in_any_material(alloys, emt_frames):
     """The first shell follows from the distances of nearest neighbours; aluminium keeps 3.9."""
-    assert parity.first_shell_of(emt_frames) == parity.FIRST_SHELL
+    assert accuracy.first_shell_of(emt_frames) == accuracy.FIRST_SHELL
     for atoms in alloys:
-        radius = parity.first_shell_of([atoms, alloys[-1], atoms])
-        assert set(parity._coordination(atoms, radius)) == {12}
+        radius = accuracy.first_shell_of([atoms, alloys[-1], atoms])
+        assert set(accuracy._coordination(atoms, radius)) == {12}
 
 
 def test_figure_of_the_data_without_density_or_temperature(molecules, alloys, tmp_path: Path):
@@ -105,7 +103,7 @@ def test_figure_of_the_data_without_density_or_temperature(molecules, alloys, tm
             fractions=(0.8, 0.1, 0.1),
             sha256="",
         )
-        ds = schema.describe(coverage.coverage(frames, split), "data")
+        ds = schema.describe(summary.coverage(frames, split), "data")
         schema.validate(ds, "data")
         assert "temperature" not in ds
         figure = figures.data(ds)
@@ -126,8 +124,8 @@ def test_points_of_any_phase_can_be_seen():
 def test_config_type_stands_for_a_phase(alloys):
     """Many datasets sort their frames by `config_type`."""
     alloys[0].info["config_type"] = "surface"
-    assert coverage.phase_of(alloys[0]) == "surface"
-    assert coverage.phase_of(alloys[1]) == "unknown"
+    assert summary.phase_of(alloys[0]) == "surface"
+    assert summary.phase_of(alloys[1]) == "unknown"
 
 
 def test_experiment_is_no_yardstick_for_other_materials():

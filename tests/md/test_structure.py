@@ -7,17 +7,15 @@ import pytest
 import xarray as xr
 from ase.calculators.emt import EMT
 
-from kdlib import hipnn
-from kdlib.md import liquid
-from kdlib.geometry import rdf
-from kdlib import results
-from kdlib.results import schema
-from kdlib.md import structure
-from kdlib.md.dynamics import MeltProtocol
+from kdlib import hipnn, results
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn import Potential
+from kdlib.geometry import rdf
+from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.md import liquid, structure
+from kdlib.md.dynamics import MeltProtocol
+from kdlib.md.liquid import starting_liquid
 from kdlib.md.structure import StructureProtocol
+from kdlib.results import schema
 
 SHORT = StructureProtocol(
     equilibration_steps=20, n_steps=80, sample_every=10, n_pieces=2, device="cpu"
@@ -84,7 +82,7 @@ def test_errors_need_a_teacher():
 def test_liquids_of_models(classical, monkeypatch):
     """Models run from one start, side by side; equal models and seeds give equal liquids."""
     melt = MeltProtocol(melt_steps=40, quench_steps=20, equilibration_steps=20)
-    start = structure.starting_liquid(2, melt)
+    start = starting_liquid(2, melt)
     assert len(start) == 32
     assert start.calc is None
     assert len(start) / start.get_volume() == pytest.approx(liquid.density(1200))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kdlib.md import trajectory
-from kdlib.md.trajectory import LiquidCriterion
+from kdlib.md import dynamics
+from kdlib.md.dynamics import LiquidCriterion
 
 
 def run_of(positions: np.ndarray, step: float, mass: np.ndarray | None = None) -> xr.Dataset:
@@ -28,7 +28,7 @@ def test_free_flight():
     positions = 0.01 * np.arange(20)[:, None, None] * direction * 10.0
     drifting = positions + 5.0 * np.arange(20)[:, None, None]
     for samples in (positions, drifting):
-        msd = trajectory.mean_squared_displacement(run_of(samples, 10.0))
+        msd = dynamics.mean_squared_displacement(run_of(samples, 10.0))
         np.testing.assert_allclose(msd, (0.01 * msd.lag) ** 2, atol=1e-9)
 
 
@@ -36,43 +36,43 @@ def test_centre_of_mass_is_weighted():
     """A light atom that circles a heavy one: the centre of mass is the heavy one's place."""
     positions = np.zeros((10, 2, 3))
     positions[:, 0, 0] = np.arange(10)
-    msd = trajectory.mean_squared_displacement(run_of(positions, 1.0, np.array([1e-9, 1.0])))
+    msd = dynamics.mean_squared_displacement(run_of(positions, 1.0, np.array([1e-9, 1.0])))
     np.testing.assert_allclose(msd, msd.lag**2 / 2, rtol=1e-6)
 
 
 def test_diffusion_of_a_random_walk():
     """D of a walk with variance 2 D dt is found again."""
-    msd = trajectory.mean_squared_displacement(run_of(random_walk(9e-4, 20.0), 20.0))
+    msd = dynamics.mean_squared_displacement(run_of(random_walk(9e-4, 20.0), 20.0))
     # 400 walkers over 100 independent steps of lag 1: about 2 % on the slope at long lags.
-    assert trajectory.diffusion(msd) == pytest.approx(9e-4, rel=0.06)
-    assert trajectory.is_liquid(msd)
+    assert dynamics.diffusion(msd) == pytest.approx(9e-4, rel=0.06)
+    assert dynamics.is_liquid(msd)
 
 
 def test_crystal_is_not_liquid():
     """Atoms that shake about their sites at the Lindemann limit do not make a liquid."""
     shaking = np.random.default_rng(0).normal(scale=0.43 / np.sqrt(3), size=(200, 108, 3))
-    msd = trajectory.mean_squared_displacement(run_of(shaking, 20.0))
-    assert not trajectory.is_liquid(msd)
+    msd = dynamics.mean_squared_displacement(run_of(shaking, 20.0))
+    assert not dynamics.is_liquid(msd)
     assert float(np.sqrt(msd[-1])) < LiquidCriterion().min_displacement
 
 
 def test_slow_creep_is_not_liquid():
     """Diffusion below a tenth of the liquid's is not enough, however far the atoms come."""
     walk = random_walk(5e-5, 1000.0)
-    msd = trajectory.mean_squared_displacement(run_of(walk, 1000.0))
+    msd = dynamics.mean_squared_displacement(run_of(walk, 1000.0))
     assert float(np.sqrt(msd[-1])) > LiquidCriterion().min_displacement
-    assert not trajectory.is_liquid(msd)
+    assert not dynamics.is_liquid(msd)
 
 
 def test_liquid_must_leave_its_places():
     """Atoms that diffuse, but came less than 1 Angstrom far, may still sit in their cages."""
-    msd = trajectory.mean_squared_displacement(run_of(random_walk(2e-4, 20.0, n=70), 20.0))
-    assert trajectory.diffusion(msd) > LiquidCriterion().min_diffusion
-    assert not trajectory.is_liquid(msd)
+    msd = dynamics.mean_squared_displacement(run_of(random_walk(2e-4, 20.0, n=70), 20.0))
+    assert dynamics.diffusion(msd) > LiquidCriterion().min_diffusion
+    assert not dynamics.is_liquid(msd)
 
 
 def test_short_run_has_no_diffusion():
     """A run shorter than the ballistic time says nothing about diffusion."""
-    msd = trajectory.mean_squared_displacement(run_of(random_walk(9e-4, 20.0, n=10), 20.0))
-    assert np.isnan(trajectory.diffusion(msd))
-    assert not trajectory.is_liquid(msd)
+    msd = dynamics.mean_squared_displacement(run_of(random_walk(9e-4, 20.0, n=10), 20.0))
+    assert np.isnan(dynamics.diffusion(msd))
+    assert not dynamics.is_liquid(msd)

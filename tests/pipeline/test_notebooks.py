@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kdlib import datasets
-from kdlib import pipeline
-from kdlib.pipeline import profile
-from kdlib import results
-from kdlib.pipeline import notebook as steps
+from kdlib import datasets, pipeline, results
 from kdlib.__main__ import main
 from kdlib.datasets import records
+from kdlib.pipeline import notebook as steps
+from kdlib.pipeline import profile
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from kdlib import pipeline
-from kdlib.pipeline import profile
-from kdlib.pipeline import notebook
 from kdlib.__main__ import main
+from kdlib.pipeline import notebook, profile
 
 PARAMETERS = 'dataset: str = "al-pbe"  # frames'
 

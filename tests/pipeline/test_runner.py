@@ -15,13 +15,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kdlib.results import hashes as fingerprint
-from kdlib import pipeline
-from kdlib.pipeline import profile
-from kdlib import progress
-from kdlib import results
-from kdlib.pipeline import notebook
+from kdlib import pipeline, progress, results
 from kdlib.errors import InputError
+from kdlib.pipeline import notebook, profile
+from kdlib.results import hashes as fingerprint
 
 # papermill and its kernels: about a second for each notebook
 WRITE_X = "from pathlib import Path\nPath(results_dir, 'x.txt').write_text(str(factor))"

@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 from kdlib import results
-from kdlib.results import schema
 from kdlib.errors import InputError
+from kdlib.results import schema
 
 
 def accuracy(role: str, architecture: str, n_parameters: int, seeds=(0, 1)) -> xr.Dataset:

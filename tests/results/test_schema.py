@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kdlib.results import schema
 from kdlib.errors import InputError
+from kdlib.results import schema
 
 
 @pytest.fixture

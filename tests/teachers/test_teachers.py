@@ -15,8 +15,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from kdlib import hipnn
-from kdlib import teachers
+from kdlib import hipnn, teachers
 from kdlib.errors import InputError
 from kdlib.teachers import TeacherError
 

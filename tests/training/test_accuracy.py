@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 
-from kdlib import datasets
-from kdlib.training import roles
-from kdlib import hipnn
-from kdlib.training import accuracy
-from kdlib import training
+from kdlib import datasets, hipnn, training
+from kdlib.training import accuracy, roles
 
 
 def test_error_sum_pools_batches_of_different_sizes():

@@ -7,14 +7,11 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib.hipnn import batches
-from kdlib import datasets
-from kdlib import hipnn
-from kdlib.training import losses
+from kdlib import datasets, hipnn
 from kdlib.errors import InputError
-from kdlib.training.losses import TABLE_1
-from kdlib.training.losses import LossWeights
-from kdlib.training.losses import WeightSchedule
+from kdlib.hipnn import batches
+from kdlib.training import losses
+from kdlib.training.losses import TABLE_1, LossWeights, WeightSchedule
 
 
 @pytest.fixture

@@ -8,14 +8,11 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import datasets
-from kdlib import hipnn
-from kdlib import teachers
-from kdlib.training.references import AtomReferences
+from kdlib import datasets, hipnn, teachers
 from kdlib.errors import InputError
+from kdlib.training import TrainingConfig, fit
 from kdlib.training.losses import LossWeights
-from kdlib.training import TrainingConfig
-from kdlib.training import fit
+from kdlib.training.references import AtomReferences
 
 #: Per-species constants of another teacher, eV.
 SHIFT = {"Cu": 31.7, "Au": -2.9}

@@ -5,11 +5,11 @@ import pytest
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 
-from kdlib.training import roles
 from kdlib import hipnn
-from kdlib.training.roles import ROLES
 from kdlib.errors import InputError
+from kdlib.training import roles
 from kdlib.training.losses import TABLE_1
+from kdlib.training.roles import ROLES
 
 PAPER = {
     "teacher": (1, 10, 0),

@@ -14,18 +14,12 @@ import torch
 import xarray as xr
 from safetensors.torch import load_file
 
-from kdlib.hipnn import batches
-from kdlib import datasets
-from kdlib.training import roles
-from kdlib import hipnn
-from kdlib.training import losses
-from kdlib import training
+from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
+from kdlib.hipnn import batches
+from kdlib.training import TrainingConfig, TrainingError, losses, roles
 from kdlib.training.loop import Loop
-from kdlib.training.losses import LossWeights
-from kdlib.training.losses import WeightSchedule
-from kdlib.training import TrainingConfig
-from kdlib.training import TrainingError
+from kdlib.training.losses import LossWeights, WeightSchedule
 
 WEIGHTS = LossWeights(energy=1, force=10)
 

@@ -12,17 +12,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import voigt_6_to_full_3x3_stress
 from safetensors.torch import load_file
 
-from kdlib.hipnn import batches
-from kdlib import datasets
-from kdlib.hipnn import kernels
-from kdlib import hipnn
-from kdlib.training import losses
-from kdlib.training import accuracy
-from kdlib import training
+from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
-from kdlib.training.losses import LossWeights
-from kdlib.training.losses import WeightSchedule
-from kdlib.training import TrainingConfig
+from kdlib.hipnn import batches, kernels
+from kdlib.training import TrainingConfig, accuracy, losses
+from kdlib.training.losses import LossWeights, WeightSchedule
 
 NOTHING = {"energy": 0.0, "force": 0.0, "l2": 0.0, "hierarchicality": 0.0}
 ONLY_STRESS = LossWeights(**NOTHING, stress=1.0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdlib.training.student_errors import against_teacher
+from kdlib.training.accuracy import against_teacher
 
 
 def test_a_teacher_has_no_error_against_itself(teacher, frames):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kdlib.distill import sampling
-from kdlib.training.student_parity import parity
 from kdlib.distill.labeled import Pool
 from kdlib.hipnn import load
+from kdlib.training.accuracy import parity
 
 
 def _difference(ds, name):

@@ -11,15 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdlib import datasets
-from kdlib.training import roles as distillation
-from kdlib import hipnn
-from kdlib.results import schema
-from kdlib.training import sweep
-from kdlib import training
+from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
 from kdlib.progress import Reporter
-from kdlib.training import TrainingConfig
+from kdlib.results import schema
+from kdlib.training import TrainingConfig, sweep
+from kdlib.training import roles as distillation
 
 
 @pytest.fixture

@@ -28,28 +28,25 @@ from pathlib import Path
 
 import xarray as xr
 
-from kdlib import hipnn
-from kdlib import isolation
-from kdlib import results
-from kdlib.md import structure
-from kdlib.training import sweep
-from kdlib.benchmarks.side_by_side import conservation
-from kdlib.benchmarks.side_by_side import md
-from kdlib.benchmarks.side_by_side import training
-from kdlib.benchmarks.side_by_side.jobs import TrainJob
-from kdlib.benchmarks.side_by_side.jobs import brief_training
-from kdlib.benchmarks.side_by_side.lammps import VARIABLE
-from kdlib.benchmarks.side_by_side.lammps import find
-from kdlib.benchmarks.side_by_side.plan import FULL
-from kdlib.benchmarks.side_by_side.plan import QUICK
-from kdlib.benchmarks.side_by_side.plan import BenchProtocol
-from kdlib.benchmarks.side_by_side.plan import empty
-from kdlib.benchmarks.side_by_side.table import table
-from kdlib.benchmarks.side_by_side.table import with_ratios
-from kdlib.md.dynamics import MeltProtocol
+from kdlib import hipnn, isolation, results
+from kdlib.benchmarks.memory import free_memory
+from kdlib.benchmarks.side_by_side import md, training
+from kdlib.benchmarks.side_by_side.lammps import VARIABLE, find
+from kdlib.benchmarks.side_by_side.plan import (
+    FULL,
+    QUICK,
+    BenchProtocol,
+    TrainJob,
+    brief_training,
+    empty,
+)
+from kdlib.benchmarks.side_by_side.table import table, with_ratios
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
+from kdlib.md.dynamics import MeltProtocol
+from kdlib.md.liquid import starting_liquid
 from kdlib.progress import Reporter
+from kdlib.training import sweep
 
 __all__ = ["FULL", "QUICK", "BenchProtocol", "run", "table", "with_ratios"]
 
@@ -103,19 +100,19 @@ def run(
     stages = dict.fromkeys(
         ("melt_steps", "quench_steps", "equilibration_steps"), protocol.melt_steps
     )
-    start = structure.starting_liquid(
+    start = starting_liquid(
         protocol.n_cells, MeltProtocol(temperature=protocol.temperature, **stages), reporter=show
     )
     with tempfile.TemporaryDirectory() as folder:
         run_dirs = {name: _potential(name, Path(folder), trained, protocol) for name in IN_MD}
         version = md.side_by_side(ds, run_dirs, start, protocol, program, show)
-        ds = ds.merge(conservation.along_nve(run_dirs, start, protocol, show), join="outer")
+        ds = ds.merge(training.along_nve(run_dirs, start, protocol, show), join="outer")
     training.side_by_side(ds, MODELS, protocol, show)
     ds = with_ratios(ds).assign_attrs(
         n_threads=protocol.n_threads,
         cores=isolation.cores(),
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "default"),
-        memory_available=md.free_memory(),
+        memory_available=free_memory(),
         lammps_version=version,
         potentials=f"of {Path(trained).name}" if str(trained) else "briefly trained",
         protocol=repr(protocol),

@@ -8,22 +8,21 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib import isolation
-from kdlib.md import liquid
+from kdlib.benchmarks.memory import MemoryProtocol, free_memory, peak_bytes
 from kdlib.benchmarks.side_by_side import lammps
-from kdlib.benchmarks.side_by_side.jobs import MdJob
-from kdlib.benchmarks.side_by_side.jobs import MdResult
-from kdlib.benchmarks.side_by_side.jobs import md
-from kdlib.benchmarks.side_by_side.lammps import Lammps
-from kdlib.benchmarks.side_by_side.lammps import LammpsError
-from kdlib.benchmarks.side_by_side.plan import CONTESTANTS
-from kdlib.benchmarks.side_by_side.plan import LAYERED
-from kdlib.benchmarks.side_by_side.plan import BenchProtocol
-from kdlib.benchmarks.side_by_side.plan import record
+from kdlib.benchmarks.side_by_side.lammps import Lammps, LammpsError
+from kdlib.benchmarks.side_by_side.plan import (
+    CONTESTANTS,
+    LAYERED,
+    BenchProtocol,
+    MdJob,
+    MdResult,
+    md,
+    record,
+)
+from kdlib.md import liquid
 from kdlib.md.dynamics import DynamicsError
-from kdlib.benchmarks.memory import MemoryProtocol
-from kdlib.benchmarks.memory import peak_bytes
-from kdlib.progress import Bar
-from kdlib.progress import Reporter
+from kdlib.progress import Bar, Reporter
 from kdlib.results.schema import COMPONENTS
 
 
@@ -203,13 +202,3 @@ def side_by_side(
         for label, run_dir in run_dirs.items():
             bench.architecture(label, run_dir)
     return version
-
-
-def free_memory() -> float:
-    """Memory that the system can give without swapping, bytes; infinite where it does not say."""
-    path = Path("/proc/meminfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 1024
-    return np.inf

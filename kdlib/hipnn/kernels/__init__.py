@@ -47,9 +47,7 @@ differentiable, :mod:`~kdlib.hipnn.kernels.loops` runs the :mod:`~kdlib.hipnn.ke
 from kdlib.hipnn.kernels import compiled
 from kdlib.hipnn.kernels.autograd import pair_forces
 from kdlib.hipnn.kernels.forcefield import ForceField
-from kdlib.hipnn.kernels.layer import accelerate
-from kdlib.hipnn.kernels.layer import restore
-from kdlib.hipnn.kernels.layer import supports
+from kdlib.hipnn.kernels.layer import accelerate, restore, supports
 from kdlib.hipnn.kernels.verlet import VerletList
 
 __all__ = ["ForceField", "VerletList", "accelerate", "pair_forces", "restore", "supports"]

@@ -20,8 +20,7 @@ import numpy as np
 from numba import njit, prange
 
 from kdlib.errors import InputError
-from kdlib.hipnn.kernels.neighbortable import NeighborTable
-from kdlib.hipnn.kernels.neighbortable import place
+from kdlib.hipnn.kernels.neighbortable import NeighborTable, place
 from kdlib.hipnn.kernels.threads import torch_threads
 
 #: Bins per search radius: smaller bins fit the sphere better, but cost more loops.

@@ -19,13 +19,12 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
+from kdlib._hippynn import lean
 from kdlib.errors import InputError
 from kdlib.hipnn.kernels import mdloops
-from kdlib.hipnn.kernels.layer import accelerate
-from kdlib.hipnn.kernels.layer import supports
+from kdlib.hipnn.kernels.layer import accelerate, supports
 from kdlib.hipnn.kernels.threads import Workers
 from kdlib.hipnn.kernels.verlet import VerletList
-from kdlib._hippynn import lean
 
 with lean():
     from hippynn.layers.transform import ResNetWrapper

@@ -11,13 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdlib._hippynn import lean
 from kdlib.errors import InputError
 from kdlib.hipnn.kernels import loops
-from kdlib.hipnn.kernels.autograd import PairGraph
-from kdlib.hipnn.kernels.autograd import Radial
-from kdlib.hipnn.kernels.autograd import environment
-from kdlib.hipnn.kernels.autograd import pair_forces
-from kdlib._hippynn import lean
+from kdlib.hipnn.kernels.autograd import PairGraph, Radial, environment, pair_forces
 
 with lean():
     from hippynn.layers.hiplayers import (

@@ -15,18 +15,16 @@ import numpy as np
 from numba import njit, prange
 
 from kdlib.hipnn.kernels.elementary import FASTMATH
-from kdlib.hipnn.kernels.sums import SCALE
-from kdlib.hipnn.kernels.sums import add_parameter_gradient
-from kdlib.hipnn.kernels.sums import add_slope_gradient
-from kdlib.hipnn.kernels.sums import pair_curvatures
-from kdlib.hipnn.kernels.sums import pair_slopes
-from kdlib.hipnn.kernels.sums import project
-from kdlib.hipnn.kernels.sums import sum_environment
-from kdlib.hipnn.kernels.pairs import FREE
-from kdlib.hipnn.kernels.pairs import N_ROWS
-from kdlib.hipnn.kernels.pairs import gather
-from kdlib.hipnn.kernels.pairs import padded
-from kdlib.hipnn.kernels.pairs import resolve
+from kdlib.hipnn.kernels.pairs import FREE, N_ROWS, gather, padded, resolve
+from kdlib.hipnn.kernels.sums import (
+    SCALE,
+    add_parameter_gradient,
+    add_slope_gradient,
+    pair_curvatures,
+    pair_slopes,
+    project,
+    sum_environment,
+)
 
 #: Blocks of atoms that the threads share out.
 N_BLOCKS = 32

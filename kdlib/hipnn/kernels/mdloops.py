@@ -14,17 +14,8 @@ import numpy as np
 from numba import njit
 
 from kdlib.hipnn.kernels.elementary import FASTMATH
-from kdlib.hipnn.kernels.sums import SCALE
-from kdlib.hipnn.kernels.sums import pair_slopes
-from kdlib.hipnn.kernels.sums import sum_environment
-from kdlib.hipnn.kernels.pairs import FREE
-from kdlib.hipnn.kernels.pairs import N_ROWS
-from kdlib.hipnn.kernels.pairs import UX
-from kdlib.hipnn.kernels.pairs import UY
-from kdlib.hipnn.kernels.pairs import UZ
-from kdlib.hipnn.kernels.pairs import X
-from kdlib.hipnn.kernels.pairs import padded
-from kdlib.hipnn.kernels.pairs import resolve
+from kdlib.hipnn.kernels.pairs import FREE, N_ROWS, UX, UY, UZ, X, padded, resolve
+from kdlib.hipnn.kernels.sums import SCALE, pair_slopes, sum_environment
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")

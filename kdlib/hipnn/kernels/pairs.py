@@ -9,9 +9,7 @@ import math
 
 from numba import njit
 
-from kdlib.hipnn.kernels.elementary import FASTMATH
-from kdlib.hipnn.kernels.elementary import cosine
-from kdlib.hipnn.kernels.elementary import sine
+from kdlib.hipnn.kernels.elementary import FASTMATH, cosine, sine
 
 # Rows of the table. X is 1/r, U the unit vector, C and DC the cutoff function and its derivative,
 # CX2 is C / r^2. What follows is scratch of the kernels.

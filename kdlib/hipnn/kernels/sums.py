@@ -15,17 +15,8 @@ import math
 
 from numba import njit
 
-from kdlib.hipnn.kernels.elementary import FASTMATH
-from kdlib.hipnn.kernels.elementary import exp2
-from kdlib.hipnn.kernels.pairs import CX2
-from kdlib.hipnn.kernels.pairs import DC
-from kdlib.hipnn.kernels.pairs import FREE
-from kdlib.hipnn.kernels.pairs import UX
-from kdlib.hipnn.kernels.pairs import UY
-from kdlib.hipnn.kernels.pairs import UZ
-from kdlib.hipnn.kernels.pairs import C
-from kdlib.hipnn.kernels.pairs import X
-from kdlib.hipnn.kernels.pairs import padded
+from kdlib.hipnn.kernels.elementary import FASTMATH, exp2
+from kdlib.hipnn.kernels.pairs import CX2, DC, FREE, UX, UY, UZ, C, X, padded
 
 #: exp(-sigma^2 delta^2 / 2) = 2^(-(h delta)^2) with h = SCALE sigma.
 SCALE = math.sqrt(math.log2(math.e) / 2)

@@ -2,21 +2,20 @@
 
 import pytest
 
-from kdlib.benchmarks.side_by_side import conservation
-from kdlib.benchmarks.side_by_side import jobs
-from kdlib.benchmarks.side_by_side.jobs import TrainJob
-from kdlib.md.dynamics import MeltProtocol
+from kdlib.benchmarks.side_by_side import plan, training
+from kdlib.benchmarks.side_by_side.plan import TrainJob
 from kdlib.hipnn import HipnnConfig
-from kdlib.md.structure import starting_liquid
+from kdlib.md.dynamics import MeltProtocol
+from kdlib.md.liquid import starting_liquid
 
 
 def test_energy_of_a_liquid_does_not_drift(tmp_path):
     """500 atoms at 1200 K in float32: below 1e-5 eV/atom/ps over 10 ps, at a real temperature."""
-    jobs.brief_training(TrainJob(HipnnConfig(16, 8, 1), "control", "fused", 8, 60), tmp_path)
+    plan.brief_training(TrainJob(HipnnConfig(16, 8, 1), "control", "fused", 8, 60), tmp_path)
     stages = dict.fromkeys(("melt_steps", "quench_steps", "equilibration_steps"), 100)
     start = starting_liquid(5, MeltProtocol(temperature=1200.0, **stages))
-    job = conservation.NveJob(tmp_path, start, 1000, 10_000, 1200.0, 1.0)
-    ds = conservation.nve(job)
+    job = training.NveJob(tmp_path, start, 1000, 10_000, 1200.0, 1.0)
+    ds = training.nve(job)
     assert float(ds.temperature.mean()) == pytest.approx(1200, rel=0.15)
     assert abs(float(ds.energy_drift)) < 1e-5
     assert float(ds.total_energy.std()) < 1e-4

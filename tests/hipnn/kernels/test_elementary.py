@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from kdlib.hipnn.kernels.elementary import cosine
-from kdlib.hipnn.kernels.elementary import exp2
-from kdlib.hipnn.kernels.elementary import sine
+from kdlib.hipnn.kernels.elementary import cosine, exp2, sine
 
 
 @njit

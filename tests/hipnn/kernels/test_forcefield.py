@@ -3,9 +3,8 @@ import pytest
 import torch
 from ase import Atoms
 
-from kdlib.hipnn import batches
-from kdlib.hipnn import kernels
 from kdlib.errors import InputError
+from kdlib.hipnn import batches, kernels
 
 EXACT = 1e-10  # relative, float64
 ALL = ("energy", "energies", "forces", "stress")

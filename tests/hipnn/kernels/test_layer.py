@@ -6,14 +6,11 @@ import torch
 from hippynn.graphs import GraphModule
 from hippynn.layers.hiplayers import SensitivityBottleneck
 
-from kdlib.hipnn import batches
-from kdlib.hipnn import kernels
 from kdlib import hipnn
-from kdlib.training import losses
 from kdlib.errors import InputError
-from kdlib.hipnn.kernels.autograd import PairGraph
-from kdlib.hipnn.kernels.autograd import Radial
-from kdlib.hipnn.kernels.autograd import environment
+from kdlib.hipnn import batches, kernels
+from kdlib.hipnn.kernels.autograd import PairGraph, Radial, environment
+from kdlib.training import losses
 
 EXACT, GRADIENT = 1e-10, 1e-9  # relative, float64
 
@@ -268,7 +265,9 @@ def test_no_bit_depends_on_threads_or_repetition():
         sigma = torch.full((8,), 24.0).requires_grad_()
         value = environment(r, Radial(m, sigma), graph)
         (slope,) = torch.autograd.grad(value.square().sum(), r, create_graph=True)
-        forces = kernels.pair_forces(slope, torch.as_tensor(graph.row), torch.as_tensor(graph.second))
+        forces = kernels.pair_forces(
+            slope, torch.as_tensor(graph.row), torch.as_tensor(graph.second)
+        )
         return value, forces, *torch.autograd.grad(forces.square().sum(), (m, sigma, r))
 
     runs = []

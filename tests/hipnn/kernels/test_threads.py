@@ -7,8 +7,7 @@ import numba
 import pytest
 import torch
 
-from kdlib.hipnn.kernels.threads import Workers
-from kdlib.hipnn.kernels.threads import torch_threads
+from kdlib.hipnn.kernels.threads import Workers, torch_threads
 
 
 def test_numba_uses_as_many_threads_as_torch_and_is_put_back():

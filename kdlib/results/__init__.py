@@ -1,0 +1,23 @@
+"""Result files: NetCDF with a schema and their provenance, written whole or not at all."""
+
+from kdlib.results.files import (
+    collect,
+    combine,
+    fingerprint,
+    folder,
+    load,
+    project_root,
+    provenance,
+    save,
+)
+
+__all__ = [
+    "collect",
+    "combine",
+    "fingerprint",
+    "folder",
+    "load",
+    "project_root",
+    "provenance",
+    "save",
+]
