@@ -19,10 +19,9 @@ from al_pbe import campaign
 from al_pbe.campaign import CLOSEST_PAIR
 from al_pbe.labeling import label
 from al_pbe.sampling import ACTIVE
-from kdlib import units
+from kdlib import progress, units
 from kdlib.hipnn import Potential
 from kdlib.md.exploration import Excursion, Path, follow, judged
-from kdlib.progress import Reporter
 
 #: Frame numbers of one round.
 PER_ROUND = 1000
@@ -151,7 +150,6 @@ def round_of(
     n_trajectories: int,
     n_chosen: int,
     protocol: Exploration = Exploration(),
-    reporter: Reporter | None = None,
 ) -> tuple[list[Atoms], xr.Dataset]:
     """Explore, and choose the most disputed candidates of all trajectories.
 
@@ -167,8 +165,6 @@ def round_of(
         How many configurations are to be labelled.
     protocol
         What is run.
-    reporter
-        Shows a bar over trajectories.
 
     Returns
     -------
@@ -178,7 +174,7 @@ def round_of(
         ``disagreement``, ``median_disagreement`` (eV/Angstrom), ``survived`` over ``trajectory``.
     """
     found: dict[int, Candidate] = {}
-    with (reporter or Reporter()).bar(n_trajectories, "exploring", "trajectory") as bar:
+    with progress.bar(total=n_trajectories, desc="exploring", unit="trajectory") as bar:
         for j in range(n_trajectories):
             candidate = explore(potentials, number, j, protocol)
             if candidate is not None:
@@ -203,7 +199,6 @@ def label_round(
     chosen: Sequence[Atoms],
     folder: pathlib.Path,
     labeller: Callable[[Atoms], Atoms] = label,
-    reporter: Reporter | None = None,
 ) -> list[pathlib.Path]:
     """Label what a round has chosen; can be stopped and goes on.
 
@@ -215,8 +210,6 @@ def label_round(
         Where labelled frames lie.
     labeller
         Adds energy and forces.
-    reporter
-        Shows a bar over frames.
     """
     by_index = {int(atoms.info["frame"]): atoms for atoms in chosen}
-    return campaign.run(sorted(by_index), folder, by_index.__getitem__, labeller, reporter)
+    return campaign.run(sorted(by_index), folder, by_index.__getitem__, labeller)

@@ -16,10 +16,9 @@ from ase import Atoms
 
 from al_pbe.labeling import label
 from al_pbe.sampling import ACTIVE, LARGE, configuration
-from kdlib import datasets
+from kdlib import datasets, progress
+from kdlib.files import replacing
 from kdlib.geometry.cells import closest_pair
-from kdlib.progress import Reporter
-from kdlib.replacing import replacing
 
 #: Configurations with closer pairs (Angstrom) are left out: PAW spheres would overlap too much.
 CLOSEST_PAIR = 1.7
@@ -35,7 +34,6 @@ def run(
     folder: Path,
     sample: Callable[[int], Atoms] = configuration,
     labeller: Callable[[Atoms], Atoms] = label,
-    reporter: Reporter | None = None,
 ) -> list[Path]:
     """Label the frames that neither the folder nor the shipped dataset holds.
 
@@ -49,8 +47,6 @@ def run(
         Configuration of an index.
     labeller
         Adds energy and forces. An error of one frame is reported and leaves that frame out.
-    reporter
-        Shows a bar over the frames with the time left.
 
     Returns
     -------
@@ -61,13 +57,13 @@ def run(
     shipped = set(datasets.frame_numbers(datasets.load("al-pbe")).tolist())
     missing = [k for k in wanted if k not in shipped and not frame_path(folder, k).exists()]
     written = []
-    with (reporter or Reporter()).bar(len(missing), "labels", "frame") as bar:
+    with progress.bar(total=len(missing), desc="labels", unit="frame") as bar:
         for k in missing:
             with _claimed(folder, k) as mine:
                 if mine and not frame_path(folder, k).exists():
-                    bar.label(f"frame {k}")
+                    bar.set_description_str(f"frame {k}")
                     path, said = _label_one(k, folder, sample, labeller)
-                    bar.line(said)
+                    progress.line(said)
                     written += [path] if path else []
             bar.update()
     return written

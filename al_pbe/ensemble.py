@@ -8,7 +8,6 @@ from ase import Atoms
 
 from kdlib import datasets
 from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.progress import Reporter
 from kdlib.training import TrainingConfig, accuracy, sweep
 
 #: Small enough to be trained in minutes, large enough to be worth asking.
@@ -25,7 +24,6 @@ def train(
     n_models: int = 4,
     config: HipnnConfig = ARCHITECTURE,
     settings: TrainingConfig = TRAINING,
-    reporter: Reporter | None = None,
 ) -> list[Potential]:
     """Train models that differ in their seed; finished ones are found again.
 
@@ -39,11 +37,9 @@ def train(
         Size of the ensemble.
     config, settings
         Architecture and training; the seed is replaced.
-    reporter
-        Shows a bar over trainings.
     """
     todo = sweep.tasks([ROLE], [config], settings, range(n_models))
-    runs = sweep.run(todo, frames, datasets.split(frames), folder, reporter=reporter)
+    runs = sweep.run(todo, frames, datasets.split(frames), folder)
     return [run.potential for run in runs]
 
 

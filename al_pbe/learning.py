@@ -22,7 +22,6 @@ from al_pbe.sampling import ACTIVE, COMPRESSED, LARGE
 from kdlib import datasets
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.progress import Reporter
 from kdlib.training import TrainingConfig, accuracy
 
 #: Parts of the data on which ensembles are judged, beside those of the rounds.
@@ -35,7 +34,6 @@ def gains(
     n_models: int = 4,
     config: HipnnConfig = ensemble.ARCHITECTURE,
     settings: TrainingConfig = ensemble.TRAINING,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Train an ensemble for each number of rounds and ask it about frames it has not seen.
 
@@ -50,8 +48,6 @@ def gains(
     config, settings
         Architecture and training of the ensemble without actively learned frames; the others get
         fewer epochs of more frames.
-    reporter
-        Shows a bar over trainings.
 
     Returns
     -------
@@ -72,12 +68,12 @@ def gains(
         sizes.append(len(datasets.split(seen).train))
         alike = _as_many_steps(settings, sizes[0] / sizes[-1])
         home = folder / f"rounds_{last}"
-        models = ensemble.train(seen, home, n_models, config, alike, reporter)
+        models = ensemble.train(seen, home, n_models, config, alike)
         error[i] = _errors(models, groups, [_name(n) for n in rounds if n <= last])
     ds = _described(training, sizes, groups, error).merge(_found(frames, rounds))
     seen = traded(frames)
     if rounds and len(seen):
-        models = ensemble.train(seen, folder / "traded", n_models, config, settings, reporter)
+        models = ensemble.train(seen, folder / "traded", n_models, config, settings)
         about = _about("force RMSE with frames traded for those of active learning", "eV/Angstrom")
         found = _errors(models, groups, [_name(n) for n in rounds])
         ds["traded_error"] = (("member", "evaluated"), found, about)

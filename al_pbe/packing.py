@@ -5,7 +5,7 @@ from pathlib import Path
 
 from al_pbe.campaign import collected
 from kdlib import datasets
-from kdlib.replacing import replacing
+from kdlib.files import replacing
 
 #: Where the package keeps its data, in a checkout.
 DATA = Path(__file__).parents[1] / "kdlib" / "datasets" / "data"

@@ -19,9 +19,9 @@ from ase import Atoms
 from al_pbe.campaign import store
 from al_pbe.labeling import CONVERGED, PRODUCTION, LabelSettings, label
 from al_pbe.sampling import ACTIVE, COMPRESSED, LARGE
+from kdlib import progress
 from kdlib.datasets import identity
 from kdlib.errors import InputError
-from kdlib.progress import Bar, Reporter
 
 #: Name -> settings that the labels are compared with: all tight, or one of them.
 VARIANTS = {
@@ -70,7 +70,6 @@ def accuracy(
     variants: Mapping[str, LabelSettings] = VARIANTS,
     labeller: Callable[[Atoms, LabelSettings], Atoms] = label,
     compute: Collection[str] | None = None,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Compare labels with those at tighter settings; can be stopped and goes on.
 
@@ -86,8 +85,6 @@ def accuracy(
         Adds energy and forces at given settings.
     compute
         Names of the variants that are computed where they are missing, by default all.
-    reporter
-        Shows a bar over calculations and a line for each.
 
     Returns
     -------
@@ -99,12 +96,12 @@ def accuracy(
     folder.mkdir(parents=True, exist_ok=True)
     force = np.full((len(frames), len(variants)), np.nan)
     energy = np.full_like(force, np.nan)
-    with (reporter or Reporter()).bar(force.size, "label accuracy", "calculation") as bar:
+    with progress.bar(total=force.size, desc="label accuracy", unit="calculation") as bar:
         for j, (name, settings) in enumerate(variants.items()):
             for i, atoms in enumerate(frames):
                 path = folder / f"frame_{int(identity(atoms)):05d}_{name}.extxyz"
                 if not path.exists() and (compute is None or name in compute):
-                    _compute(atoms, path, settings, labeller, bar)
+                    _compute(atoms, path, settings, labeller)
                 if path.exists():
                     force[i, j], energy[i, j] = _difference(atoms, ase.io.read(path))
                 bar.update()
@@ -116,17 +113,16 @@ def _compute(
     path: Path,
     settings: LabelSettings,
     labeller: Callable[[Atoms, LabelSettings], Atoms],
-    bar: Bar,
 ) -> None:
     started = time.perf_counter()
     try:
         better = labeller(_bare(atoms), settings)
     except Exception as error:  # as in a campaign: the next one may do better
-        bar.line(f"{path.stem} is left out: {type(error).__name__}: {str(error)[:80]}")
+        progress.line(f"{path.stem} is left out: {type(error).__name__}: {str(error)[:80]}")
         return
     store(better, path)
     force, energy = _difference(atoms, better)
-    bar.line(
+    progress.line(
         f"{path.stem}: {len(atoms)} atoms, {kind(atoms)}, forces differ by {force:.3f} eV/Angstrom "
         f"rms, energies by {1000 * energy:.1f} meV/atom, {time.perf_counter() - started:.0f} s"
     )

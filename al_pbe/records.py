@@ -21,13 +21,12 @@ from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 from al_pbe import quality
 from al_pbe.labeling import CONVERGED, PRODUCTION, LabelSettings, calculator, versions
 from al_pbe.packing import DATA
-from kdlib import datasets, results
+from kdlib import datasets, progress, results
 from kdlib.datasets.records import RECORDS
 from kdlib.errors import InputError
+from kdlib.files import replacing
 from kdlib.md import crystals
 from kdlib.md.crystals import CrystalProtocol
-from kdlib.progress import Reporter
-from kdlib.replacing import replacing
 
 Copies = tuple[int, int, int]
 #: Makes a calculator from settings, a perfect crystal and the supercell that gives the k-points.
@@ -70,17 +69,13 @@ class Stored(Calculator):
         Folder and beginning of the names of the files.
     settings
         Everything else that an energy depends on.
-    reporter
-        Gets a line for every calculation.
     """
 
     implemented_properties = ("energy", "free_energy", "forces")
 
-    def __init__(
-        self, make: Callable[[], BaseCalculator], stem: Path, settings: str, reporter: Reporter
-    ) -> None:
+    def __init__(self, make: Callable[[], BaseCalculator], stem: Path, settings: str) -> None:
         super().__init__()
-        self._make, self._stem, self._settings, self._reporter = make, stem, settings, reporter
+        self._make, self._stem, self._settings = make, stem, settings
         self._inner: BaseCalculator | None = None
 
     def calculate(
@@ -109,7 +104,7 @@ class Stored(Calculator):
             "forces": working.get_forces().tolist(),
         }
         volume, energy = (x / len(atoms) for x in (atoms.get_volume(), found["free_energy"]))
-        self._reporter.line(
+        progress.line(
             f"{self._stem.name}: {len(atoms)} atoms, {volume:.2f} Angstrom^3/atom, "
             f"{energy:.4f} eV/atom, {time.perf_counter() - started:.0f} s"
         )
@@ -127,7 +122,6 @@ def physics(
     levels: Mapping[str, Level] = LEVELS,
     protocol: CrystalProtocol = crystals.PROTOCOL,
     make: Maker = calculator,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Crystals and vacancy by DFT, at the settings of the labels and converged.
 
@@ -141,8 +135,6 @@ def physics(
         What is strained by how much.
     make
         Makes calculators.
-    reporter
-        Gets a line for every calculation.
 
     Returns
     -------
@@ -152,7 +144,7 @@ def physics(
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = [
-        crystals.properties(_calculators(folder, name, level, make, reporter), protocol)
+        crystals.properties(_calculators(folder, name, level, make), protocol)
         for name, level in levels.items()
     ]
     meaning = {"long_name": "numerical settings of the DFT"}
@@ -161,9 +153,7 @@ def physics(
     return ds.assign(volume=found[0].volume, **_told(levels))
 
 
-def _calculators(
-    folder: Path, name: str, level: Level, make: Maker, reporter: Reporter | None
-) -> crystals.Calculators:
+def _calculators(folder: Path, name: str, level: Level, make: Maker) -> crystals.Calculators:
     def calculators(like: Atoms) -> Stored:
         structure = like.info["structure"]
         settings = level.vacancy if structure == crystals.VACANCY else level.crystals
@@ -172,7 +162,6 @@ def _calculators(
             lambda: make(settings, like, copies),
             folder / f"{name}_{structure}",
             f"{settings} {copies} {_geometry(like)}",
-            reporter or Reporter(),
         )
 
     return calculators
@@ -198,7 +187,6 @@ def accuracy(
     folder: Path,
     n_frames: int = 10,
     compute: Sequence[str] = tuple(quality.VARIANTS),
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Labels of shipped frames of every kind, against tighter settings.
 
@@ -211,11 +199,9 @@ def accuracy(
     compute
         Keys of :data:`al_pbe.quality.VARIANTS`; one after the other, each for all frames.
         The others are read where they are finished, and without any nothing is computed.
-    reporter
-        Gets a line for every calculation.
     """
     frames = quality.chosen(datasets.load("al-pbe"), n_frames)
-    return quality.accuracy(frames, folder, compute=compute, reporter=reporter)
+    return quality.accuracy(frames, folder, compute=compute)
 
 
 def store(name: str, ds: xr.Dataset, folder: Path = DATA) -> Path:

@@ -2,13 +2,12 @@
 
 import argparse
 import errno
-import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import kdlib
+from kdlib import progress
 from kdlib.errors import InputError
 
 FAILED = 1
@@ -22,6 +21,7 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
+    progress.show_lines()
     try:
         return options.command(options)
     except InputError as error:
@@ -48,7 +48,6 @@ def run(options: argparse.Namespace) -> int:
     chosen = profile.load(options.profile)
     default = results.project_root() / "results" / chosen.name
     folder = options.results.resolve() if options.results else default
-    reporter = _reporter()
     try:
         outcomes = pipeline.run(
             chosen,
@@ -57,13 +56,12 @@ def run(options: argparse.Namespace) -> int:
             only=options.only,
             force=options.force,
             workers=options.workers,
-            reporter=reporter,
         )
     except pipeline.StepFailed as error:
         sys.stderr.write(f"kdlib: {error}\n")
         return FAILED
     ran = sum(not outcome.skipped for outcome in outcomes)
-    reporter.line(f"{ran} notebooks run, {len(outcomes) - ran} up to date: {folder}")
+    progress.line(f"{ran} notebooks run, {len(outcomes) - ran} up to date: {folder}")
     return 0
 
 
@@ -90,7 +88,7 @@ def bench(options: argparse.Namespace) -> int:
     chosen |= {"sizes": tuple(options.sizes)} if options.sizes else {}
     protocol = replace(side_by_side.QUICK if options.quick else side_by_side.FULL, **chosen)
     out, lammps = options.out.resolve(), options.lammps or ""
-    ds = side_by_side.run(out, protocol, options.results or "", lammps, _reporter())
+    ds = side_by_side.run(out, protocol, options.results or "", lammps)
     figures.save(figures.benchmark(ds), ds, out.parent, "benchmark")
     sys.stdout.write(side_by_side.table(ds))
     return 0
@@ -100,7 +98,7 @@ def fetch(options: argparse.Namespace) -> int:
     """Download a dataset that is too large to come with the package."""
     from kdlib import datasets
 
-    sys.stdout.write(f"{datasets.fetch(options.dataset, reporter=_reporter())}\n")
+    sys.stdout.write(f"{datasets.fetch(options.dataset)}\n")
     return 0
 
 
@@ -109,9 +107,7 @@ def label(options: argparse.Namespace) -> int:
     from al_pbe import campaign, labeling
 
     labeling.require()
-    written = campaign.run(
-        [k for part in options.frames for k in part], options.out, reporter=_reporter()
-    )
+    written = campaign.run([k for part in options.frames for k in part], options.out)
     sys.stdout.write(f"{len(written)} frames labelled in {options.out}\n")
     return 0
 
@@ -125,7 +121,7 @@ def distill(options: argparse.Namespace) -> int:
     given = {f.name: getattr(options, f.name, None) for f in fields(distill.Plan)}
     plan = distill.Plan(**{name: value for name, value in given.items() if value is not None})
     folder = options.out.resolve()
-    outcome = distill.run(plan, folder, _reporter())
+    outcome = distill.run(plan, folder)
     distill.deliver(plan, outcome, folder)
     sys.stdout.write(distill.summary(plan, outcome, folder))
     if not options.no_report:
@@ -153,14 +149,6 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _reporter() -> Any:
-    """Reporter for this place; into a file, lines say how far the work got."""
-    from kdlib import progress
-
-    found = progress.reporter()
-    return progress.LineReporter() if type(found) is progress.Reporter else found
-
-
 def _device() -> str:
     import torch
 
@@ -168,9 +156,9 @@ def _device() -> str:
 
 
 def _threads() -> str:
-    from kdlib.pipeline.kernel import thread_settings
+    from kdlib import processes
 
-    return f"{thread_settings()['OMP_NUM_THREADS']} of {os.cpu_count()} cores"
+    return f"{processes.threads()} of {processes.cores()} cores"
 
 
 def _parser() -> argparse.ArgumentParser:

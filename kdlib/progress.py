@@ -1,125 +1,102 @@
-"""Progress of long work: one reporter object, shown in terminals and notebooks, silent elsewhere.
+"""Progress of long work: bars and lines where somebody looks, silence elsewhere.
 
-Library functions take a `Reporter` and call it; they never print. `reporter()` chooses what fits
-the place where the code runs:
+Library functions call :func:`bar` and :func:`line`; they never print.
 
 >>> from kdlib import progress
->>> report = progress.Reporter()  # silent; progress.reporter() shows bars where somebody looks
->>> with report.bar(total=2, desc="epochs") as bar:
-...     bar.update()
-...     bar.line("epoch 1: loss 0.3")
+>>> for epoch in progress.bar(range(2), desc="epochs"):
+...     progress.line(f"epoch {epoch} is done")
+
+=====================================  ===============  ===============
+Where                                  Bars             Lines
+=====================================  ===============  ===============
+terminal                               standard error   standard error
+Jupyter kernel                         standard output  standard output
+a command whose output goes to a file  none             standard error
+elsewhere: scripts, tests, workers     none             none
+=====================================  ===============  ===============
+
+Who looks is a property of the process, not of a call, so it is one setting of this module and no
+argument of the functions that work. It is set at the start of a process, by a single assignment;
+tqdm has a lock of its own around everything that it writes. So threads may call both functions.
 """
 
 import sys
-from types import TracebackType
-from typing import Self
+import weakref
+from collections.abc import Iterable, Sized
+from typing import TextIO
 
 from tqdm.std import tqdm
 
-
-class Bar:
-    """Progress of one piece of work; this one shows nothing."""
-
-    def update(self, n: int = 1) -> None:
-        """Count `n` more finished items."""
-
-    def label(self, text: str) -> None:
-        """Name the item that is worked on now, in front of the bar."""
-
-    def line(self, text: str) -> None:
-        """Write one line above the bar, e.g. for a finished training run."""
-
-    def close(self) -> None:
-        """Take the bar away, or leave it at its last value."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+_mode = "automatic"
+_outermost: weakref.ref[tqdm] | None = None
 
 
-class Reporter:
-    """Says nothing: for tests, worker processes and output that goes to a file."""
-
-    def bar(self, total: int, desc: str = "", unit: str = "it") -> Bar:
-        """Open a bar over `total` items; use it in a `with` statement."""
-        return Bar()
-
-    def line(self, text: str) -> None:
-        """Write one line."""
+def show_lines() -> None:
+    """Write lines although no bar can be drawn: for commands whose output goes to a file."""
+    global _mode
+    _mode = "lines"
 
 
-class _TqdmBar(Bar):
-    def __init__(self, bar: tqdm) -> None:
-        self._bar = bar
-
-    def update(self, n: int = 1) -> None:
-        self._bar.update(n)
-
-    def label(self, text: str) -> None:
-        self._bar.set_description_str(text)
-
-    def line(self, text: str) -> None:
-        tqdm.write(text, file=self._bar.fp)
-
-    def close(self) -> None:
-        self._bar.close()
+def silence() -> None:
+    """Show nothing in this process, wherever its standard error goes: for worker processes."""
+    global _mode
+    _mode = "silent"
 
 
-class TqdmReporter(Reporter):
-    """Bars by tqdm: on standard error in a terminal, as cell output in a notebook."""
+def bar(
+    iterable: Iterable | None = None, *, total: int | None = None, desc: str = "", unit: str = "it"
+) -> tqdm:
+    """Return a bar: iterate over it, or use it in a ``with`` statement and call its ``update``.
 
-    def __init__(self, in_notebook: bool = False) -> None:
-        # A cell's standard error is drawn as an error, and a kernel passes every refresh of a bar
-        # on as a message: write to standard output there, and seldom.
-        self._in_notebook = in_notebook
+    Nothing is drawn over nothing to do, nor inside another bar: steps of a run that is one of many
+    would flicker.
 
-    def bar(self, total: int, desc: str = "", unit: str = "it") -> Bar:
-        """Open a bar over `total` items, none where there are none; use it in a `with` block."""
-        if not total:
-            return Bar()
-        if self._in_notebook:
-            bar = tqdm(total=total, desc=desc, unit=unit, file=sys.stdout, ncols=90, mininterval=2)
-        else:
-            bar = tqdm(total=total, desc=desc, unit=unit, file=sys.stderr, dynamic_ncols=True)
-        return _TqdmBar(bar)
-
-    def line(self, text: str) -> None:
-        """Write one line above all open bars."""
-        tqdm.write(text, file=sys.stdout if self._in_notebook else sys.stderr)
-
-
-class LineReporter(Reporter):
-    """Lines without bars, on standard error: for output that goes to a file."""
-
-    def bar(self, total: int, desc: str = "", unit: str = "it") -> Bar:
-        """Open a bar that passes its lines on and draws nothing."""
-        return _LineBar()
-
-    def line(self, text: str) -> None:
-        """Write one line."""
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+    Parameters
+    ----------
+    iterable
+        What is counted while it is iterated over.
+    total
+        Number of items; by default the length of ``iterable``.
+    desc, unit
+        Names of the work and of one item.
+    """
+    global _outermost
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    screen = _screen()
+    inside = _outermost() if _outermost else None
+    if screen is None or total == 0 or (inside is not None and not inside.disable):
+        return tqdm(iterable, total=total, desc=desc, unit=unit, disable=True)
+    # A kernel passes on every refresh of a bar as a message: refresh seldom.
+    style = {"ncols": 90, "mininterval": 2} if _in_kernel() else {"dynamic_ncols": True}
+    drawn = tqdm(iterable, total=total, desc=desc, unit=unit, file=screen, **style)
+    _outermost = weakref.ref(drawn)
+    return drawn
 
 
-class _LineBar(Bar):
-    def line(self, text: str) -> None:
-        LineReporter().line(text)
+def line(text: str) -> None:
+    """Write one line, above the open bar where there is one."""
+    stream = _screen() or (sys.stderr if _mode == "lines" else None)
+    if stream is not None:
+        tqdm.write(text, file=stream)
 
 
-def reporter() -> Reporter:
-    """Choose the reporter for this place: bars in a terminal or a notebook, otherwise silent."""
+def is_shown() -> bool:
+    """Tell whether bars are drawn here, for libraries that draw their own."""
+    return _screen() is not None
+
+
+def _screen() -> TextIO | None:
+    """Stream that bars are drawn on, None where nobody looks."""
+    if _mode == "silent":
+        return None
     if _in_kernel():
-        return TqdmReporter(in_notebook=True)
-    if sys.stderr is not None and sys.stderr.isatty():
-        return TqdmReporter()
-    return Reporter()
+        return sys.stdout  # a cell's standard error is drawn as an error
+    return sys.stderr if _in_terminal() else None
+
+
+def _in_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _in_kernel() -> bool:

@@ -8,7 +8,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import hipnn
+from kdlib import hipnn, progress
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +18,19 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_looks(monkeypatch):
+    """Progress as in a script, whatever command an earlier test has run."""
+    monkeypatch.setattr(progress, "_mode", "automatic")
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Make standard error a terminal; returns a function that reads what appeared there."""
+    monkeypatch.setattr(progress, "_in_terminal", lambda: True)
+    return lambda: capsys.readouterr().err
 
 
 def rattled(n: int = 2, seed: int = 0, amplitude: float = 0.15) -> Atoms:

@@ -18,9 +18,8 @@ import resource
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Future, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +27,12 @@ import torch
 import xarray as xr
 from ase import Atoms
 
-from kdlib import hipnn
+from kdlib import hipnn, processes, progress
 from kdlib.benchmarks.backends import Sizes, contestant, grid
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
 from kdlib.hipnn.calculator import torch_device
 from kdlib.md import dynamics, liquid
-from kdlib.progress import Reporter
 
 #: Sizes that a slope needs.
 MIN_SIZES = 3
@@ -64,7 +62,6 @@ def memory_per_atom(
     start: Atoms,
     protocol: MemoryProtocol = MemoryProtocol(),
     workers: int = 1,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Peak memory of an MD run at several sizes, and its slope.
 
@@ -81,8 +78,6 @@ def memory_per_atom(
         What is run.
     workers
         Processes side by side; peaks do not disturb each other as long as memory suffices.
-    reporter
-        Shows a bar over the runs.
 
     Returns
     -------
@@ -96,7 +91,9 @@ def memory_per_atom(
     shape = tuple(ds.sizes[dim] for dim in ("architecture", "backend", "n_atoms"))
     peak = xr.DataArray(np.full(shape, np.nan), ds.coords, ("architecture", "backend", "n_atoms"))
     bare = Atoms(start.numbers, start.positions, cell=start.cell, pbc=start.pbc)
-    with tempfile.TemporaryDirectory() as folder, _processes(workers) as pool:
+    # Every task has a process of its own, with as many threads as a run would have here.
+    fresh = processes.pool(workers, tasks_per_process=1, threads=processes.threads())
+    with tempfile.TemporaryDirectory() as folder, fresh as pool:
         futures: dict[Future, dict] = {}
         for potential in potentials:
             label = potential.config.label
@@ -107,20 +104,15 @@ def memory_per_atom(
                     peak_bytes, Path(folder) / label, backend, bare, ordered, protocol
                 )
                 futures[job] = {"architecture": label, "backend": backend, "n_atoms": ordered}
-        _collect(futures, peak, reporter)
+        _collect(futures, peak)
     ds["peak_memory"] = peak / 1e6
     slopes = peak.polyfit("n_atoms", 1, skipna=True).polyfit_coefficients.sel(degree=1, drop=True)
     ds["memory_per_atom"] = slopes / 1e3
     return ds
 
 
-def _processes(workers: int) -> ProcessPoolExecutor:
-    """Executor that gives every task a process of its own."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1)
-
-
-def _collect(futures: dict[Future, dict], peak: xr.DataArray, reporter: Reporter | None) -> None:
-    with (reporter or Reporter()).bar(len(futures), "peak memory", "run") as bar:
+def _collect(futures: dict[Future, dict], peak: xr.DataArray) -> None:
+    with progress.bar(total=len(futures), desc="peak memory", unit="run") as bar:
         try:
             for future in as_completed(futures):
                 peak.loc[futures[future]] = future.result()

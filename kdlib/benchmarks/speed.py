@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
-from kdlib import results
+from kdlib import progress, results
 from kdlib.benchmarks.backends import BACKENDS as BACKENDS
 from kdlib.benchmarks.backends import Sizes, contestant, grid
 from kdlib.benchmarks.memory import MemoryProtocol as MemoryProtocol
@@ -22,7 +22,6 @@ from kdlib.errors import InputError
 from kdlib.hipnn import Potential
 from kdlib.md import dynamics, liquid
 from kdlib.md.dynamics import DynamicsError
-from kdlib.progress import Reporter
 from kdlib.results.schema import COMPONENTS
 from kdlib.training.accuracy import evaluate
 
@@ -62,7 +61,6 @@ def time_per_step(
     sizes: Sizes,
     start: Atoms,
     protocol: TimingProtocol = TimingProtocol(),
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Time of an MD step per atom, split into neighbour list, model and integrator.
 
@@ -77,8 +75,6 @@ def time_per_step(
         Small equilibrated liquid that is repeated to every size.
     protocol
         What is run and timed.
-    reporter
-        Shows a bar over the measurements.
 
     Returns
     -------
@@ -92,17 +88,17 @@ def time_per_step(
     dims = ("architecture", "backend", "n_atoms", "component", "repeat")
     times = xr.DataArray(np.full([ds.sizes[dim] for dim in dims], np.nan), ds.coords, dims)
     runs = [(p, backend, n) for p in potentials for backend, ns in sizes.items() for n in ns]
-    with (reporter or Reporter()).bar(len(runs), "step time", "run") as bar:
+    with progress.bar(total=len(runs), desc="step time", unit="run") as bar:
         for potential, backend, n in runs:
             label = potential.config.label
-            bar.label(f"{label} {backend} {n}")
+            bar.set_description_str(f"{label} {backend} {n}")
             atoms = liquid.tile(start, n, protocol.temperature, protocol.seed)
             atoms.calc = contestant(potential, backend, protocol.device, protocol.skin)
             where = {"architecture": label, "backend": backend, "n_atoms": n}
             try:
                 times.loc[where] = _step_times(atoms, protocol)
             except DynamicsError as error:
-                bar.line(f"{label} {backend} {n} atoms: not timed ({error})")
+                progress.line(f"{label} {backend} {n} atoms: not timed ({error})")
             bar.update()
     return ds.assign(step_time=times)
 

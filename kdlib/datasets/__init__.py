@@ -26,7 +26,6 @@ from kdlib.datasets.splits import (
 )
 from kdlib.datasets.summary import summary
 from kdlib.errors import InputError
-from kdlib.progress import Reporter
 
 __all__ = [
     "CLOSEST_PAIR",
@@ -86,7 +85,7 @@ def load(
     return readers.read(name_or_path, energy_key, forces_key)
 
 
-def fetch(name: str, base_url: str = "", reporter: Reporter | None = None) -> str:
+def fetch(name: str, base_url: str = "") -> str:
     """Download a dataset that does not come with the package, and say what was found in it.
 
     Parameters
@@ -96,8 +95,6 @@ def fetch(name: str, base_url: str = "", reporter: Reporter | None = None) -> st
     base_url
         Instead of GitHub's address for raw files; by default that of the environment variable
         KDLIB_MIRROR, where there is one.
-    reporter
-        Of the progress; a terminal's shows the bytes.
 
     Raises
     ------
@@ -108,7 +105,7 @@ def fetch(name: str, base_url: str = "", reporter: Reporter | None = None) -> st
     entry = registry.entry(name)
     if name != ani_al.NAME:
         raise InputError(f"{name}: comes with the package, there is nothing to download")
-    folder = ani_al.fetch(base_url, reporter)
+    folder = ani_al.fetch(base_url)
     found = ani_al.load()
     lines = [f"{name}: in {folder}", *registry.contents(found.frames), *found.notes]
     return "\n".join([*lines, f"cite: {entry['cite']}", f"licence: {entry['licence']}"])

@@ -21,7 +21,6 @@ from kdlib.datasets import registry
 from kdlib.datasets.checks import broken
 from kdlib.errors import InputError
 from kdlib.geometry.cells import Closest, closest_pair
-from kdlib.progress import Reporter
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def is_fetched() -> bool:
     return (folder() / registry.MANIFEST).is_file()
 
 
-def fetch(base_url: str = "", reporter: Reporter | None = None) -> Path:
+def fetch(base_url: str = "") -> Path:
     """Download and unpack the archive unless the cache has it; return the folder."""
     home, card = folder(), registry.entry(NAME)
     if is_fetched():
@@ -61,7 +60,7 @@ def fetch(base_url: str = "", reporter: Reporter | None = None) -> Path:
     if home.exists():
         raise InputError(f"{home}: incomplete, remove it and fetch again")
     archive = home.with_suffix(".tgz")
-    registry.download(card["path"], archive, card["git_blob"], base_url, reporter)
+    registry.download(card["path"], archive, card["git_blob"], base_url)
     try:
         registry.unpack(archive, home)
     finally:

@@ -22,8 +22,9 @@ from types import ModuleType
 import ase.io
 from ase import Atoms
 
+from kdlib import progress
 from kdlib.errors import InputError
-from kdlib.progress import Reporter, TqdmReporter
+from kdlib.files import replacing
 
 
 def folder() -> resources.abc.Traversable:
@@ -94,9 +95,7 @@ def cache() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or _pooch().os_cache("kdlib"))
 
 
-def download(
-    path: str, target: Path, git_blob: str, base_url: str = "", reporter: Reporter | None = None
-) -> None:
+def download(path: str, target: Path, git_blob: str, base_url: str = "") -> None:
     """Download a file; it appears whole and checked, or not at all.
 
     Parameters
@@ -109,8 +108,6 @@ def download(
         Its id in git: what :func:`git_blob_id` gives.
     base_url
         Address before `path`; by default ``$KDLIB_MIRROR`` or GitHub's.
-    reporter
-        A terminal's shows the bytes.
 
     Raises
     ------
@@ -119,19 +116,15 @@ def download(
     """
     url = f"{(base_url or os.environ.get(MIRROR_VARIABLE) or GITHUB).rstrip('/')}/{path}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shown = isinstance(reporter, TqdmReporter)
+    fetch = _pooch().HTTPDownloader(progressbar=progress.is_shown(), chunk_size=_CHUNK)
     try:
-        fetch = _pooch().HTTPDownloader(progressbar=shown, chunk_size=_CHUNK)
-        fetch(url, str(partial), None)
-        found = git_blob_id(partial)
-        if found != git_blob:
-            raise InputError(f"{url}: not the expected file, its git blob id is {found}")
-        os.replace(partial, target)
+        with replacing(target) as part:
+            fetch(url, str(part), None)
+            found = git_blob_id(part)
+            if found != git_blob:
+                raise InputError(f"{url}: not the expected file, its git blob id is {found}")
     except OSError as error:  # those of requests are OSErrors, too
         raise InputError(f"{url}: download failed ({_first_cause(error)}); try again") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _pooch() -> ModuleType:

@@ -17,9 +17,9 @@ from kdlib.distill import labeled, sampling
 from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, read
 from kdlib.distill.workflow import Outcome
+from kdlib.files import replacing
 from kdlib.hipnn.potential import Validity
 from kdlib.pipeline import notebook
-from kdlib.replacing import replacing
 from kdlib.training.accuracy import PHASES
 from kdlib.units import GRAM_PER_CM3
 

@@ -21,14 +21,13 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import datasets
+from kdlib import datasets, progress
 from kdlib.datasets import WEIGHT
 from kdlib.datasets.checks import broken_rule
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
+from kdlib.files import replacing
 from kdlib.hipnn import Potential
-from kdlib.progress import Reporter
-from kdlib.replacing import replacing
 from kdlib.teachers import Teacher, TeacherError
 from kdlib.training import accuracy
 from kdlib.training.accuracy import errors_of
@@ -62,9 +61,7 @@ class Pool:
         found = json.loads(path.read_text()) if path.exists() else {}
         return {int(k): reason for k, reason in found.items()}
 
-    def label(
-        self, wanted: Mapping[int, Atoms], teacher: Teacher, reporter: Reporter | None = None
-    ) -> int:
+    def label(self, wanted: Mapping[int, Atoms], teacher: Teacher) -> int:
         """Label the frames that are neither there nor refused.
 
         Parameters
@@ -73,8 +70,6 @@ class Pool:
             Number -> configuration; its ``info`` is kept.
         teacher
             Says energies and forces. A frame for which it fails is refused, with the reason.
-        reporter
-            Shows a bar over frames.
 
         Returns
         -------
@@ -89,12 +84,12 @@ class Pool:
         done, refused = set(self.numbers), self.refused
         missing = [k for k in sorted(wanted) if k not in done and k not in refused]
         failures: dict[int, str] = {}
-        with (reporter or Reporter()).bar(len(missing), "labels", "frame") as bar:
+        with progress.bar(total=len(missing), desc="labels", unit="frame") as bar:
             for k in missing:
                 wanted[k].info["frame"] = k
                 if reason := self._label_one(k, wanted[k], teacher):
                     failures[k] = reason
-                    bar.line(f"frame {k} is left out: {reason}")
+                    progress.line(f"frame {k} is left out: {reason}")
                     self._refuse(refused | failures)
                 bar.update()
         if len(missing) >= 4 and len(failures) == len(missing):
@@ -157,7 +152,6 @@ def prepare(
     given: Sequence[Atoms],
     folder: Path,
     teacher: Teacher,
-    reporter: Reporter | None = None,
 ) -> list[Atoms]:
     """Frames on the teacher's scale of energies, with its atomic energies beside their labels.
 
@@ -171,8 +165,6 @@ def prepare(
         Keeps the teacher's labels.
     teacher
         A frame that it cannot label is left out.
-    reporter
-        Shows a bar over frames.
 
     Returns
     -------
@@ -184,7 +176,7 @@ def prepare(
     pool = Pool(folder)
     bare = {FIRST + k: Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc)
             for k, a in enumerate(given)}  # fmt: skip
-    pool.label(bare, teacher, reporter)
+    pool.label(bare, teacher)
     taught = pool.frames(bare)
     own = [given[int(atoms.info["frame"]) - FIRST] for atoms in taught]
     shift = _shift(own, taught)

@@ -21,11 +21,10 @@ from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
 from ase.md.nose_hoover_chain import IsotropicMTKNPT
 
-from kdlib import hipnn, teachers
+from kdlib import hipnn, processes, teachers
 from kdlib.benchmarks.memory import peak, reset_peak
 from kdlib.geometry import cells, rdf
 from kdlib.geometry.cells import closest_pair
-from kdlib.isolation import call, cores
 from kdlib.md import crystals, dynamics, exploration
 from kdlib.md.dynamics import DynamicsError, thermalize
 from kdlib.md.exploration import Excursion
@@ -131,9 +130,9 @@ def costs(teacher_name: str, run_dir: Path, given: Atoms, m: Measures) -> xr.Dat
         process holds before its run.
     """
     atoms = cells.supercell(given, m.timed_atoms)
-    threads = cores()
-    teacher = call(_timed_teacher, teacher_name, atoms, m, threads=threads)
-    student = call(_timed_student, run_dir, atoms, m, threads=threads)
+    threads = processes.cores()
+    teacher = processes.call(_timed_teacher, teacher_name, atoms, m, threads=threads)
+    student = processes.call(_timed_student, run_dir, atoms, m, threads=threads)
     time_, memory = np.transpose([teacher, student])
     return xr.Dataset(
         {

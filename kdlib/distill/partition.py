@@ -25,14 +25,13 @@ import xarray as xr
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import workers
+from kdlib import processes
 from kdlib.distill import students
 from kdlib.distill.plan import Plan
 from kdlib.distill.students import Trained
 from kdlib.distill.workflow import Outcome
 from kdlib.errors import InputError
 from kdlib.geometry.neighbors import neighbor_pairs
-from kdlib.progress import Reporter
 from kdlib.training.accuracy import STATES, against_teacher, from_mean
 
 #: Radial functions of a fitted gauge.
@@ -156,7 +155,6 @@ def compare(
     folder: str | Path,
     n_seeds: int = 3,
     n_epochs: int = 150,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Train students with every use of the labels and measure them on fresh frames.
 
@@ -176,8 +174,6 @@ def compare(
         Trainings of each.
     n_epochs
         Of each.
-    reporter
-        Shows a bar over trainings.
 
     Returns
     -------
@@ -190,10 +186,10 @@ def compare(
     seeds = range(plan.seed, plan.seed + n_seeds)
     base, found = replace(plan, n_models=n_seeds), {}
     reference = outcome.references.subtract(fresh)
-    with workers.single_threaded() as executor:
+    with processes.pool() as executor:
 
         def trained(way: str, frames: Sequence[Atoms]) -> list[Trained]:
-            return _trained(base, way, frames, outcome, folder, n_epochs, executor, reporter)
+            return _trained(base, way, frames, outcome, folder, n_epochs, executor)
 
         free = trained("none", learnt)
         gauge = _gauge(free, outcome.references.subtract(learnt), plan.cutoff)
@@ -208,12 +204,12 @@ def compare(
 
 def _trained(
     base: Plan, way: str, frames: Sequence[Atoms], outcome: Outcome, folder: str | Path,
-    n_epochs: int, executor: Executor, reporter: Reporter | None,
+    n_epochs: int, executor: Executor,
 ) -> list[Trained]:  # fmt: skip
     labels, factor = WAYS[way]
     plan = replace(base, labels=labels, atomic_energy=factor * base.atomic_energy)
     return students.train(
-        plan, frames, outcome.references, Path(folder) / FOLDER, n_epochs, executor, reporter
+        plan, frames, outcome.references, Path(folder) / FOLDER, n_epochs, executor
     )
 
 

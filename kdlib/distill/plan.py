@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from kdlib.errors import InputError
+from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig
-from kdlib.replacing import replacing
 
 #: Sizes of a student by name, within the paper's range: features, sensitivities, atom layers.
 SIZES = {"small": (16, 8, 1), "medium": (32, 16, 2), "large": (128, 40, 4)}

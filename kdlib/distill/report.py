@@ -17,14 +17,13 @@ import pandas as pd
 import xarray as xr
 from ase import Atoms
 
-from kdlib import hipnn, results, teachers
+from kdlib import hipnn, progress, results, teachers
 from kdlib.distill import labeled, measures, partition, sampling
 from kdlib.distill.labeled import Pool
 from kdlib.distill.measures import FULL, Measures
 from kdlib.distill.plan import Plan
 from kdlib.distill.sampling import structures
 from kdlib.distill.workflow import FINAL, Outcome
-from kdlib.progress import Reporter
 from kdlib.results import hashes
 from kdlib.training.accuracy import PHASES, STATES, parity
 
@@ -133,7 +132,6 @@ def report(
     outcome: Outcome,
     folder: str | Path,
     m: Measures = FULL,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Measure a delivered student.
 
@@ -147,8 +145,6 @@ def report(
         Of the distillation, with the delivered model.
     m
         How much is measured.
-    reporter
-        Shows a bar over the measurements.
 
     Returns
     -------
@@ -157,10 +153,11 @@ def report(
         what :mod:`kdlib.distill.measures` measures.
     """
     home = Path(folder)
-    jobs = _measurements(plan, outcome, home, m, reporter)
+    jobs = _measurements(plan, outcome, home, m)
     weights, parts = (home / hipnn.WEIGHTS).read_bytes(), []
-    with (reporter or Reporter()).bar(len(jobs), "report", "measurement") as bar:
+    with progress.bar(total=len(jobs), desc="report", unit="measurement") as bar:
         for name, measure in jobs.items():
+            bar.set_description_str(f"report: {name}")
             asked = {k: v for k, v in asdict(m).items() if ON_REQUEST.get(k, name) == name}
             key = hashes.digest(weights, plan.teacher, repr(asked), str(EDITION.get(name, 0)))
             parts.append(_kept(home / MEASURED / f"{name}.nc", key, measure))
@@ -172,7 +169,7 @@ def report(
 
 
 def _measurements(
-    plan: Plan, outcome: Outcome, home: Path, m: Measures, reporter: Reporter | None
+    plan: Plan, outcome: Outcome, home: Path, m: Measures
 ) -> dict[str, Callable[[], xr.Dataset]]:
     """Name -> measurement, to be made when called."""
     potential, given = hipnn.load(home), structures(plan.structures)
@@ -198,7 +195,7 @@ def _measurements(
         learnt = pool.frames(k for k in pool.numbers if k < sampling.PER_ROUND * outcome.final)
         learnt += labeled.learnt(outcome.data)
         jobs["labels"] = lambda: partition.compare(
-            plan, outcome, learnt, fresh, home, m.label_seeds, m.label_epochs, reporter
+            plan, outcome, learnt, fresh, home, m.label_seeds, m.label_epochs
         )
     return jobs
 

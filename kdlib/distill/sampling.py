@@ -16,15 +16,14 @@ import xarray as xr
 from ase import Atoms
 from ase.build import bulk
 
-from kdlib import hipnn
+from kdlib import hipnn, progress
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
+from kdlib.files import replacing
 from kdlib.geometry import cells
 from kdlib.geometry.cells import closest_pair
 from kdlib.md import exploration
 from kdlib.md.exploration import Excursion
-from kdlib.progress import Reporter
-from kdlib.replacing import replacing
 from kdlib.teachers import Teacher
 
 #: Frame numbers of one round.
@@ -96,7 +95,7 @@ def _cell(
 def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int, Atoms]:
     """Frames of short runs by the teacher, hot enough to leave the crystal."""
     found = {}
-    for j in range(plan.n_teacher_runs):
+    for j in progress.bar(range(plan.n_teacher_runs), desc="the teacher's MD", unit="run"):
         rng = np.random.default_rng([plan.seed, 1, j])
         base = cells.supercell(given[j % len(given)], plan.n_atoms)
         volume = rng.uniform(1.0, plan.volumes[1])
@@ -140,7 +139,6 @@ def explore(
     number: int,
     folder: Path,
     executor: Executor,
-    reporter: Reporter | None = None,
 ) -> tuple[dict[int, Atoms], xr.Dataset]:
     """Run the trajectories of a round, or read what an earlier call has found.
 
@@ -158,8 +156,6 @@ def explore(
         Where the round is kept.
     executor
         Where trajectories are run.
-    reporter
-        Shows a bar over trajectories.
 
     Returns
     -------
@@ -174,7 +170,7 @@ def explore(
     frames_file, series_file = folder / "configurations.extxyz", folder / "trajectories.nc"
     if not series_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        found, ds = _explored(plan, given, run_dirs, number, executor, reporter)
+        found, ds = _explored(plan, given, run_dirs, number, executor)
         with replacing(frames_file) as part:
             ase.io.write(part, list(found.values()), format="extxyz")
         with replacing(series_file) as part:
@@ -189,7 +185,6 @@ def _explored(
     run_dirs: Sequence[Path],
     number: int,
     executor: Executor,
-    reporter: Reporter | None,
 ) -> tuple[dict[int, Atoms], xr.Dataset]:
     found: dict[int, Atoms] = {}
     rows: dict[int, dict[str, float]] = {}
@@ -200,7 +195,7 @@ def _explored(
         ): j
         for j in range(plan.n_trajectories)
     }
-    with (reporter or Reporter()).bar(len(jobs), "exploring", "trajectory") as bar:
+    with progress.bar(total=len(jobs), desc="exploring", unit="trajectory") as bar:
         for job in as_completed(jobs):
             frames, rows[jobs[job]] = job.result()
             found |= frames

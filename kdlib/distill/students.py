@@ -8,11 +8,10 @@ from pathlib import Path
 import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets, teachers, training
+from kdlib import datasets, progress, teachers, training
 from kdlib.distill.plan import Plan
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.progress import Reporter
 from kdlib.training import TrainingConfig
 from kdlib.training.losses import LossWeights, WeightSchedule
 from kdlib.training.references import AtomReferences
@@ -77,7 +76,6 @@ def train(
     folder: Path,
     n_epochs: int,
     executor: Executor,
-    reporter: Reporter | None = None,
 ) -> list[Trained]:
     """Train the ensemble; finished trainings are found again, broken ones go on.
 
@@ -95,8 +93,6 @@ def train(
         Cap.
     executor
         Where they are trained.
-    reporter
-        Shows a bar over models.
     """
     reduced = references.subtract(frames)
     shortest = min(closest_pair(atoms).distance for atoms in frames)
@@ -123,7 +119,7 @@ def train(
         executor.submit(_fit, config, one, stages, reduced, folder, labels): one.seed
         for one in settings
     }
-    with (reporter or Reporter()).bar(len(jobs), "trainings", "model") as bar:
+    with progress.bar(total=len(jobs), desc="trainings", unit="model") as bar:
         for job in as_completed(jobs):
             found[jobs[job]] = job.result()
             bar.update()

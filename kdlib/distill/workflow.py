@@ -13,15 +13,13 @@ from pathlib import Path
 
 from ase import Atoms
 
-from kdlib import fulldisk, teachers, workers
+from kdlib import files, processes, progress, teachers
 from kdlib.distill import labeled, sampling, students
 from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, keep
 from kdlib.distill.sampling import structures
 from kdlib.distill.students import Trained
 from kdlib.errors import InputError
-from kdlib.progress import Reporter
-from kdlib.replacing import replacing
 from kdlib.teachers import Teacher
 from kdlib.training.accuracy import PHASES, against_teacher
 from kdlib.training.references import AtomReferences
@@ -74,7 +72,6 @@ class _Work:
     plan: Plan
     folder: Path
     teacher: Teacher
-    reporter: Reporter
     given: list[Atoms]
     pool: Pool
     data: list[Atoms]
@@ -97,12 +94,12 @@ class _Work:
         self.record[:] = [one for one in self.record if one["round"] < FINAL]  # no end any more
         self.record.append(row | {"minutes": minutes})
         self.began = time.monotonic()
-        with replacing(self.folder / RECORD) as part:
+        with files.replacing(self.folder / RECORD) as part:
             part.write_text(json.dumps(self.record, indent=1) + "\n")
         return self.record[-1]
 
 
-def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Outcome:
+def run(plan: Plan, folder: str | Path) -> Outcome:
     """Distil a teacher into a student; the same call goes on where an earlier one stopped.
 
     Parameters
@@ -111,8 +108,6 @@ def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Out
         What is done.
     folder
         Where everything is kept.
-    reporter
-        Shows bars, and a line for each round.
 
     Raises
     ------
@@ -122,22 +117,21 @@ def run(plan: Plan, folder: str | Path, reporter: Reporter | None = None) -> Out
     OSError
         When the disk is full; with more space the same call goes on.
     """
-    with fulldisk.said(folder):
-        return _run(plan, folder, reporter)
+    with files.full_disk_reported(folder):
+        return _run(plan, folder)
 
 
-def _run(plan: Plan, folder: str | Path, reporter: Reporter | None) -> Outcome:
+def _run(plan: Plan, folder: str | Path) -> Outcome:
     home = Path(folder)
     given, own = structures(plan.structures), labeled.read(plan)
     teacher = teachers.load(plan.teacher)
     keep(plan, home)
     path = home / RECORD
     record = json.loads(path.read_text()) if path.exists() else []
-    show = reporter or Reporter()
-    data = labeled.prepare(plan, own, home / "data", teacher, show)
-    with workers.single_threaded() as executor:
+    data = labeled.prepare(plan, own, home / "data", teacher)
+    with processes.pool() as executor:
         work = _Work(
-            plan, home, teacher, show, given, Pool(home / "labels"), data, executor, record,
+            plan, home, teacher, given, Pool(home / "labels"), data, executor, record,
             time.monotonic(),
         )  # fmt: skip
         _begin(work)
@@ -150,15 +144,15 @@ def _run(plan: Plan, folder: str | Path, reporter: Reporter | None) -> Outcome:
 def _begin(work: _Work) -> None:
     """Label the first cells and the teacher's own runs."""
     plan = work.plan
-    work.pool.label(sampling.first(plan, work.given), work.teacher, work.reporter)
+    work.pool.label(sampling.first(plan, work.given), work.teacher)
     kept = work.folder / "rounds" / "00"
     if not (kept / "done").exists():
         found = sampling.by_teacher(plan, work.given, work.teacher)
-        work.pool.label(found, work.teacher, work.reporter)
+        work.pool.label(found, work.teacher)
         kept.mkdir(parents=True, exist_ok=True)
         (kept / "done").touch()
     n = sum(k < sampling.PER_ROUND for k in work.pool.numbers)
-    work.reporter.line(f"{n} first frames labelled by {work.teacher.name}, {work.minutes:.1f} min")
+    progress.line(f"{n} first frames labelled by {work.teacher.name}, {work.minutes:.1f} min")
 
 
 def _rounds(work: _Work, references: AtomReferences) -> str:
@@ -167,10 +161,10 @@ def _rounds(work: _Work, references: AtomReferences) -> str:
     for number in range(1, plan.max_rounds + 1):
         earlier = [k for k in work.pool.numbers if k < sampling.PER_ROUND * number]
         _, found, row = _measured(work, number, earlier, references, plan.round_epochs)
-        work.reporter.line(_line(work.note(row), work))
+        progress.line(_line(work.note(row), work))
         if _is_met(plan, row):
             return f"the target of {plan.target_force_rmse:g} eV/Angstrom is met"
-        work.pool.label(found, work.teacher, work.reporter)
+        work.pool.label(found, work.teacher)
         if len(work.pool.numbers) >= plan.max_frames:
             return f"{plan.max_frames} frames are labelled"
         if work.minutes >= plan.max_minutes:
@@ -184,7 +178,7 @@ def _finish(work: _Work, references: AtomReferences, ending: str) -> Outcome:
     learnt = [k for k in work.pool.numbers if k < sampling.PER_ROUND * number]
     trained, _, row = _measured(work, number, learnt, references, work.plan.final_epochs)
     final = work.note(row | {"ending": ending})
-    work.reporter.line(f"{final['ending']}; {_line(final, work)}")
+    progress.line(f"{final['ending']}; {_line(final, work)}")
     return Outcome(trained, references, work.record, final["ending"], work.data)
 
 
@@ -194,15 +188,11 @@ def _measured(
     """Train, explore, and measure on fresh frames: students, configurations found, and the row."""
     plan, folder = work.plan, work.folder
     frames = work.pool.frames(learnt) + labeled.learnt(work.data)
-    trained = students.train(
-        plan, frames, references, folder / "runs", n_epochs, work.executor, work.reporter
-    )
+    trained = students.train(plan, frames, references, folder / "runs", n_epochs, work.executor)
     run_dirs, kept = [one.run_dir for one in trained], folder / "rounds" / f"{number:02d}"
-    found, series = sampling.explore(
-        plan, work.given, run_dirs, number, kept, work.executor, work.reporter
-    )
+    found, series = sampling.explore(plan, work.given, run_dirs, number, kept, work.executor)
     fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
-    work.pool.label(fresh, work.teacher, work.reporter)
+    work.pool.label(fresh, work.teacher)
     student = students.best(trained)
     row = {
         "round": number, "frames": len(learnt), "errors": _errors(work, student, fresh, references),

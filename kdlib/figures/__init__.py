@@ -26,7 +26,7 @@ from kdlib.figures.schematic import fig1_schematic, schematic_data
 from kdlib.figures.side_by_side import benchmark
 from kdlib.figures.structure import rdf
 from kdlib.figures.style import ROLE_LOOKS, style
-from kdlib.replacing import replacing
+from kdlib.files import replacing
 
 __all__ = [
     "REDRAW",

@@ -30,10 +30,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdlib.errors import InputError
+from kdlib.files import replacing
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import batches
 from kdlib.hipnn.network import HipnnConfig, HipnnModule, Prediction, build
-from kdlib.replacing import replacing
 
 if TYPE_CHECKING:
     from kdlib.hipnn.calculator import HipnnCalculator

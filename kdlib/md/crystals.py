@@ -30,9 +30,8 @@ from ase.calculators.calculator import BaseCalculator
 from ase.eos import EquationOfState
 from ase.optimize import BFGS
 
-from kdlib import units
+from kdlib import progress, units
 from kdlib.hipnn import Potential
-from kdlib.progress import Reporter
 from kdlib.results import schema
 from kdlib.training import sweep
 
@@ -104,7 +103,6 @@ def properties(
     calculators: Calculators,
     protocol: CrystalProtocol = PROTOCOL,
     vacancy: bool = True,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Compute all of them.
 
@@ -116,8 +114,6 @@ def properties(
         What is strained by how much.
     vacancy
         Whether the vacancy is computed.
-    reporter
-        Shows a bar over single energies.
 
     Returns
     -------
@@ -128,7 +124,7 @@ def properties(
     """
     p = protocol
     total = len(STRUCTURES) * len(p.ratios) + 2 * len(p.strains) + 2 + 2 * vacancy
-    with (reporter or Reporter()).bar(total, "crystals", "energy") as bar:
+    with progress.bar(total=total, desc="crystals", unit="energy") as bar:
 
         def energy(atoms: Atoms, like: Atoms) -> float:
             """Per atom; free energies where there is an electronic temperature."""
@@ -306,7 +302,6 @@ def models(
     folder: str | Path,
     accuracy: xr.Dataset,
     protocol: CrystalProtocol = PROTOCOL,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Crystals under every model of a results folder.
 
@@ -318,8 +313,6 @@ def models(
         Says which roles, architectures and seeds there are.
     protocol
         That of the DFT.
-    reporter
-        Shows a bar over models.
 
     Returns
     -------
@@ -328,9 +321,9 @@ def models(
     """
     cells = []
     keys = list(_trained(accuracy))
-    with (reporter or Reporter()).bar(len(keys), "crystals", "model") as bar:
+    with progress.bar(total=len(keys), desc="crystals", unit="model") as bar:
         for role, architecture, seed in keys:
-            bar.label(f"{role} {architecture} {seed}")
+            bar.set_description_str(f"{role} {architecture} {seed}")
             potential = sweep.load(folder, role, architecture, seed)
             found = properties(_calculators(potential), protocol)
             where = {"role": [role], "architecture": [architecture], "seed": [seed]}

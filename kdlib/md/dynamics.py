@@ -26,9 +26,8 @@ from ase.md.md import MolecularDynamics
 from ase.md.nose_hoover_chain import NoseHooverChainNVT
 from ase.md.verlet import VelocityVerlet
 
-from kdlib import units
+from kdlib import progress, units
 from kdlib.errors import InputError
-from kdlib.progress import Reporter
 from kdlib.results.schema import COMPONENTS
 
 
@@ -221,7 +220,6 @@ def nve(
     timestep: float = 1.0,
     sample_every: int = 10,
     max_temperature: float = MAX_TEMPERATURE,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Velocity Verlet at constant energy.
 
@@ -237,8 +235,6 @@ def nve(
         Steps between samples of the series.
     max_temperature
         A hotter run (K) has exploded and ends with :class:`DynamicsError`.
-    reporter
-        Shows a bar over the steps.
 
     Returns
     -------
@@ -249,7 +245,7 @@ def nve(
         Components that the calculator does not time are NaN.
     """
     integrator = VelocityVerlet(atoms, timestep * units.FS)
-    ds = _advance(integrator, n_steps, sample_every, max_temperature, reporter, "NVE")
+    ds = _advance(integrator, n_steps, sample_every, max_temperature, "NVE")
     ds["energy_drift"] = xr.Variable((), slope(ds.time / 1000, ds.total_energy))
     ds.energy_drift.attrs = {"units": "eV/atom/ps", "long_name": "drift of the total energy"}
     return ds
@@ -265,7 +261,6 @@ def nvt(
     thermostat: str = "nose-hoover",
     relaxation: float = 100.0,
     max_temperature: float = MAX_TEMPERATURE,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Run at constant temperature and volume, with samples of the positions.
 
@@ -290,8 +285,6 @@ def nvt(
         Time of the thermostat, fs: period of the chain, or inverse Langevin friction.
     max_temperature
         A hotter run (K) has exploded and ends with :class:`DynamicsError`.
-    reporter
-        Shows a bar over the steps.
 
     Returns
     -------
@@ -304,7 +297,7 @@ def nvt(
         thermalize(atoms, temperature, rng)
     integrator = _thermostat(atoms, temperature, timestep, thermostat, relaxation, rng)
     return _advance(
-        integrator, n_steps, sample_every, max_temperature, reporter, f"NVT {temperature:g} K", True
+        integrator, n_steps, sample_every, max_temperature, f"NVT {temperature:g} K", True
     )
 
 
@@ -341,7 +334,6 @@ def melt(
     seed: int = 0,
     sample_every: int = 20,
     max_temperature: float = MAX_TEMPERATURE,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Melt, quench to the wanted temperature and equilibrate, with Langevin dynamics.
 
@@ -358,8 +350,6 @@ def melt(
         Steps between samples of the series.
     max_temperature
         A hotter run (K) has exploded and ends with :class:`DynamicsError`.
-    reporter
-        Shows a bar over the steps.
 
     Returns
     -------
@@ -372,9 +362,9 @@ def melt(
     integrator = _thermostat(atoms, hot, protocol.timestep, "langevin", 1 / protocol.friction, rng)
 
     def set_temperature(step: int) -> None:
-        progress = np.clip((step - protocol.melt_steps) / ramp, 0.0, 1.0)
-        if progress > 0:
-            integrator.set_temperature(temperature_K=hot + progress * (cold - hot))
+        done = np.clip((step - protocol.melt_steps) / ramp, 0.0, 1.0)
+        if done > 0:
+            integrator.set_temperature(temperature_K=hot + done * (cold - hot))
 
     n_steps = protocol.melt_steps + ramp + protocol.equilibration_steps
     ds = _advance(
@@ -382,7 +372,6 @@ def melt(
         n_steps,
         sample_every,
         max_temperature,
-        reporter,
         "melt",
         before_step=set_temperature,
     )
@@ -395,7 +384,6 @@ def _advance(
     n_steps: int,
     sample_every: int,
     max_temperature: float,
-    reporter: Reporter | None,
     desc: str,
     keep_positions: bool = False,
     before_step: Callable[[int], None] | None = None,
@@ -408,7 +396,7 @@ def _advance(
     recorder = Recorder(atoms, integrator.dt / units.FS, keep_positions)
     before = _calculator_seconds(atoms)
     total = 0.0
-    with (reporter or Reporter()).bar(n_steps, desc, "step") as bar:
+    with progress.bar(total=n_steps, desc=desc, unit="step") as bar:
         for step in range(1, n_steps + 1):
             if before_step is not None:
                 before_step(step)

@@ -17,6 +17,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
+from kdlib import progress
 from kdlib.errors import InputError
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn import Potential
@@ -100,7 +101,7 @@ def _watched(
     """Physical configurations of a run, and why it ended before its time."""
     frames: list[Atoms] = []
     try:
-        for sample in range(n_samples):
+        for sample in progress.bar(range(n_samples), desc="MD", unit="sample"):
             _advance(moving, temperature, e.sample_every, e, seed + sample)
             frame = Atoms(moving.numbers, moving.positions, cell=moving.cell, pbc=moving.pbc)
             distance = closest_pair(frame).distance

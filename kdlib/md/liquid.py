@@ -16,7 +16,6 @@ from kdlib import datasets, units
 from kdlib.errors import InputError
 from kdlib.md import dynamics, liquid
 from kdlib.md.dynamics import MeltProtocol, thermalize
-from kdlib.progress import Reporter
 
 
 def density(temperature: float = 1200.0) -> float:
@@ -109,7 +108,6 @@ def configuration(
     n_atoms: int,
     protocol: MeltProtocol,
     seed: int = 0,
-    reporter: Reporter | None = None,
 ) -> Atoms:
     """Configuration to start MD from, with a sentence on its origin in ``info["origin"]``.
 
@@ -124,12 +122,10 @@ def configuration(
         Of the melt; for aluminium only. Other materials keep the density of the frame.
     seed
         Of velocities.
-    reporter
-        Shows a bar over the steps of the melt.
     """
     if is_aluminium(frames):
         n_cells = max(1, round((n_atoms / 4) ** (1 / 3)))
-        atoms = starting_liquid(n_cells, protocol, seed, reporter=reporter)
+        atoms = starting_liquid(n_cells, protocol, seed)
         origin = f"liquid aluminium at {protocol.temperature:g} K and its experimental density"
     else:
         frame = _typical(frames)
@@ -190,7 +186,6 @@ def starting_liquid(
     protocol: MeltProtocol | None = None,
     seed: int = 0,
     calculator: BaseCalculator | None = None,
-    reporter: Reporter | None = None,
 ) -> Atoms:
     """Melt a crystal and quench it: the configuration that all models start from.
 
@@ -204,12 +199,10 @@ def starting_liquid(
         Of displacements, velocities and random forces.
     calculator
         Forces of the melt; by default ASE's EMT, a classical aluminium that favours no model.
-    reporter
-        Shows a bar over the steps.
     """
     protocol = protocol or MeltProtocol()
     atoms = liquid.liquid_aluminium(n_cells, seed, protocol.temperature)
     atoms.calc = calculator or EMT()
-    dynamics.melt(atoms, protocol, seed, reporter=reporter)
+    dynamics.melt(atoms, protocol, seed)
     atoms.calc = None
     return atoms

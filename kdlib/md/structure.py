@@ -19,14 +19,13 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
-from kdlib import hipnn, results, workers
+from kdlib import hipnn, processes, progress, results
 from kdlib.errors import InputError
 from kdlib.geometry import rdf
 from kdlib.hipnn import Potential
 from kdlib.md import dynamics
 from kdlib.md.dynamics import DynamicsError, thermalize
 from kdlib.md.lammps import driver as lammpsnvt
-from kdlib.progress import Reporter
 
 #: Name -> NVT. Both run a chain of Nose and Hoover; LAMMPS comes with the extra ``lammps``.
 ENGINES = {"ase": dynamics.nvt, "lammps": lammpsnvt.nvt}
@@ -144,7 +143,6 @@ def liquid_structures(
     protocol: StructureProtocol = PROTOCOL,
     executor: Executor | None = None,
     n_workers: int | None = None,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Sample the liquid of many models from the same start.
 
@@ -160,8 +158,6 @@ def liquid_structures(
         Where; by default ``n_workers`` processes of one thread each.
     n_workers
         Processes of the default executor; by default one per core.
-    reporter
-        Shows a bar, and a line for each finished model.
 
     Returns
     -------
@@ -170,19 +166,19 @@ def liquid_structures(
         each architecture.
     """
     cells = []
-    own = nullcontext(executor) if executor else workers.single_threaded(n_workers)
+    own = nullcontext(executor) if executor else processes.pool(n_workers)
     with tempfile.TemporaryDirectory() as folder, own as pool:
         futures = {}
         for key, potential in models.items():
             run_dir = Path(folder) / "_".join(map(str, key))
             hipnn.save(potential.module, run_dir)
             futures[pool.submit(_job, run_dir, start, protocol)] = key
-        with (reporter or Reporter()).bar(len(models), "liquids", "model") as bar:
+        with progress.bar(total=len(models), desc="liquids", unit="model") as bar:
             for future in as_completed(futures):
                 key, found = futures[future], future.result()
                 cells.append(_cell(found, key, models[key]))
                 bar.update()
-                bar.line(_line(key, found))
+                progress.line(_line(key, found))
     return results.combine(cells)
 
 

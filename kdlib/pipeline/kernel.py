@@ -10,11 +10,12 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from threading import Thread
 from typing import Any
 
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+
+from kdlib import processes
 
 NAME = "python3"
 """Kernel name written into executed notebooks, so that JupyterLab opens them anywhere."""
@@ -53,41 +54,21 @@ class _OneKernel(KernelSpecManager):
     """Knows one kernel, whatever the name it is asked for."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        settings = processes.thread_settings(processes.threads())
         return KernelSpec(
             argv=[sys.executable, "-m", "kdlib.pipeline.kernel", "-f", "{connection_file}", _QUIET],
-            env=thread_settings(),
+            env={name: os.environ.get(name, value) for name, value in settings.items()},
             display_name="Python of kdlib run",
             language="python",
         )
-
-
-def thread_settings() -> dict[str, str]:
-    """Return environment variables that give a kernel all cores, unless the user chose otherwise.
-
-    Idle threads sleep: by default they spin between parallel loops, and when several trainings
-    share the cores, or the machine does other work, they take the time that the others need.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = os.environ.get("OMP_NUM_THREADS", str(cores or 1))
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    settings = dict.fromkeys(names, threads) | {"OMP_WAIT_POLICY": "passive"}
-    return {name: os.environ.get(name, value) for name, value in settings.items()}
 
 
 def main() -> None:
     """Run an ipykernel that watches its standard input for the end of its parent."""
     from ipykernel.kernelapp import launch_new_instance
 
-    Thread(target=_die_with_parent, name="lifeline", daemon=True).start()
+    processes.end_with_parent(sys.stdin.fileno())
     launch_new_instance()
-
-
-def _die_with_parent() -> None:
-    while os.read(0, 1):  # nobody writes: this returns when the other end is closed
-        pass
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,23 @@ imports) and the content hash of what it wrote. A step is skipped when its recor
 record is written last, so a run that is killed at any moment repeats the step that it was in.
 """
 
-import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
+from tqdm.std import tqdm
+
 import kdlib
+from kdlib import files, progress
 from kdlib.datasets.readers import expand
 from kdlib.errors import InputError
 from kdlib.pipeline import notebook
 from kdlib.pipeline.notebook import Step
 from kdlib.pipeline.profile import Profile
-from kdlib.progress import Bar, Reporter
-from kdlib.replacing import replacing
 from kdlib.results import hashes
 
 NOT_IN_KEY = frozenset({"results_dir", "workers"})
@@ -60,7 +59,6 @@ def run(
     only: str = "",
     force: bool = False,
     workers: int | None = None,
-    reporter: Reporter | None = None,
 ) -> list[Outcome]:
     """Execute the notebooks of a profile that are not up to date.
 
@@ -78,21 +76,21 @@ def run(
         Run also what is up to date.
     workers
         Number of processes, for notebooks that declare a parameter `workers`.
-    reporter
-        Shows a bar over the notebooks and one line for each that ran.
     """
     ordered = notebook.discover(notebooks or notebooks_folder())
     profile.validate(ordered)
     chosen = _choose(ordered, only, results)
     outcomes = []
+    for folder in (results, results / "notebooks", results / "logs"):
+        folder.mkdir(parents=True, exist_ok=True)
     with (
-        _lock(results),
-        (reporter or Reporter()).bar(len(chosen), desc="notebooks", unit="nb") as bar,
+        files.locked(results, "kdlib run"),
+        progress.bar(total=len(chosen), desc="notebooks", unit="nb") as bar,
     ):
         for stale in (results / "notebooks").glob("*.part*"):
             stale.unlink()
         for step in chosen:
-            bar.label(step.name)
+            bar.set_description_str(step.name)
             outcome = _run_step(step, _parameters(profile, step, results, workers), results, force)
             _report(bar, outcome)
             outcomes.append(outcome)
@@ -131,13 +129,13 @@ def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> di
     values = {name: value for name, value in parameters.items() if name not in NOT_IN_KEY}
     texts = {value for value in values.values() if isinstance(value, str)}
     named = {str(path) for text in texts for path in _files(text)}
-    files = {name: hashes.file(Path(name)) for name in named}
-    files |= hashes.packaged_data(texts | notebook.text_constants("\n".join(step.cells)))
-    files |= {name: hashes.file(results / name) for name in step.reads}
+    contents = {name: hashes.file(Path(name)) for name in named}
+    contents |= hashes.packaged_data(texts | notebook.text_constants("\n".join(step.cells)))
+    contents |= {name: hashes.file(results / name) for name in step.reads}
     return {
         "code cells": hashes.digest(*step.cells),
         "parameters": values,
-        "files": files,
+        "files": contents,
         "modules": hashes.modules(step.cells),
     }
 
@@ -170,7 +168,7 @@ def _run_step(step: Step, parameters: dict[str, Any], results: Path, force: bool
     seconds = time.monotonic() - start
     written = {name: hashes.file(results / name) for name in step.writes}
     record = {"key": key(parts), "seconds": seconds, "depends": parts, "written": written}
-    with replacing(record_path) as part:
+    with files.replacing(record_path) as part:
         part.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     return Outcome(step.name, skipped=False, seconds=seconds, reason=reason)
 
@@ -249,21 +247,8 @@ def execute(step: Step, parameters: Mapping[str, Any], results: Path) -> Path:
     return done
 
 
-@contextmanager
-def _lock(results: Path) -> Iterator[None]:
-    """Make the results folder, and keep a second run out of it while this one works."""
-    for folder in (results, results / "notebooks", results / "logs"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with (results / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{results}: another kdlib run is writing here") from error
-        yield
-
-
-def _report(bar: Bar, outcome: Outcome) -> None:
+def _report(bar: tqdm, outcome: Outcome) -> None:
     """Write one line for a step that ran, and move the bar."""
     if not outcome.skipped:
-        bar.line(f"{outcome.name}: {outcome.seconds:.0f} s ({outcome.reason})")
+        progress.line(f"{outcome.name}: {outcome.seconds:.0f} s ({outcome.reason})")
     bar.update()

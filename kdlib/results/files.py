@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from kdlib.errors import InputError
-from kdlib.replacing import replacing
+from kdlib.files import replacing
 from kdlib.results import schema
 
 #: Packages whose versions decide what a result is.

@@ -28,9 +28,9 @@ from torch import Tensor
 from kdlib import hipnn
 from kdlib.datasets import Split, identity
 from kdlib.errors import InputError
+from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig, HipnnModule, batches, kernels
 from kdlib.hipnn.batches import Batch
-from kdlib.replacing import replacing
 from kdlib.training import losses
 from kdlib.training.accuracy import TARGETS, TargetErrors
 from kdlib.training.losses import LossWeights, WeightSchedule

@@ -17,11 +17,10 @@ import xarray as xr
 from ase import Atoms
 
 import kdlib
-from kdlib import hipnn, results
+from kdlib import hipnn, progress, results
 from kdlib.datasets import Split, identity
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.progress import Reporter
 from kdlib.training.loop import Loop, TrainingConfig, TrainingError, use_backend
 from kdlib.training.losses import LossWeights, WeightSchedule
 
@@ -70,7 +69,6 @@ def fit(
     split: Split,
     run_dir: str | Path,
     atomic_energies: xr.DataArray | None = None,
-    reporter: Reporter | None = None,
 ) -> Run:
     """Train one model, or load it when this very training is already finished in ``run_dir``.
 
@@ -88,8 +86,6 @@ def fit(
         Folder of the run.
     atomic_energies
         A teacher's labels over the atoms of all ``frames`` in order, eV.
-    reporter
-        Shows progress; silent by default.
 
     Raises
     ------
@@ -115,7 +111,7 @@ def fit(
     settings = {"key": key, "training": asdict(training), "split_sha256": split.sha256,
                 "weights": [[e, asdict(w)] for e, w in schedule.stages]}  # fmt: skip
     hipnn.save(loop.module, folder, settings)
-    _train(loop, folder, key, reporter or Reporter())
+    _train(loop, folder, key)
     hipnn.save(loop.best_module(), folder, settings)
     results.save(loop.history(), folder / HISTORY, kind="run", split_sha256=split.sha256)
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -184,11 +180,11 @@ def _stored_key(folder: Path) -> str | None:
         return None
 
 
-def _train(loop: Loop, folder: Path, key: str, reporter: Reporter) -> None:
+def _train(loop: Loop, folder: Path, key: str) -> None:
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         loop.restore(checkpoint, key)
-    with reporter.bar(loop.training.max_epochs, desc=folder.name, unit="epoch") as bar:
+    with progress.bar(total=loop.training.max_epochs, desc=folder.name, unit="epoch") as bar:
         bar.update(loop.epoch)
         while not loop.finished:
             loop.run_epoch()

@@ -5,10 +5,9 @@ trainings repeated; an interrupted one goes on from its checkpoint.
 """
 
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,18 +15,16 @@ from pathlib import Path
 import xarray as xr
 from ase import Atoms
 
-from kdlib import hipnn
+from kdlib import hipnn, processes, progress
 from kdlib.datasets import Split
 from kdlib.errors import InputError
+from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.progress import Reporter
-from kdlib.replacing import replacing
 from kdlib.training import accuracy as metrics
 from kdlib.training import roles as distillation
 from kdlib.training.loop import TrainingConfig
 from kdlib.training.losses import WeightSchedule
 from kdlib.training.runs import HISTORY, Run, fit, label_list, load_run, run_key
-from kdlib.workers import single_threaded
 
 #: How often trainings are sent again after a worker process died.
 MAX_RESTARTS = 3
@@ -109,7 +106,6 @@ def run(
     folder: str | Path,
     executor: Executor | None = None,
     workers: int | None = None,
-    reporter: Reporter | None = None,
 ) -> list[Run]:
     """Train every task that is not finished yet; results come in the order of the tasks.
 
@@ -125,25 +121,22 @@ def run(
         Where trainings run; by default ``workers`` spawned processes of one thread each.
     workers
         Processes of the default executor; by default as many as cores.
-    reporter
-        One bar for the sweep, one line per finished run.
     """
     home = Path(folder) / "runs"
     folders = {task.name: home / _folder_name(task, split) for task in todo}
-    show = reporter or Reporter()
     started = time.perf_counter()
     waiting = [task for task in todo if not _is_finished(folders[task.name])]
-    with show.bar(len(todo), desc="trainings", unit="run") as bar:
+    with progress.bar(total=len(todo), desc="trainings", unit="run") as bar:
         bar.update(len(todo) - len(waiting))
         for _ in range(MAX_RESTARTS + 1):
             if not waiting:
                 break
-            own = nullcontext(executor) if executor else _pool(workers, len(waiting))
-            with own as pool:
+            count = min(workers or processes.cores(), len(waiting))
+            with nullcontext(executor) if executor else processes.pool(count) as pool:
                 for task in _finished(pool, waiting, frames, split, folders):
                     waiting = [other for other in waiting if other is not task]
                     bar.update()
-                    bar.line(_line(task, folders[task.name], time.perf_counter() - started))
+                    progress.line(_line(task, folders[task.name], time.perf_counter() - started))
     if waiting:
         names = ", ".join(task.name for task in waiting)
         raise RuntimeError(f"worker processes died {MAX_RESTARTS + 1} times; unfinished: {names}")
@@ -206,10 +199,6 @@ def _folder_name(task: Task, split: Split) -> str:
 
 def _is_finished(run_dir: Path) -> bool:
     return (run_dir / HISTORY).exists()
-
-
-def _pool(count: int | None, n_tasks: int) -> ProcessPoolExecutor:
-    return single_threaded(min(count or os.cpu_count() or 1, n_tasks))
 
 
 def _finished(

@@ -17,7 +17,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from al_pbe import campaign, packing
 from kdlib import datasets
-from kdlib.progress import Bar, Reporter
 
 
 def sample(k: int) -> Atoms:
@@ -43,27 +42,13 @@ def label(atoms: Atoms) -> Atoms:
     return labelled
 
 
-class Listener(Reporter):
-    """Keeps the lines."""
-
-    def __init__(self) -> None:
-        self.lines = []
-
-    def bar(self, total: int, desc: str = "", unit: str = "it") -> Bar:
-        """A bar whose lines are kept."""
-        self.total = total
-        bar = Bar()
-        bar.line = self.lines.append
-        return bar
-
-
-def test_one_file_per_frame_and_no_frame_twice(tmp_path):
+def test_one_file_per_frame_and_no_frame_twice(tmp_path, terminal):
     """A second call finds everything done; what fails or is too close is said and left out."""
-    said = Listener()
-    written = campaign.run(range(900, 905), tmp_path, sample, label, said)
+    written = campaign.run(range(900, 905), tmp_path, sample, label)
     assert [path.name for path in written] == [f"frame_00{k}.extxyz" for k in (900, 901, 904)]
-    assert any("902 is left out: two atoms are 1.00" in line for line in said.lines)
-    assert any("903 is left out: RuntimeError: Did not converge!" in line for line in said.lines)
+    said = terminal()
+    assert "902 is left out: two atoms are 1.00" in said
+    assert "903 is left out: RuntimeError: Did not converge!" in said
     atoms = ase.io.read(written[0])
     np.testing.assert_allclose(atoms.get_forces(), label(sample(900)).get_forces(), atol=1e-7)
     assert campaign.run([900, 901, 904], tmp_path, sample, label) == []

@@ -53,7 +53,7 @@ def trained():
 def gains(frames, trained, tmp_path_factory):
     """Errors of three ensembles of two tiny models as they come, untrained."""
 
-    def train(seen, home, n_models, config, settings, reporter):
+    def train(seen, home, n_models, config, settings):
         trained.append((seen, settings.max_epochs))
         return [Potential(hipnn.build(config, seed=seed)) for seed in range(n_models)]
 

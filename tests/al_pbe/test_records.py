@@ -80,7 +80,7 @@ def test_other_settings_are_other_files(tmp_path):
     """No energy of one set of settings is taken for another's."""
     for stem in ("a", "a", "b"):
         atoms = bulk("Al", cubic=True)
-        atoms.calc = Stored(EMT, tmp_path / "fcc", stem, records.Reporter())
+        atoms.calc = Stored(EMT, tmp_path / "fcc", stem)
         atoms.get_potential_energy()
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from kdlib import hipnn
+from kdlib import hipnn, processes
 from kdlib.benchmarks import memory
 from kdlib.benchmarks.memory import MemoryProtocol
 from kdlib.errors import InputError
@@ -62,7 +62,7 @@ def test_nothing_fits_without_a_slope():
 
 def test_slope_of_known_peaks(potential, monkeypatch):
     """Peaks of 300 MB + 12 kB per atom give 12 kB/atom, whatever order they come in."""
-    monkeypatch.setattr(memory, "_processes", lambda workers: cf.ThreadPoolExecutor(2))
+    monkeypatch.setattr(processes, "pool", lambda *_, **__: cf.ThreadPoolExecutor(2))
     monkeypatch.setattr(
         memory, "peak_bytes", lambda run_dir, b, start, ns, p: [3e8 + 12e3 * n for n in ns]
     )
@@ -76,7 +76,7 @@ def test_slope_of_known_peaks(potential, monkeypatch):
 def test_a_process_takes_small_sizes_first(potential, monkeypatch):
     """After the warm-up, and with a reset before each; a peak that cannot be reset still rises."""
     seen = []
-    monkeypatch.setattr(memory, "_processes", lambda workers: cf.ThreadPoolExecutor(1))
+    monkeypatch.setattr(processes, "pool", lambda *_, **__: cf.ThreadPoolExecutor(1))
     monkeypatch.setattr(memory, "_run", lambda potential, b, start, n, p: seen.append(n))
     monkeypatch.setattr(memory, "reset_peak", lambda device: seen.append("reset"))
     start = liquid.liquid_aluminium(1, seed=0)
@@ -90,7 +90,7 @@ def test_dead_process_is_an_error_with_advice(potential, monkeypatch):
     def die(*args):
         raise cf.BrokenExecutor
 
-    monkeypatch.setattr(memory, "_processes", lambda workers: cf.ThreadPoolExecutor(1))
+    monkeypatch.setattr(processes, "pool", lambda *_, **__: cf.ThreadPoolExecutor(1))
     monkeypatch.setattr(memory, "peak_bytes", die)
     start = liquid.liquid_aluminium(1, seed=0)
     with pytest.raises(MemoryError, match="up to 4000 atoms: choose smaller sizes"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kdlib import hipnn, isolation, results
+from kdlib import hipnn, processes, progress, results
 from kdlib.benchmarks import side_by_side
 from kdlib.benchmarks.side_by_side import lammps, md, plan
 from kdlib.benchmarks.side_by_side.lammps import LammpsError
@@ -24,7 +24,6 @@ from kdlib.benchmarks.side_by_side.table import table, with_ratios
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
 from kdlib.md import liquid
-from kdlib.progress import Bar
 from kdlib.results.schema import COMPONENTS
 
 #: What LAMMPS 22 Jul 2025 printed for a warm-up of 20 steps and two blocks of 50, 500 atoms.
@@ -161,7 +160,7 @@ def faked(monkeypatch, protocol):
             return MdResult(seconds, 1, 0.0)
         return [1e6 + 1e3 * n for n in arguments[3]]
 
-    monkeypatch.setattr(isolation, "call", call)
+    monkeypatch.setattr(processes, "call", call)
     return calls
 
 
@@ -169,7 +168,7 @@ def _run(protocol, monkeypatch, memory):
     monkeypatch.setattr(md, "free_memory", lambda: memory)
     ds = empty([CONFIG], protocol)
     start = liquid.liquid_aluminium(1, seed=0)
-    md._Bench(protocol, start, ds, Bar()).architecture("4-5-1", Path("run"))
+    md._Bench(protocol, start, ds, progress.bar(total=1)).architecture("4-5-1", Path("run"))
     return ds.squeeze("architecture")
 
 
@@ -199,7 +198,9 @@ def test_lammps_stands_beside_every_architecture_that_ran(protocol, monkeypatch)
     run = lammps.parse(OUTPUT, peak=5.0)
     monkeypatch.setattr(lammps, "run", lambda *_, **__: run)
     ds = empty([CONFIG, HipnnConfig(6, 5, 1)], protocol)
-    bench_of_two = md._Bench(protocol, liquid.liquid_aluminium(1, seed=0), ds, Bar())
+    bench_of_two = md._Bench(
+        protocol, liquid.liquid_aluminium(1, seed=0), ds, progress.bar(total=1)
+    )
     assert bench_of_two.classical(None, ["4-5-1"]) == run.version
     times = ds.step_time.sel(contestant="lammps", component="total", n_atoms=4)
     np.testing.assert_allclose(times.sel(architecture="4-5-1")[:2], run.seconds[0] * 1e6 / 40)
@@ -211,7 +212,7 @@ def test_real_processes(tmp_path):
     hipnn.save(hipnn.build(CONFIG), tmp_path / "run")
     start = liquid.liquid_aluminium(2, seed=0)
     job = MdJob(tmp_path / "run", "fused", start, 32, 1.0, 2, 2, 1, 60.0, 300.0, 1.0)
-    found = isolation.call(plan.md, job, threads=1)
+    found = processes.call(plan.md, job, threads=1)
     assert found.seconds.shape == (len(COMPONENTS), 2)
     np.testing.assert_allclose(found.seconds[1:].sum(axis=0), found.seconds[0])
     assert found.peak > 1e6
@@ -242,21 +243,6 @@ def test_brief_training_leaves_a_potential(monkeypatch, emt_frames, tmp_path):
     found = hipnn.load(tmp_path / "run").module
     pairs = zip(found.parameters(), hipnn.build(CONFIG).parameters(), strict=True)
     assert any(not bool((a == b).all()) for a, b in pairs)
-
-
-def _killed() -> None:
-    os._exit(9)
-
-
-def test_killed_process_is_a_memory_error():
-    """The system kills a process that outgrows the memory: the benchmark goes on."""
-    with pytest.raises(MemoryError, match="was killed"):
-        isolation.call(_killed, threads=1)
-
-
-def test_threads_of_a_call():
-    """The environment of the process names its threads before anything is imported."""
-    assert isolation.call(os.getenv, "NUMBA_NUM_THREADS", threads=3) == "3"
 
 
 @pytest.mark.parametrize(

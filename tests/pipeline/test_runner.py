@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kdlib import pipeline, progress, results
+from kdlib import pipeline, results
 from kdlib.errors import InputError
 from kdlib.pipeline import notebook, profile
 from kdlib.results import hashes as fingerprint
@@ -391,26 +392,17 @@ def test_truncated_record_means_run_again(run: Callable[..., dict], tmp_path: Pa
 
 
 def test_progress_names_steps_that_ran(
-    write_notebook: Callable[..., Path], run: Callable[..., dict]
+    write_notebook: Callable[..., Path], run: Callable[..., dict], terminal: Callable[[], str]
 ) -> None:
-    """The reporter sees each notebook's name, and a line for each that was not skipped."""
-    seen: list[str] = []
-
-    class Recorder(progress.Reporter, progress.Bar):
-        def bar(self, total: int, desc: str = "", unit: str = "it") -> progress.Bar:
-            seen.append(f"{total} {desc}")
-            return self
-
-        def label(self, text: str) -> None:
-            seen.append(text)
-
-        def line(self, text: str) -> None:
-            seen.append(text.split(":")[0] + " done")
-
+    """The bar shows each notebook's name, and a line is written for each that was not skipped."""
     write_notebook("01_x", "1 + 1")
-    run(reporter=Recorder())
-    run(reporter=Recorder())
-    assert seen == ["1 notebooks", "01_x", "01_x done", "1 notebooks", "01_x"]
+    shown = []
+    for _ in range(2):
+        run()
+        shown.append(terminal())
+    assert ["01_x: 100%" in text for text in shown] == [True, True]
+    said = [re.findall(r"01_x: \d+ s \((.*)\)\n", text) for text in shown]
+    assert said == [["not run before"], []]
 
 
 def test_record_says_what_the_step_depended_on(

@@ -1,6 +1,7 @@
 """Sweeps: equal conditions, caching, dying workers."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -13,7 +14,6 @@ import pytest
 
 from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
-from kdlib.progress import Reporter
 from kdlib.results import schema
 from kdlib.training import TrainingConfig, sweep
 from kdlib.training import roles as distillation
@@ -86,28 +86,17 @@ def test_results_fit_the_schema_and_name_every_run(
     assert per_frame.mean().item() == pytest.approx(expected**2, rel=1e-12)  # equal sizes
 
 
-class Count(Reporter):
-    """Counts the lines of finished runs."""
-
-    def __init__(self):
-        self.lines = []
-
-    def bar(self, total, desc="", unit=""):
-        """Return a silent bar whose lines are kept."""
-        bar = super().bar(total, desc, unit)
-        bar.line = self.lines.append
-        return bar
-
-
-def test_finished_trainings_are_not_repeated(tmp_path, emt_frames, split, small_config, settings):
+def test_finished_trainings_are_not_repeated(
+    tmp_path, emt_frames, split, small_config, settings, terminal
+):
     """The second sweep trains only what is new, and returns everything."""
-    first, second = Count(), Count()
     todo = sweep.tasks(["control"], [small_config], settings, [0, 1])
+    trained = []
     with ThreadPoolExecutor(1) as pool:
-        sweep.run(todo[:1], emt_frames, split, tmp_path, pool, reporter=first)
-        runs = sweep.run(todo, emt_frames, split, tmp_path, pool, reporter=second)
-    assert [line.split(":")[0] for line in first.lines] == ["control_6-5-1_s0"]
-    assert [line.split(":")[0] for line in second.lines] == ["control_6-5-1_s1"]
+        for wanted in (todo[:1], todo):
+            runs = sweep.run(wanted, emt_frames, split, tmp_path, pool)
+            trained.append(re.findall(r"(\w+_6-5-1_s\d): \d+ epochs in", terminal()))
+    assert trained == [["control_6-5-1_s0"], ["control_6-5-1_s1"]]
     assert len(runs) == 2
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from kdlib import hipnn, isolation, results
+from kdlib import hipnn, processes, progress, results
 from kdlib.benchmarks.memory import free_memory
 from kdlib.benchmarks.side_by_side import md, training
 from kdlib.benchmarks.side_by_side.lammps import VARIABLE, find
@@ -45,7 +45,6 @@ from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
 from kdlib.md.dynamics import MeltProtocol
 from kdlib.md.liquid import starting_liquid
-from kdlib.progress import Reporter
 from kdlib.training import sweep
 
 __all__ = ["FULL", "QUICK", "BenchProtocol", "run", "table", "with_ratios"]
@@ -68,7 +67,6 @@ def run(
     protocol: BenchProtocol = FULL,
     trained: str | Path = "",
     lammps: str | Path = "",
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Measure everything and write it to one file.
 
@@ -84,33 +82,30 @@ def run(
     lammps
         Executable; by default where :func:`kdlib.benchmarks.side_by_side.lammps.find` looks. Without LAMMPS its rows
         stay empty.
-    reporter
-        Shows bars.
     """
     began = time.perf_counter()
-    show = reporter or Reporter()
     try:
         program = find(lammps)
     except InputError as error:
         if str(lammps) or os.environ.get(VARIABLE):
             raise
-        show.line(f"left out: {error}")
+        progress.line(f"left out: {error}")
         program = None
     ds = empty([config for config, _ in MODELS.values()], protocol)
     stages = dict.fromkeys(
         ("melt_steps", "quench_steps", "equilibration_steps"), protocol.melt_steps
     )
     start = starting_liquid(
-        protocol.n_cells, MeltProtocol(temperature=protocol.temperature, **stages), reporter=show
+        protocol.n_cells, MeltProtocol(temperature=protocol.temperature, **stages)
     )
     with tempfile.TemporaryDirectory() as folder:
         run_dirs = {name: _potential(name, Path(folder), trained, protocol) for name in IN_MD}
-        version = md.side_by_side(ds, run_dirs, start, protocol, program, show)
-        ds = ds.merge(training.along_nve(run_dirs, start, protocol, show), join="outer")
-    training.side_by_side(ds, MODELS, protocol, show)
+        version = md.side_by_side(ds, run_dirs, start, protocol, program)
+        ds = ds.merge(training.along_nve(run_dirs, start, protocol), join="outer")
+    training.side_by_side(ds, MODELS, protocol)
     ds = with_ratios(ds).assign_attrs(
         n_threads=protocol.n_threads,
-        cores=isolation.cores(),
+        cores=processes.cores(),
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "default"),
         memory_available=free_memory(),
         lammps_version=version,
@@ -130,5 +125,5 @@ def _potential(label: str, folder: Path, trained: str | Path, protocol: BenchPro
     else:
         # As a control: there is no teacher whose labels a student could learn.
         job = TrainJob(config, "control", "fused", 4, protocol.brief_epochs)
-        isolation.call(brief_training, job, run_dir, threads=1)
+        processes.call(brief_training, job, run_dir, threads=1)
     return run_dir

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from ase import Atoms
+from tqdm.std import tqdm
 
-from kdlib import isolation
+from kdlib import processes, progress
 from kdlib.benchmarks.memory import MemoryProtocol, free_memory, peak_bytes
 from kdlib.benchmarks.side_by_side import lammps
 from kdlib.benchmarks.side_by_side.lammps import Lammps, LammpsError
@@ -22,7 +23,6 @@ from kdlib.benchmarks.side_by_side.plan import (
 )
 from kdlib.md import liquid
 from kdlib.md.dynamics import DynamicsError
-from kdlib.progress import Bar, Reporter
 from kdlib.results.schema import COMPONENTS
 
 
@@ -33,7 +33,7 @@ class _Bench:
     protocol: BenchProtocol
     start: Atoms
     ds: xr.Dataset
-    bar: Bar
+    bar: tqdm
 
     def architecture(self, label: str, run_dir: Path) -> None:
         """Measure everything of one potential."""
@@ -46,12 +46,12 @@ class _Bench:
                 self._copy_stock(where)
                 self.bar.update()
                 continue
-            self.bar.label(f"{label} {contestant}")
+            self.bar.set_description_str(f"{label} {contestant}")
             job = self._job(run_dir, contestant, skin)
             fixed, slope = self._memory(job, contestant)
             self.ds["memory_per_atom"].loc[where] = slope / 1e3
             self._sizes(where, job, fixed, slope)
-            self.bar.line(self._said(where, slope))
+            progress.line(self._said(where, slope))
             self.bar.update()
 
     def _copy_stock(self, where: dict[str, str]) -> None:
@@ -82,7 +82,7 @@ class _Bench:
         return min(skins, key=seconds) if len(skins) > 1 else skins[0]
 
     def _call(self, job: MdJob) -> MdResult:
-        return isolation.call(md, job, threads=self.protocol.n_threads)
+        return processes.call(md, job, threads=self.protocol.n_threads)
 
     def _memory(self, job: MdJob, contestant: str) -> tuple[float, float]:
         """Memory apart from the atoms, and per atom, bytes."""
@@ -93,7 +93,7 @@ class _Bench:
         sizes = (min(sizes), *sizes)
         bare = Atoms(self.start.numbers, self.start.positions, cell=self.start.cell, pbc=True)
         peaks = [
-            isolation.call(
+            processes.call(
                 peak_bytes, job.run_dir, job.backend, bare, [n], how, threads=p.n_threads
             )[0]
             for n in sizes
@@ -119,7 +119,7 @@ class _Bench:
                 found = self._call(replace(job, n_atoms=n))
             except (DynamicsError, MemoryError) as error:
                 self.ds["status"].loc[here] = f"failed: {error}"
-                self.bar.line(f"{' '.join(where.values())} {n} atoms: {error}")
+                progress.line(f"{' '.join(where.values())} {n} atoms: {error}")
                 continue
             record(self.ds, here, found.seconds, found.builds, job.n_steps)
             ran, per_atom = n, float(np.mean(found.seconds[0])) / (n * job.n_steps)
@@ -134,7 +134,7 @@ class _Bench:
         try:
             found = self._call(replace(job, n_atoms=n, warmup_steps=0))
         except (DynamicsError, MemoryError) as error:
-            self.bar.line(f"{' '.join(where.values())}: one call of {n} atoms: {error}")
+            progress.line(f"{' '.join(where.values())}: one call of {n} atoms: {error}")
             return
         self.ds["first_call_n_atoms"].loc[where] = n
         model = found.seconds[COMPONENTS.index("model"), 0]
@@ -169,7 +169,6 @@ def side_by_side(
     start: Atoms,
     protocol: BenchProtocol,
     program: Lammps | None = None,
-    reporter: Reporter | None = None,
 ) -> str:
     """Fill in time per step and memory of all contestants; returns what is to say of LAMMPS.
 
@@ -185,19 +184,17 @@ def side_by_side(
         What is run.
     program
         From :func:`kdlib.benchmarks.side_by_side.lammps.find`; None leaves LAMMPS out.
-    reporter
-        Shows a bar over contestants.
     """
-    with (reporter or Reporter()).bar(4 * len(run_dirs) + 1, "benchmark", "contestant") as bar:
+    with progress.bar(total=4 * len(run_dirs) + 1, desc="benchmark", unit="contestant") as bar:
         bench = _Bench(protocol, start, ds, bar)
         version = "not installed"
         if program is not None:
-            bar.label("LAMMPS")
+            bar.set_description_str("LAMMPS")
             try:
                 version = bench.classical(program, list(run_dirs))
             except LammpsError as error:
                 version = str(error)
-                bar.line(version)
+                progress.line(version)
         bar.update()
         for label, run_dir in run_dirs.items():
             bench.architecture(label, run_dir)

@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets, hipnn, isolation
+from kdlib import datasets, hipnn, processes
 from kdlib.benchmarks.backends import contestant
 from kdlib.benchmarks.memory import MIN_SIZES, peak, reset_peak
 from kdlib.errors import InputError
@@ -96,7 +96,7 @@ class BenchProtocol:
     @property
     def n_threads(self) -> int:
         """Threads of each MD run."""
-        return self.threads or isolation.cores()
+        return self.threads or processes.cores()
 
 
 FULL = BenchProtocol()

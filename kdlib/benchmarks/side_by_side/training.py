@@ -9,19 +9,17 @@ from pathlib import Path
 import xarray as xr
 from ase import Atoms
 
-from kdlib import hipnn, isolation
+from kdlib import hipnn, processes, progress
 from kdlib.benchmarks.side_by_side.plan import BenchProtocol, TrainJob, epochs
 from kdlib.hipnn import HipnnConfig
 from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.md import dynamics, liquid
-from kdlib.progress import Reporter
 
 
 def side_by_side(
     ds: xr.Dataset,
     configs: dict[str, tuple[HipnnConfig, str]],
     protocol: BenchProtocol,
-    reporter: Reporter | None = None,
 ) -> None:
     """Fill in seconds per epoch of training on one thread.
 
@@ -33,8 +31,6 @@ def side_by_side(
         Architecture -> configuration and role.
     protocol
         What is run.
-    reporter
-        Shows a bar over trainings.
     """
     runs = [
         (label, backend, size)
@@ -42,14 +38,14 @@ def side_by_side(
         for backend in ("hippynn", "fused")
         for size in protocol.batch_sizes
     ]
-    with (reporter or Reporter()).bar(len(runs), "training", "run") as bar:
+    with progress.bar(total=len(runs), desc="training", unit="run") as bar:
         for label, backend, size in runs:
-            bar.label(f"training {label} {backend}, batches of {size}")
+            bar.set_description_str(f"training {label} {backend}, batches of {size}")
             job = TrainJob(*configs[label], backend, size, protocol.n_epochs)
             where = {"architecture": label, "backend": backend, "batch_size": size}
-            ds["epoch_time"].loc[where] = isolation.call(epochs, job, threads=1)
+            ds["epoch_time"].loc[where] = processes.call(epochs, job, threads=1)
             seconds = float(ds.epoch_time.sel(where).median())
-            bar.line(f"{label} {backend}, batches of {size}: {seconds:.3g} s per epoch")
+            progress.line(f"{label} {backend}, batches of {size}: {seconds:.3g} s per epoch")
             bar.update()
 
 
@@ -85,7 +81,6 @@ def along_nve(
     run_dirs: dict[str, Path],
     start: Atoms,
     protocol: BenchProtocol,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Change of the total energy with time, and its drift, of every potential.
 
@@ -97,8 +92,6 @@ def along_nve(
         Small equilibrated liquid.
     protocol
         What is run.
-    reporter
-        Shows a bar over potentials.
 
     Returns
     -------
@@ -107,14 +100,14 @@ def along_nve(
         ``energy_drift(architecture)``, eV/atom/ps.
     """
     p, found = protocol, {}
-    with (reporter or Reporter()).bar(len(run_dirs), "energy conservation", "run") as bar:
+    with progress.bar(total=len(run_dirs), desc="energy conservation", unit="run") as bar:
         for label, run_dir in run_dirs.items():
-            bar.label(f"{label}, NVE of {len(start)} atoms")
+            bar.set_description_str(f"{label}, NVE of {len(start)} atoms")
             job = NveJob(run_dir, start, p.rest_steps, p.nve_steps, p.temperature, p.timestep)
-            ds = isolation.call(nve, job, threads=p.n_threads)
+            ds = processes.call(nve, job, threads=p.n_threads)
             energy = (ds.total_energy - ds.total_energy[0]).assign_attrs(ds.total_energy.attrs)
             found[label] = xr.Dataset({"total_energy": energy, "energy_drift": ds.energy_drift})
-            bar.line(f"{label}: {float(ds.energy_drift):.2g} eV/atom/ps")
+            progress.line(f"{label}: {float(ds.energy_drift):.2g} eV/atom/ps")
             bar.update()
     architecture = xr.Variable("architecture", list(found))
     return xr.concat(found.values(), architecture, combine_attrs="override")

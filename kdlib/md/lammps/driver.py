@@ -25,6 +25,7 @@ import xarray as xr
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
+from kdlib import progress
 from kdlib.errors import InputError
 from kdlib.geometry import rdf as radial
 from kdlib.hipnn import Potential
@@ -32,7 +33,6 @@ from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.md.dynamics import MAX_TEMPERATURE, DynamicsError, stop_drift, thermalize, with_positions
 from kdlib.md.lammps import box
 from kdlib.md.lammps.box import Box
-from kdlib.progress import Reporter
 
 #: Identity of our ``fix external``, and of our ``compute rdf``.
 FIX, RDF = "kdlib", "kdlib_rdf"
@@ -128,9 +128,7 @@ class Driver:
         if message:
             raise InputError(f"LAMMPS: {line!r}: {message}")
 
-    def run(
-        self, n_steps: int, sample_every: int = 10, reporter: Reporter | None = None
-    ) -> xr.Dataset:
+    def run(self, n_steps: int, sample_every: int = 10) -> xr.Dataset:
         """Take steps with the fixes that were commanded.
 
         Parameters
@@ -139,8 +137,6 @@ class Driver:
             Number of steps; 0 evaluates the forces and samples once.
         sample_every
             Steps between samples of the series.
-        reporter
-            Shows a bar over the steps.
 
         Returns
         -------
@@ -148,7 +144,7 @@ class Driver:
             The part of :meth:`thermo` that this run adds.
         """
         first = len(self._samples)
-        for _ in self.samples(n_steps, sample_every, reporter):
+        for _ in self.samples(n_steps, sample_every):
             pass
         return box.series(self._samples[first:], len(self._atoms))
 
@@ -213,14 +209,12 @@ class Driver:
             calculator.calculate(self._atoms, properties, changes)
         return calculator.results
 
-    def samples(
-        self, n_steps: int, sample_every: int = 10, reporter: Reporter | None = None
-    ) -> Iterator[None]:
+    def samples(self, n_steps: int, sample_every: int = 10) -> Iterator[None]:
         """Run as :meth:`run` does, and yield after every sample."""
         if n_steps < 0 or sample_every < 1:
             raise InputError(f"LAMMPS: {n_steps} steps sampled every {sample_every} are not a run")
         start, end = self.step, self.step + n_steps
-        with (reporter or Reporter()).bar(n_steps, "LAMMPS", "step") as bar:
+        with progress.bar(total=n_steps, desc="LAMMPS", unit="step") as bar:
             for done in range(0, max(n_steps, 1), sample_every):
                 n = min(sample_every, n_steps - done)
                 setup = "no" if done else "yes"
@@ -249,7 +243,6 @@ def rdf(
     r_max: float = 8.0,
     n_bins: int = 160,
     skin: float = 2.0,
-    reporter: Reporter | None = None,
 ) -> xr.DataArray:
     """Radial distribution function of a run, by LAMMPS's own ``compute rdf``.
 
@@ -265,8 +258,6 @@ def rdf(
         As in :func:`kdlib.geometry.rdf.rdf`.
     skin
         Range of LAMMPS's neighbour list beyond ``r_max`` (its ``neighbor`` command), Angstrom.
-    reporter
-        Shows a bar over the steps.
 
     Returns
     -------
@@ -279,7 +270,7 @@ def rdf(
     driver.command(f"compute {RDF} all rdf {n_bins} cutoff {r_max}")
     samples, densities, n_atoms = [], [], len(driver._atoms)
     try:
-        for _ in driver.samples(n_steps, sample_every, reporter):
+        for _ in driver.samples(n_steps, sample_every):
             _, g, _ = driver.lammps.numpy.extract_compute(RDF, 0, 2).T
             samples.append(g.copy())
             densities.append(n_atoms / driver.lammps.get_thermo("vol"))
@@ -309,7 +300,6 @@ def nvt(
     sample_every: int = 20,
     relaxation: float = 100.0,
     max_temperature: float = MAX_TEMPERATURE,
-    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Run at constant temperature and volume in LAMMPS (``fix nvt``), with samples of positions.
 
@@ -331,8 +321,6 @@ def nvt(
         Time of the thermostat, fs.
     max_temperature
         A hotter sample (K) has exploded and ends with :class:`~kdlib.md.dynamics.DynamicsError`.
-    reporter
-        Shows a bar over the steps.
 
     Returns
     -------
@@ -348,7 +336,7 @@ def nvt(
         driver.command(f"timestep {timestep / 1000!r}")
         target = f"{float(temperature)!r}"
         driver.command(f"fix 1 all nvt temp {target} {target} {relaxation / 1000!r}")
-        for _ in driver.samples(n_steps, sample_every, reporter):
+        for _ in driver.samples(n_steps, sample_every):
             positions.append(driver.atoms().positions)
         end = driver.atoms()
     atoms.positions = end.positions
