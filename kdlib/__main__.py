@@ -102,16 +102,6 @@ def fetch(options: argparse.Namespace) -> int:
     return 0
 
 
-def label(options: argparse.Namespace) -> int:
-    """Label frames of al-pbe that do not exist yet, by DFT."""
-    from al_pbe import campaign, labeling
-
-    labeling.require()
-    written = campaign.run([k for part in options.frames for k in part], options.out)
-    sys.stdout.write(f"{len(written)} frames labelled in {options.out}\n")
-    return 0
-
-
 def distill(options: argparse.Namespace) -> int:
     """Distil any teacher into a student for one material."""
     from dataclasses import fields
@@ -197,11 +187,6 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=fetch)
     command.add_argument("dataset", help="e.g. ani-al")
 
-    command = commands.add_parser("label", help="label more frames of al-pbe by DFT (GPAW)")
-    command.set_defaults(command=label)
-    command.add_argument("frames", type=_range, nargs="+", metavar="FIRST:STOP", help="indices")
-    command.add_argument("--out", type=Path, default="labels", help="folder (%(default)s)")
-
     _add_distill(commands)
 
     command = commands.add_parser("info", help="versions and threads, or what a dataset holds")
@@ -235,14 +220,6 @@ def _add_distill(commands: argparse._SubParsersAction) -> None:
         help="for the report: compare uses of the atomic energies, N trainings each")  # fmt: skip
     add("--no-report", action="store_true", help="leave the report out")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of all that is made")
-
-
-def _range(text: str) -> range:
-    """Read a range of frames."""
-    first, _, stop = text.partition(":")
-    if not (first.isdecimal() and (stop or first).isdecimal()):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a range like 4000:4030")
-    return range(int(first), int(stop) if stop else int(first) + 1)
 
 
 def _positive(text: str) -> int:

@@ -1,0 +1,73 @@
+"""`python -m al_pbe`, in a checkout: label more frames of al-pbe, or execute the notebook."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from al_pbe import campaign, labeling
+from kdlib import pipeline, progress
+from kdlib.errors import InputError
+from kdlib.pipeline.profile import Profile
+
+BAD_INPUT = 2
+"""Exit code when the user has to change something; argparse uses it, too."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    progress.show_lines()
+    try:
+        return options.command(options)
+    except InputError as error:
+        sys.stderr.write(f"al_pbe: {error}\n")
+        return BAD_INPUT
+
+
+def label(options: argparse.Namespace) -> int:
+    """Label frames that do not exist yet, by DFT."""
+    labeling.require()
+    numbers = [k for part in options.frames for k in part]
+    written = campaign.run(numbers, options.out)
+    sys.stdout.write(f"{len(written)} frames labeled in {options.out}\n")
+    return 0
+
+
+def notebook(options: argparse.Namespace) -> int:
+    """Execute the notebook of the reference data; its figure goes to the results folder."""
+    here = Path(__file__).parent
+    # The kernel works in the results folder, and this package is not installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    # Always anew: a step's record knows the modules of kdlib, not those of this package.
+    pipeline.run(Profile("al_pbe"), options.results, notebooks=here, force=True)
+    sys.stdout.write(f"executed in {options.results / 'notebooks'}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m al_pbe", description=__doc__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    command = commands.add_parser("label", help="label more frames by DFT (GPAW: make dft)")
+    command.set_defaults(command=label)
+    command.add_argument("frames", type=_range, nargs="+", metavar="FIRST:STOP", help="indices")
+    command.add_argument("--out", type=Path, default="labels", help="folder (%(default)s)")
+    command = commands.add_parser("notebook", help="execute 00_reference_data.ipynb")
+    command.set_defaults(command=notebook)
+    where = Path("results") / "al_pbe"
+    command.add_argument("--results", type=Path, default=where, help="folder (%(default)s)")
+    return parser
+
+
+def _range(text: str) -> range:
+    """Read a range of frames."""
+    first, _, stop = text.partition(":")
+    if not (first.isdecimal() and (stop or first).isdecimal()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a range like 4000:4030")
+    return range(int(first), int(stop) if stop else int(first) + 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
