@@ -1,9 +1,7 @@
-r"""What a teacher's atomic energies bring: students with and without them, on the same frames.
+r"""Effect of a teacher's atomic energies: students with and without them on the same frames.
 
-The gauge of atomic energies: how an energy is divided among atoms is a choice.
-
-Energies of local terms can be moved from an atom to its neighbours without changing the energy of
-any configuration,
+How an energy is divided among atoms is a choice, a gauge. Energies of local terms can be moved from
+an atom to its neighbors without changing the energy of any configuration,
 
 .. math:: \varepsilon_i \to \varepsilon_i + G_i, \qquad
           G_i = \sum_j \sum_{kc} a_{kc} \varphi_k(r_{ij}) (u^c_j - u^c_i), \qquad \sum_i G_i = 0,

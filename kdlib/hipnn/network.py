@@ -5,8 +5,6 @@ The network is hippynn's `HIP-NN with tensor sensitivity <https://doi.org/10.106
 both unchanged, so that ``network.*`` and ``henergy.*`` of a state dict load into plain hippynn as
 they are. Only the geometry enters differently: displacement vectors of precomputed pairs instead of
 positions and cells, which gives energies, forces and virials from one code for any backend.
-
-Where the sensitivity functions of a model begin, for data that come closer than aluminium.
 """
 
 import threading

@@ -1,18 +1,14 @@
-r"""A trained model as its users see it: predictions for frames, and an ASE calculator.
+r"""A trained model as its users see it: saved and loaded, predictions for frames, validity.
 
-What a model has seen in training: closest pairs of species, and how crowded an atom was.
-
-The crowding of atom i is a smooth number of its neighbours within the model's cutoff :math:`r_c`,
+A saved model is a folder with ``model.safetensors`` and ``config.json``; loading one executes no
+code. A model remembers what it has seen in training: the closest pairs of species, and how crowded
+an atom was. The crowding of atom i is a smooth number of its neighbors within the cutoff
+:math:`r_c`,
 
 .. math:: n_i = \sum_j \left(1 - r_{ij}^2 / r_c^2\right)^2 ,
 
-which grows with the density and falls at surfaces. A configuration outside the ranges is not wrong
-in itself, but nothing that the model says of it was ever checked.
-
-HIP-NN models: build, save, load; what a model is made of is in `network` and `potential`.
-
-A saved model is a folder with ``model.safetensors`` and ``config.json``; loading one executes no
-code.
+which grows with the density and falls at surfaces. A configuration outside these ranges is not
+wrong in itself, but nothing that the model says about it was ever checked.
 """
 
 import json

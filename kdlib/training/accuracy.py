@@ -1,13 +1,7 @@
-"""Errors of a model, pooled over a whole part of the data.
+"""Errors of a model, pooled over a whole part of the data, and parity with the reference.
 
 An RMSE is the root of summed squares over the count, never a mean of batch RMSEs. Energies are per
 atom, forces per component, stresses per component of the (3, 3) tensor.
-
-Errors of a student against its teacher, for solid and melt apart.
-
-Predicted against reference values on the test part, and a teacher's atomic energies in place.
-
-Student against teacher, value by value, on frames that nothing learnt from.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

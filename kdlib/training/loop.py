@@ -1,12 +1,9 @@
 """One training between its epochs: minibatches, selection of the best weights, learning rate.
 
 Everything random follows from the seed: initial weights from ``seed``, the order of the minibatches
-of an epoch from ``(seed, epoch)``. What an epoch depends on fits into a checkpoint.
-
-Checkpoints of a training: one safetensors file, replaced whole.
-
-Tensors hold weights, optimizer moments, the best weights so far and the history; the metadata hold
-the counters as JSON. Nothing is pickled, and reading one executes no code.
+of an epoch from ``(seed, epoch)``. What an epoch depends on fits into a checkpoint: one safetensors
+file, replaced whole, whose tensors hold weights, optimizer moments, the best weights so far and the
+history, and whose metadata hold the counters as JSON. Reading one executes no code.
 """
 
 import json
