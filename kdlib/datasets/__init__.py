@@ -13,6 +13,7 @@ from ase import Atoms
 
 from kdlib.datasets import ani_al, readers, registry
 from kdlib.datasets.checks import CLOSEST_PAIR, LARGEST_FORCE, NET_FORCE, check
+from kdlib.datasets.energies import atomic_energies, augmented, energies_table, with_energies
 from kdlib.datasets.registry import names, write_packed
 from kdlib.datasets.splits import (
     PARTS,
@@ -34,8 +35,11 @@ __all__ = [
     "PARTS",
     "WEIGHT",
     "Split",
+    "atomic_energies",
+    "augmented",
     "card",
     "check",
+    "energies_table",
     "fetch",
     "fingerprint",
     "frame_numbers",
@@ -45,6 +49,7 @@ __all__ = [
     "species",
     "split",
     "summary",
+    "with_energies",
     "write_packed",
 ]
 
