@@ -25,7 +25,7 @@ from kdlib.datasets.splits import (
     species,
     split,
 )
-from kdlib.datasets.summary import summary
+from kdlib.datasets.summary import coverage, phase_of, summary
 from kdlib.errors import InputError
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "augmented",
     "card",
     "check",
+    "coverage",
     "energies_table",
     "fetch",
     "fingerprint",
@@ -46,6 +47,7 @@ __all__ = [
     "identity",
     "load",
     "names",
+    "phase_of",
     "species",
     "split",
     "summary",

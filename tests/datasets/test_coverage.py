@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from kdlib import datasets, hipnn
-from kdlib.datasets import summary
 from kdlib.results import schema
 from kdlib.training import accuracy
 
@@ -13,7 +12,7 @@ def test_embedded_data_cover_solid_and_liquid_densities():
     """Aluminium: 2.7 g/cm3 (solid) and 2.3 g/cm3 (liquid) lie inside; 12 neighbours in fcc."""
     frames = datasets.load("al-pbe")
     split = datasets.split(frames)
-    ds = summary.coverage(frames, split)
+    ds = datasets.coverage(frames, split)
     schema.validate(schema.describe(ds, "data"), "data")
     assert ds.density.min() < 2.3
     assert ds.density.max() > 2.7
