@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kdlib import datasets, hipnn
+from kdlib.datasets.summary import _density
 from kdlib.results import schema
 from kdlib.training import accuracy
 
@@ -27,7 +28,7 @@ def test_density_of_a_known_cell(emt_frames):
     atoms = emt_frames[0].copy()
     atoms.calc = emt_frames[0].calc
     atoms.set_cell([4.05] * 3, scale_atoms=True)
-    assert density(atoms) == pytest.approx(2.697, abs=2e-3)
+    assert _density(atoms) == pytest.approx(2.697, abs=2e-3)
 
 
 def test_parity_pairs_predictions_with_their_references(emt_frames, small_config):
