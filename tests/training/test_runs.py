@@ -398,6 +398,45 @@ def test_student_of_a_perfect_teacher_learns_its_partition(
     assert error[-1] < 0.3 * error[0]
 
 
+EVERYTHING = {
+    "batch_size": 2, "max_epochs": 7, "learning_rate": 1, "lr_factor": 0.7, "lr_patience": 3,
+    "stop_patience": 4, "selection": "training_loss", "selection_energy": 2.0,
+    "selection_force": 3.0, "selection_stress": 4.0, "e0_decay": 0.1, "checkpoint_every": 5,
+    "backend": "hippynn", "device": "auto",
+}  # fmt: skip
+
+
+def test_every_setting_but_the_seed_comes_from_a_mapping():
+    """A profile can set each field; what decides a training is kept in result files."""
+    names = {field.name for field in dataclasses.fields(TrainingConfig)}
+    assert names == {*EVERYTHING, "seed"}
+    config = TrainingConfig.of(EVERYTHING)
+    assert {name: getattr(config, name) for name in EVERYTHING} == EVERYTHING
+    assert all(getattr(TrainingConfig(), name) != value for name, value in EVERYTHING.items())
+    assert set(config.attrs) == set(EVERYTHING) - {"device", "checkpoint_every"}
+    assert config.attrs["max_epochs"] == 7
+    assert TrainingConfig.of({}) == TrainingConfig()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batchsize": 3}, r"training: no setting 'batchsize' \(there are: batch_size, max_epochs"),
+        ({"seed": 3}, "training: no setting 'seed'"),
+        ({"batch_size": 3.0}, "training: batch_size must be int, got 3.0"),
+        ({"max_epochs": True}, "training: max_epochs must be int, got True"),
+        ({"device": 0}, "training: device must be str, got 0"),
+        ({"learning_rate": "1e-3"}, r"must be float, got '1e-3' \(in YAML: 1.0e-3"),
+        ({"batch_size": 0}, "batch_size is 0, must be > 0"),
+        ({"device": "gpu"}, "device is 'gpu', must be 'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(settings, message):
+    """Unknown names, other types and values out of range."""
+    with pytest.raises(InputError, match=message):
+        TrainingConfig.of(settings)
+
+
 def _after(n_epochs, emt_frames, split, config, backend):
     """The loop of a student after some epochs, as one of its own."""
     energies = [np.full(len(atoms), 0.1 * k) for k, atoms in enumerate(emt_frames)]
