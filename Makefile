@@ -32,9 +32,10 @@ dft: $(STAMP)  ## GPAW, to label more frames; builds it, with Debian's compiler 
 test: $(STAMP)  ## all tests, notebooks included
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)  ## style of code and notebooks
+lint: $(STAMP)  ## style of code and notebooks, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 clean:  ## remove results, caches and builds; the environment stays

@@ -1,6 +1,7 @@
 """Figures of the training: learning curves (Fig. 4) and the loss schedule (Table 1)."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import xarray as xr
@@ -19,9 +20,6 @@ from kdlib.figures.style import (
     recipe,
 )
 from kdlib.figures.style import style as marks
-
-if TYPE_CHECKING:  # figures are redrawn without torch
-    from kdlib.training.losses import WeightSchedule
 
 _COMPARED = ("student", "control", "matched_control")
 
@@ -121,7 +119,21 @@ def _ratios(ax: Axes, curves: xr.DataArray) -> None:
     log_ticks(ax, "x")
 
 
-def schedule_data(schedule: "WeightSchedule", n_epochs: int = 500) -> xr.Dataset:
+class Weights(Protocol):
+    """Loss weights of one stage."""
+
+    energy: float
+    force: float
+    atomic_energy: float
+
+
+class Schedule(Protocol):
+    """First epoch and weights of each stage, as in :class:`kdlib.training.WeightSchedule`."""
+
+    stages: Sequence[tuple[int, Weights]]
+
+
+def schedule_data(schedule: Schedule, n_epochs: int = 500) -> xr.Dataset:
     """Dataset of a schedule of loss weights, for `table1_schedule`.
 
     Parameters
