@@ -146,7 +146,7 @@ def test_editing_a_module_reruns_only_its_users(
         (package / name).write_text(source)
     table = package / "data" / "table.csv"
     table.write_text("1")
-    monkeypatch.setattr(fingerprint, "_ROOT", package)
+    monkeypatch.setattr(hashes, "_ROOT", package)
     monkeypatch.setattr("kdlib.results.sources._ROOT", package)
     before = hashes.modules(["from kdlib import a"])
     assert list(before) == ["kdlib.a", "kdlib.b", "kdlib.deep", "kdlib.deep.core", "kdlib.units"]
