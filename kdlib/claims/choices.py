@@ -85,9 +85,7 @@ def _training(found: Results) -> dict[str, Entry]:
         ),
         "model selection": (
             f"learning rate {patience} epochs without improvement of something not named",
-            "validation error of the control's loss, energy x "
-            f"{_setting(found, 'selection_energy')} + forces x "
-            f"{_setting(found, 'selection_force')}, for every role{_patience(found)}",
+            _selection(found),
             "each role's own loss would select differently for each; the authors' way is an option",
         ),
         "teacher of a student": (
@@ -180,12 +178,15 @@ def _setting(found: Results, name: str) -> str:
     return _UNKNOWN
 
 
-def _patience(found: Results) -> str:
-    """Patience of the run, where it isn't the paper's."""
-    ours = {name: _setting(found, name) for name in PATIENCE}
-    if all(ours[name] in (str(paper), _UNKNOWN) for name, paper in PATIENCE.items()):
-        return ""
-    return "; patience {lr_patience} and {stop_patience} epochs".format(**ours)
+def _selection(found: Results) -> str:
+    patience, stop = (_setting(found, name) for name in ("lr_patience", "stop_patience"))
+    if _setting(found, "selection") == "training_loss":
+        looked_at = "each role's own training loss"
+    else:
+        weights = [_setting(found, f"selection_{name}") for name in ("energy", "force")]
+        looked_at = ("validation error of the control's loss, energy x {} + forces x {}, for every "
+                     "role").format(*weights)  # fmt: skip
+    return f"{looked_at}; halved after {patience} and stopped after {stop} epochs"
 
 
 def _last_weights(found: Results, role: str) -> tuple[float, float, float] | None:

@@ -1,8 +1,6 @@
-"""Frames from a user's own files: one, several, or a pattern of names.
+"""Frames from a user's own files, and their labels under whatever name and order a file has them.
 
-Labels of a frame, under whatever name and in whatever order a file has them.
-
-Names are looked for among the results that ASE's readers recognise (``atoms.calc``), in
+Labels are looked for among the results that ASE's readers recognize (``atoms.calc``), in
 ``atoms.info`` and in ``atoms.arrays``. Three rules decide:
 
 - Where a code reports ``energy`` and ``free_energy``, the free energy is taken: with smeared
@@ -13,7 +11,7 @@ Names are looked for among the results that ASE's readers recognise (``atoms.cal
   an error that asks for the name: no guess decides what a model learns.
 
 Energies of single atoms, which no reference method has but many potentials do, are kept where an
-ASE reader recognises them as ``energies``.
+ASE reader recognizes them as ``energies``.
 """
 
 import os

@@ -1,6 +1,7 @@
-"""Registered datasets: a card each in ``data/``, and the packed frames that ship with some.
+"""Registered datasets: their cards, the packed frames that ship with some, and downloads.
 
-Downloads: one file, checked by its git blob id, and archives unpacked without surprises.
+A download is checked by its git blob id, and an archive is unpacked without links or paths that
+lead out of it.
 """
 
 import hashlib

@@ -1,7 +1,4 @@
-"""What the user holds at the end: the model, its training set, scripts for MD codes, the report.
-
-The report as an executed notebook.
-"""
+"""What the user holds at the end: model, training set, scripts for MD codes, executed report."""
 
 import copy
 import json

@@ -1,15 +1,13 @@
-r"""The labelled frames of a distillation: one file each, so that it can be stopped at any time.
+r"""The labeled frames of a distillation: the teacher's, one file each, and the user's own (DFT).
 
-The user's own labelled frames (DFT), mixed with the teacher's: the paper's case.
-
-The student learns energies and forces of such a frame from its own labels, and the teacher's atomic
-energies for it beside them. The two kinds of energies differ by a constant for each species (of
-pseudopotentials, of isolated atoms): the one that brings
+A student learns energies and forces of the user's frames from their own labels, and the teacher's
+atomic energies beside them: the paper's case. The two kinds of energies differ by a constant for
+each species (of pseudopotentials, of isolated atoms): the one that brings
 
 .. math:: E - E^T - \sum_i \Delta(s_i)
 
 nearest to zero over all frames is taken off, so that the student's energies are the teacher's up to
-what the two really disagree about. One frame in :data:`HELD_OUT` is not learnt but measured.
+what the two really disagree about. One frame in :data:`HELD_OUT` is not learned but measured.
 """
 
 import json

@@ -1,9 +1,7 @@
-r"""What a teacher's atomic energies bring: students with and without them, on the same frames.
+r"""Effect of a teacher's atomic energies: students with and without them on the same frames.
 
-The gauge of atomic energies: how an energy is divided among atoms is a choice.
-
-Energies of local terms can be moved from an atom to its neighbours without changing the energy of
-any configuration,
+How an energy is divided among atoms is a choice, a gauge. Energies of local terms can be moved from
+an atom to its neighbors without changing the energy of any configuration,
 
 .. math:: \varepsilon_i \to \varepsilon_i + G_i, \qquad
           G_i = \sum_j \sum_{kc} a_{kc} \varphi_k(r_{ij}) (u^c_j - u^c_i), \qquad \sum_i G_i = 0,
@@ -23,9 +21,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import processes
+from kdlib import datasets, processes
 from kdlib.distill import students
 from kdlib.distill.plan import Plan
 from kdlib.distill.students import Trained
@@ -222,13 +219,9 @@ def _gauge(free: Sequence[Trained], reduced: Sequence[Atoms], cutoff: float) -> 
 
 def _changed(frames: Sequence[Atoms], reduced: Sequence[Atoms], gauge: Gauge) -> list[Atoms]:
     """Copies of frames with another partition of the same energies."""
-    found = []
-    for atoms, bare in zip(frames, reduced, strict=True):
-        energies = atoms.calc.results["energies"] + gauge.change(bare)
-        copy = atoms.copy()
-        copy.calc = SinglePointCalculator(copy, **(atoms.calc.results | {"energies": energies}))
-        found.append(copy)
-    return found
+    pairs = zip(frames, reduced, strict=True)
+    energies = [atoms.calc.results["energies"] + gauge.change(bare) for atoms, bare in pairs]
+    return datasets.with_energies(frames, energies)
 
 
 def _table(found: dict[str, list[dict]], seeds: list[int]) -> xr.Dataset:

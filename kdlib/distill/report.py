@@ -1,10 +1,8 @@
-"""The report on a student: everything that is measured, as one Dataset.
+"""The report on a student: everything that is measured, as one Dataset, and its tables.
 
 Each measurement is kept in a file of its own as soon as it is made, under a hash of the student and
-of what was asked for: a report that was stopped goes on, and one that is asked for more measures
+of what was asked for: a report that was stopped resumes, and one that is asked for more measures
 only that.
-
-Tables of a report: teacher beside student, solid beside melt.
 """
 
 from collections.abc import Callable

@@ -14,12 +14,12 @@ from kdlib.figures.style import (
     ROLE_LOOKS,
     TWO_COLUMNS,
     canvas,
+    frame_points,
     label,
     letter,
     log_ticks,
     recipe,
 )
-from kdlib.figures.style import style as marks
 
 _COMPARED = ("student", "control", "matched_control")
 
@@ -71,7 +71,7 @@ def fig4_dynamics(ds: xr.Dataset) -> Figure:
 
 def _learning(ax: Axes, curves: xr.DataArray) -> None:
     epoch = curves.epoch.values + (1 - curves.epoch.values[0])
-    marks.frame_points(ax, "y", curves.values)
+    frame_points(ax, "y", curves.values)
     for role in curves.role.values.tolist():
         look, values = ROLE_LOOKS[role], curves.sel(role=role).transpose("seed", "epoch")
         ax.plot(epoch, values.values.T, color=look.color, linewidth=0.5, alpha=0.35)

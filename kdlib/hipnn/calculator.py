@@ -1,8 +1,6 @@
-"""ASE calculator over a trained potential.
+"""ASE calculators over a trained potential: ours, and hippynn's own as the yardstick.
 
 Units are ASE's: eV, Angstrom, eV/Angstrom, eV/Angstrom^3.
-
-hippynn's own ASE calculator over our weights: the yardstick of the benchmarks.
 """
 
 import copy

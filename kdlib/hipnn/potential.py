@@ -1,18 +1,14 @@
-r"""A trained model as its users see it: predictions for frames, and an ASE calculator.
+r"""A trained model as its users see it: saved and loaded, predictions for frames, validity.
 
-What a model has seen in training: closest pairs of species, and how crowded an atom was.
-
-The crowding of atom i is a smooth number of its neighbours within the model's cutoff :math:`r_c`,
+A saved model is a folder with ``model.safetensors`` and ``config.json``; loading one executes no
+code. A model remembers what it has seen in training: the closest pairs of species, and how crowded
+an atom was. The crowding of atom i is a smooth number of its neighbors within the cutoff
+:math:`r_c`,
 
 .. math:: n_i = \sum_j \left(1 - r_{ij}^2 / r_c^2\right)^2 ,
 
-which grows with the density and falls at surfaces. A configuration outside the ranges is not wrong
-in itself, but nothing that the model says of it was ever checked.
-
-HIP-NN models: build, save, load; what a model is made of is in `network` and `potential`.
-
-A saved model is a folder with ``model.safetensors`` and ``config.json``; loading one executes no
-code.
+which grows with the density and falls at surfaces. A configuration outside these ranges is not
+wrong in itself, but nothing that the model says about it was ever checked.
 """
 
 import json
@@ -28,6 +24,7 @@ from ase.data import chemical_symbols
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kdlib.datasets import with_energies
 from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.geometry.neighbors import neighbor_pairs
@@ -174,7 +171,7 @@ def _measured(
 
 @dataclass(frozen=True)
 class Potential:
-    """A trained model: what a calculator, a benchmark or a student's labels start from."""
+    """A trained model: what a calculator, a benchmark or a student's targets start from."""
 
     module: HipnnModule
     run_dir: Path | None = None
@@ -220,6 +217,28 @@ class Potential:
             for chunk in batches.chunks(single, max_atoms)
         ]
         return _as_dataset(parts, frames)
+
+    def augment(self, frames: Sequence[Atoms]) -> list[Atoms]:
+        """Frames that carry this potential's atomic energies beside their own labels (eq. 4).
+
+        Parameters
+        ----------
+        frames
+            Configurations, usually with labels.
+
+        Returns
+        -------
+        list[Atoms]
+            Copies whose calculators hold ``energies`` (n_atoms,), eV.
+
+        Raises
+        ------
+        InputError
+            A value is not finite; names the frame.
+        """
+        # One frame at a time: in a larger batch the last bits depend on the frames beside it.
+        parts = [self.predict([a], forces=False).atomic_energies.values for a in frames]
+        return with_energies(frames, parts)
 
     @property
     def counts(self) -> dict[str, int]:

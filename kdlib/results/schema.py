@@ -1,10 +1,8 @@
-"""Names, dimensions and units of every variable in a result file.
+"""Names, dimensions and units of every variable in a result file, and the rules they follow.
 
 A result file is of one kind, and `KINDS` says what a kind may hold. Writers build a Dataset with
 the names below, `describe` attaches units and long names, `validate` refuses anything else. This
 module knows nothing of how results are made.
-
-Rules that one variable of a result file has to follow.
 """
 
 from dataclasses import dataclass, replace
@@ -110,8 +108,6 @@ ROLE_NAMES = {
     "born_again": "Born-Again student",
     "born_again_control": "Born-Again control",
     "total_energy_control": "total-energy control",
-    "shuffled": "shuffled labels",
-    "gauge_shifted": "gauge-shifted labels",
 }
 ROLES = tuple(ROLE_NAMES)
 #: Parts of a dataset; `transfer` holds larger cells than were trained on.

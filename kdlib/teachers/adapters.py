@@ -1,16 +1,14 @@
-r"""The ways to name a teacher.
+r"""The ways to name a teacher, and what two of them need to fit ASE.
 
-ASE's embedded-atom potentials with atomic energies.
+ASE's embedded-atom potentials get atomic energies,
 
 .. math:: E_i = F(\rho_i) + \tfrac12 \sum_j \varphi(r_{ij})
 
 (DOI 10.1103/PhysRevB.29.6443): half of each pair's energy belongs to either atom, as in LAMMPS.
 
-CHGNet (DOI 10.1038/s42256-023-00716-3) as an ASE calculator with ASE's units and shapes.
-
-CHGNet's energies are per atom and its stress is in GPa; its calculator multiplies both (checked by
-finite differences in our tests). Its site energies hold the element energies of its composition
-model, as the total does, and add up to it.
+CHGNet (DOI 10.1038/s42256-023-00716-3) says energies per atom and stresses in GPa; its calculator
+multiplies both (checked by finite differences in our tests). Its site energies hold the element
+energies of its composition model, as the total does, and add up to it.
 """
 
 import os

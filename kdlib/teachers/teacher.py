@@ -1,7 +1,4 @@
-"""A teacher: an ASE calculator whose labels are checked one by one.
-
-Several teachers as one: the mean of their labels, and how far they are apart.
-"""
+"""A teacher: an ASE calculator, or several as one, whose labels are checked one by one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,19 +1,16 @@
 """One training between its epochs: minibatches, selection of the best weights, learning rate.
 
 Everything random follows from the seed: initial weights from ``seed``, the order of the minibatches
-of an epoch from ``(seed, epoch)``. What an epoch depends on fits into a checkpoint.
-
-Checkpoints of a training: one safetensors file, replaced whole.
-
-Tensors hold weights, optimizer moments, the best weights so far and the history; the metadata hold
-the counters as JSON. Nothing is pickled, and reading one executes no code.
+of an epoch from ``(seed, epoch)``. What an epoch depends on fits into a checkpoint: one safetensors
+file, replaced whole, whose tensors hold weights, optimizer moments, the best weights so far and the
+history, and whose metadata hold the counters as JSON. Reading one executes no code.
 """
 
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +93,10 @@ _PARTS = ("train", "valid")
 _log = logging.getLogger(__name__)
 
 
+#: Settings that say where a training runs and how often it is kept, but not what it learns.
+_WHERE = frozenset({"checkpoint_every", "device"})
+
+
 class TrainingError(RuntimeError):
     """A training that cannot go on; the message names epoch, batch and frames."""
 
@@ -163,6 +164,45 @@ class TrainingConfig:
             raise InputError(f"TrainingConfig: backend is {self.backend!r}, must be 'fused' or "
                              "'hippynn'")  # fmt: skip
 
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+            raise InputError(f"TrainingConfig: device is {self.device!r}, must be 'auto', 'cpu' or "
+                             "'cuda'")  # fmt: skip
+
+    @classmethod
+    def of(cls, settings: Mapping[str, object]) -> "TrainingConfig":
+        """Settings as a profile gives them, checked; what it does not mention has its default.
+
+        Parameters
+        ----------
+        settings
+            Field -> value. The seed is not among them: a sweep has one for each of its trainings.
+
+        Raises
+        ------
+        InputError
+            Names a setting that there is not, or whose value is of another type or out of range.
+        """
+        types = {field.name: field.type for field in fields(cls) if field.name != "seed"}
+        for name, value in settings.items():
+            if name not in types:
+                raise InputError(f"training: no setting {name!r} (there are: {', '.join(types)})")
+            allowed = (int, float) if types[name] is float else types[name]
+            if isinstance(value, bool) or not isinstance(value, allowed):
+                hint = " (in YAML: 1.0e-3, not 1e-3)" if isinstance(value, str) else ""
+                raise InputError(f"training: {name} must be {types[name].__name__}, got "
+                                 f"{value!r}{hint if types[name] is float else ''}")  # fmt: skip
+        return cls(**settings)
+
+    @property
+    def attrs(self) -> dict[str, object]:
+        """What a result file says of the training: all that decides it but the seed."""
+        return {k: v for k, v in asdict(self).items() if k not in _WHERE | {"seed"}}
+
+    @property
+    def selects_by_stress(self) -> bool:
+        """Whether the stresses of the validation part decide which epoch is kept."""
+        return self.selection == "validation" and self.selection_stress > 0
+
 
 class Loop:
     """State of one training between epochs."""
@@ -174,7 +214,6 @@ class Loop:
         schedule: WeightSchedule,
         frames: Sequence[Atoms],
         split: Split,
-        labels: list[np.ndarray] | None,
     ) -> None:
         self.training, self.schedule = training, schedule
         self.device = _device(training.device)
@@ -185,10 +224,7 @@ class Loop:
         def part(indices: np.ndarray) -> list[Batch]:
             """Pairs of static frames are found once, here."""
             return [
-                batches.from_atoms(
-                    frames[k], config.cutoff, config.torch_dtype, labels and labels[k]
-                )
-                for k in indices
+                batches.from_atoms(frames[k], config.cutoff, config.torch_dtype) for k in indices
             ]
 
         self.train, self.train_ids = part(split.train), [identity(frames[k]) for k in split.train]
@@ -216,11 +252,9 @@ class Loop:
         return self.epoch >= self.training.max_epochs or stop
 
     def _check_stresses(self) -> None:
-        config = self.training
-        selects = config.selection == "validation" and config.selection_stress > 0
         for wanted, part, what, name in (
             (self.schedule.needs_stress, self.train, "the loss", "training"),
-            (selects, self.valid, "the selection", "validation"),
+            (self.training.selects_by_stress, self.valid, "the selection", "validation"),
         ):
             if wanted and not any(batch.has_stress.any() for batch in part):
                 raise InputError(f"fit: {what} weights stresses but no {name} frame has one")

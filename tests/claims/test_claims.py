@@ -206,7 +206,13 @@ def test_choices_are_read_from_the_results(planted):
     """What a run used comes from its result files alone, its loss weights from the last epoch."""
     found = planted(seeds=3)
     told = {"batch_size": 7, "e0_decay": 0.02, "selection_energy": 1.0, "selection_force": 10.0}
-    told |= {"cusp_reg": 1e-8, "resnet": "true", "lr_patience": 30, "stop_patience": 60}
+    told |= {
+        "selection": "validation",
+        "cusp_reg": 1e-8,
+        "resnet": "true",
+        "lr_patience": 30,
+        "stop_patience": 60,
+    }
     found["accuracy"].attrs |= told
     history = found["history"]
     last = {"born_again": (1, 15, 0), "matched_control": (1, 25, 0)}
@@ -219,7 +225,11 @@ def test_choices_are_read_from_the_results(planted):
     assert ours["batch size"] == "7"
     assert ours["epoch cap"] == "not in the results"
     assert "(decay factor 0.02)" in ours["energy zero"]
-    assert "energy x 1 + forces x 10, for every role; patience 30 and 60" in ours["model selection"]
+    selection = ours["model selection"]
+    assert (
+        "energy x 1 + forces x 10, for every role; halved after 30 and stopped after 60"
+        in selection
+    )
     assert ours["cusp of the l = 1 invariant"] == "cusp_reg = 1e-08, shortcut layers True"
     assert ours["independent runs"].startswith("3 seeds")
     assert ours["last weights of Table 1"] == "Table 1 as printed, w_E 1, w_F 15, w_A 0"

@@ -19,7 +19,7 @@ import xarray as xr
 from kdlib import pipeline, results
 from kdlib.errors import InputError
 from kdlib.pipeline import notebook, profile
-from kdlib.results import hashes as fingerprint
+from kdlib.results import hashes
 
 # papermill and its kernels: about a second for each notebook
 WRITE_X = "from pathlib import Path\nPath(results_dir, 'x.txt').write_text(str(factor))"
@@ -146,15 +146,17 @@ def test_editing_a_module_reruns_only_its_users(
         (package / name).write_text(source)
     table = package / "data" / "table.csv"
     table.write_text("1")
-    monkeypatch.setattr(fingerprint, "_ROOT", package)
-    before = fingerprint.modules(["from kdlib import a"])
+    monkeypatch.setattr(hashes, "_ROOT", package)
+    monkeypatch.setattr("kdlib.results.sources._ROOT", package)
+    before = hashes.modules(["from kdlib import a"])
     assert list(before) == ["kdlib.a", "kdlib.b", "kdlib.deep", "kdlib.deep.core", "kdlib.units"]
 
     def changed() -> set[str]:
-        now = fingerprint.modules(["from kdlib import a"])
+        now = hashes.modules(["from kdlib import a"])
         return {name for name in now if now[name] != before[name]}
 
-    (package / "figures.py").write_text("import kdlib.units  # edited\n")
+    (package / "figures.py").write_text("import kdlib.units as edited\n")
+    (package / "b.py").write_text('"""Edited."""\nfrom .deep import core  # edited\n')
     assert changed() == set()
     (package / "units.py").write_text("EV = 2\n")
     assert changed() == {"kdlib.units"}
@@ -183,15 +185,15 @@ def test_provenance_does_not_count_as_a_change(tmp_path: Path) -> None:
     """The same numbers at another time have the same hash; one changed number has another."""
     meaning = {"units": "eV", "long_name": "energy"}
     series = xr.Dataset({"energy": ("frame", np.array([1.0, 2.0]), meaning)})
-    hashes = [
-        fingerprint.file(results.save(ds, tmp_path / "a.nc", kind="figure", wall_time=seconds))
+    found = [
+        hashes.file(results.save(ds, tmp_path / "a.nc", kind="figure", wall_time=seconds))
         for ds, seconds in (
             (series, 1.0),
             (series, 2.0),
             (series.map(np.negative, keep_attrs=True), 2.0),
         )
     ]
-    assert hashes[0] == hashes[1] != hashes[2]
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize(
@@ -212,6 +214,20 @@ def test_wrong_parameters_are_refused_before_anything_runs(
     chosen = profile.Profile("p", common=common, notebooks=own)
     with pytest.raises(InputError, match=message):
         pipeline.run(chosen, tmp_path / "results", tmp_path / "notebooks")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_parameter_is_checked_by_the_function_that_a_notebook_names(
+    write_notebook: Callable[..., Path], run: Callable[..., dict], tmp_path: Path
+) -> None:
+    """An unknown setting of a training is one sentence, before anything runs."""
+    write_notebook(
+        "01_x",
+        parameters="training: dict = {}  # settings",
+        checks={"training": "kdlib.training:TrainingConfig.of"},
+    )
+    with pytest.raises(InputError, match="01_x.ipynb: training: no setting 'epochs'"):
+        run({"training": {"batch_size": 3, "epochs": 5}})
     assert not (tmp_path / "results").exists()
 
 
@@ -415,6 +431,6 @@ def test_record_says_what_the_step_depended_on(
     record = json.loads((tmp_path / "results" / "notebooks" / "01_x.json").read_text())
     assert record["depends"]["parameters"] == {"factor": 5}
     assert list(record["depends"]["modules"]) == ["kdlib.units"]
-    digest = fingerprint.file(tmp_path / "results" / "x.txt")
+    digest = hashes.file(tmp_path / "results" / "x.txt")
     assert record["written"] == {"x.txt": digest}
     assert record["key"] == pipeline.key(record["depends"])

@@ -260,7 +260,7 @@ ROUNDED_CELL = (
 def odd_configurations() -> list[tuple[np.ndarray, np.ndarray]]:
     """Positions, some of them on the borders of the cells, and cells: tiny, skewed, at random."""
     rng, found = np.random.default_rng(1), []
-    drawn = [rng.normal(size=(3, 3)) * rng.uniform(2, 9) for _ in range(40)]
+    drawn = [rng.normal(size=(3, 3)) * rng.uniform(2, 9) for _ in range(20)]
     for cell in [*ODD_CELLS, ROUNDED_CELL, *drawn]:
         if abs(np.linalg.det(cell)) < 3:
             continue
@@ -389,7 +389,7 @@ def trained(aluminum, tmp_path_factory) -> Potential:
     run = training.fit(
         HipnnConfig(16, 8, 1),
         training.TrainingConfig(max_epochs=40, batch_size=8),
-        losses.LossWeights(stress=100.0),
+        losses.LossWeights(),
         aluminum,
         datasets.split(aluminum),
         tmp_path_factory.mktemp("trained"),
@@ -408,7 +408,7 @@ def test_relaxations_repeat(cell_filter, optimizer, trained):
     After ACEsuit/mace#249.
     """
     ends = []
-    for _ in range(4):
+    for _ in range(3):
         atoms = bulk("Al", "hcp", a=2.9, c=4.7) * (2, 2, 1)
         atoms.rattle(0.05, seed=1)
         atoms = with_calculator(atoms, trained)
