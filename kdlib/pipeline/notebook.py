@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -124,32 +125,28 @@ def makers(steps: list[Step]) -> dict[str, Step]:
 
 
 def order(steps: list[Step]) -> list[Step]:
-    """Sort steps so that each comes after the makers of what it reads; ties by name.
-
-    Kahn's algorithm with a heap of the steps that are ready.
-    """
+    """Sort steps so that each comes after the makers of what it reads; ties by name."""
     made = makers(steps)
     by_name = {step.name: step for step in steps}
-    waits_for: dict[str, set[str]] = {}
+    sorter: TopologicalSorter[str] = TopologicalSorter()
     for step in steps:
         missing = [name for name in step.reads if name not in made]
         if missing:
             raise InputError(f"{step.path}: reads {missing[0]}, which no notebook writes")
-        waits_for[step.name] = {made[name].name for name in step.reads}
-    ready = [name for name, others in waits_for.items() if not others]
-    heapq.heapify(ready)
-    result: list[Step] = []
-    while ready:
-        name = heapq.heappop(ready)
-        result.append(by_name[name])
-        for other, others in waits_for.items():
-            if name in others:
-                others.remove(name)
-                if not others:
-                    heapq.heappush(ready, other)
-    if len(result) < len(steps):
-        circle = sorted(set(by_name) - {step.name for step in result})
-        raise InputError(f"notebooks read each other's files in a circle: {', '.join(circle)}")
+        sorter.add(step.name, *(made[name].name for name in step.reads))
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle = ", ".join(sorted(set(error.args[1])))
+        raise InputError(f"notebooks read each other's files in a circle: {circle}") from None
+    ready: list[str] = []
+    result = []
+    while sorter.is_active():
+        for name in sorter.get_ready():
+            heapq.heappush(ready, name)
+        first = heapq.heappop(ready)  # static_order() would take a whole level before the next
+        result.append(by_name[first])
+        sorter.done(first)
     return result
 
 
