@@ -103,18 +103,33 @@ def time_per_step(
     return ds.assign(step_time=times)
 
 
-def side_by_side(folder: str | Path) -> xr.Dataset | None:
-    """Return what ``kdlib bench`` has measured, or None where there is nothing.
+def side_by_side(folder: str | Path) -> tuple[xr.Dataset | None, str]:
+    """Find what ``kdlib bench`` has measured, in a results folder or shipped with the checkout.
 
     Parameters
     ----------
     folder
-        Results folder; without a benchmark of its own, that shipped with the project counts.
+        Results folder.
+
+    Returns
+    -------
+    tuple
+        The benchmark, None where there is none, and a sentence on where and when it was measured.
     """
-    places = (Path(folder), results.project_root() / "figures")
-    paths = [place / "benchmark.nc" for place in places]
-    found = next((path for path in paths if path.is_file()), None)
-    return None if found is None else results.load(found)
+    own, shipped = (
+        place / "benchmark.nc" for place in (Path(folder), results.project_root() / "figures")
+    )
+    path = own if own.is_file() else shipped
+    if not path.is_file():
+        return None, f"no benchmark in {folder}: kdlib bench makes one"
+    ds = results.load(path)
+    made = f"measured on {ds.attrs['created'][:10]} on {ds.attrs['cpu_model']}"
+    if path == own:
+        return ds, f"benchmark of this folder, {made}"
+    return (
+        ds,
+        f"not of this run: the benchmark that ships with kdlib, {made}; kdlib bench makes one",
+    )
 
 
 def _step_times(atoms: Atoms, protocol: TimingProtocol) -> np.ndarray:

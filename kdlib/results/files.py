@@ -66,12 +66,10 @@ def folder(profile: str, results_dir: str | os.PathLike[str] = "") -> Path:
 
 
 def project_root() -> Path:
-    """Nearest parent of the working directory that holds kdlib's project file or `results`."""
+    """Checkout of kdlib that holds the working directory, or else the working directory."""
     here = Path.cwd()
     for parent in (here, *here.parents):
         project = parent / "pyproject.toml"
-        if (parent / "results").is_dir():
-            return parent
         if project.is_file() and 'name = "kdlib"' in project.read_text(encoding="utf-8"):
             return parent
     return here

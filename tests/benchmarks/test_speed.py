@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from kdlib import benchmarks, hipnn
+from kdlib import benchmarks, hipnn, results
 from kdlib.benchmarks import TimingProtocol
 from kdlib.benchmarks.backends import contestant
 from kdlib.errors import InputError
@@ -96,3 +97,21 @@ def test_protocol_needs_steps():
     """A measurement without steps is refused."""
     with pytest.raises(InputError, match="must be positive"):
         TimingProtocol(repeats=0)
+
+
+def test_a_benchmark_says_where_and_when_it_was_measured(tmp_path, monkeypatch):
+    """That of another machine is shown as such, one's own goes first, and none is said."""
+    (tmp_path / "pyproject.toml").write_text('name = "kdlib"')
+    monkeypatch.chdir(tmp_path)
+    made = {"created": "2026-01-02T03:04:05+00:00", "cpu_model": "Abacus"}
+    monkeypatch.setattr(results, "load", lambda path: xr.Dataset(attrs=made))
+    ds, told = benchmarks.side_by_side(tmp_path / "run")
+    assert ds is None
+    assert told.endswith("kdlib bench makes one")
+    for folder, start in (("figures", "not of this run"), ("run", "benchmark of this folder")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "benchmark.nc").touch()
+        ds, told = benchmarks.side_by_side(tmp_path / "run")
+        assert ds.attrs == made
+        assert told.startswith(start)
+        assert "measured on 2026-01-02 on Abacus" in told

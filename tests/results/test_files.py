@@ -224,3 +224,12 @@ def test_folder_is_found_from_a_subfolder_of_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "notebooks")
     assert results.folder("quick") == (tmp_path / "results" / "quick").resolve()
     assert results.folder("quick", tmp_path / "other") == (tmp_path / "other").resolve()
+
+
+def test_a_foreign_results_folder_does_not_capture_a_run(tmp_path, monkeypatch):
+    """Results of somebody else's project above stay untouched: ours go to the working directory."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\n')
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert results.project_root() == tmp_path / "work"
