@@ -14,18 +14,22 @@ from matplotlib.figure import Figure
 
 from kdlib import results
 from kdlib.errors import InputError
-from kdlib.figures.accuracy import born_again, fig2_pareto, fig3_capacity
-from kdlib.figures.audit import claims
-from kdlib.figures.cost import fig5_cost, step_breakdown
+from kdlib.figures.benchmark import benchmark
+from kdlib.figures.born_again import born_again
+from kdlib.figures.claims import claims
 from kdlib.figures.crystals import crystals
-from kdlib.figures.dataset import data, parity
+from kdlib.figures.data import data
 from kdlib.figures.distilled import distilled
-from kdlib.figures.learning import fig4_dynamics, schedule_data, table1_schedule
+from kdlib.figures.fig1_schematic import fig1_schematic, schematic_data
+from kdlib.figures.fig2_pareto import fig2_pareto
+from kdlib.figures.fig3_capacity import fig3_capacity
+from kdlib.figures.fig4_dynamics import fig4_dynamics
+from kdlib.figures.fig5_cost import fig5_cost, step_breakdown
+from kdlib.figures.parity import parity
+from kdlib.figures.rdf import rdf
 from kdlib.figures.reference import reference
-from kdlib.figures.schematic import fig1_schematic, schematic_data
-from kdlib.figures.side_by_side import benchmark
-from kdlib.figures.structure import rdf
 from kdlib.figures.style import ROLE_LOOKS, style
+from kdlib.figures.table1_schedule import schedule_data, table1_schedule
 from kdlib.files import replacing
 
 __all__ = [

@@ -21,6 +21,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from kdlib.claims.statistics import over_seeds
@@ -316,6 +318,59 @@ def frame_points(ax: Axes, axis: str, values: np.ndarray, margin: float = 0.12) 
         getattr(ax, f"set_{axis}lim")(np.exp(low - pad), np.exp(high + pad))
     else:
         getattr(ax, f"set_{axis}lim")(0.1, 1)
+
+
+def largest(values: xr.DataArray) -> xr.DataArray:
+    """Values over seeds of the largest architecture that has any."""
+    present = values.notnull().any([d for d in values.dims if d != "architecture"])
+    return values.isel(architecture=int(present.values.nonzero()[0][-1]))
+
+
+def role_legend(
+    figure: Figure, ds: xr.Dataset, *, backends: bool = False, floor: bool = False
+) -> None:
+    """One legend below the panels."""
+    handles: list[Line2D | Patch] = [
+        Line2D(
+            [], [], color=look.color, marker=look.marker, linestyle=look.linestyle, label=look.label
+        )
+        for role in ds.role.values.tolist()
+        for look in [ROLE_LOOKS[role]]
+    ]
+    if backends:
+        for backend in ds.backend.values.tolist():
+            look = BACKEND_LOOKS[backend]
+            handle = Line2D([], [], color="0.3", marker="o", linestyle="none", label=look.label)
+            handle.set_markerfacecolor("white" if backend == "fused" else "0.3")
+            handles.append(handle)
+    if floor:
+        handles.append(Patch(color="0.5", alpha=0.2, label="noise floor"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+
+
+def ordered_phases(names: xr.DataArray) -> list[str]:
+    """Phases that occur, the known ones in a fixed order first."""
+    present = set(names.values.tolist())
+    return [p for p in PHASE_LOOKS if p in present] + sorted(present - set(PHASE_LOOKS))
+
+
+def by_phase(ax: Axes, x: xr.DataArray, y: xr.DataArray, phase: xr.DataArray) -> None:
+    """One variable against another, a color and a marker for each phase."""
+    for name in ordered_phases(phase):
+        look, here = phase_look(name), (phase == name).values
+        ax.scatter(
+            x.values[here],
+            y.values[here],
+            s=7,
+            color=look.color,
+            marker=look.marker,
+            alpha=0.65,
+            linewidths=0,
+            label=look.label,
+            rasterized=True,
+        )
+    ax.set_xlabel(label(x))
+    ax.set_ylabel(label(y))
 
 
 Draw = Callable[[xr.Dataset], Figure]

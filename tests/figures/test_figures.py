@@ -14,7 +14,7 @@ from PIL import Image
 from kdlib import figures, results
 from kdlib.claims.statistics import over_seeds
 from kdlib.errors import InputError
-from kdlib.figures.audit import _interval
+from kdlib.figures.claims import _interval
 from kdlib.figures.style import ROLE_LOOKS, label, log_ticks
 from kdlib.results import schema
 
@@ -304,3 +304,11 @@ def test_a_student_that_explodes_is_drawn_as_that(drawn_from):
     words = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert "no run lasted" in words
     assert words.count("not\nmeasured") == 4
+
+
+def test_schematic_shows_the_architectures_it_is_given():
+    """A run whose teacher is smaller than the paper's says so in Fig. 1."""
+    figure = figures.fig1_schematic(figures.schematic_data(teacher="64-20-3"))
+    words = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert "64 features, 20 sens.,\n3 atom layers" in words
+    assert "128 features" not in words

@@ -1,7 +1,4 @@
-"""Figures of the training: learning curves (Fig. 4) and the loss schedule (Table 1)."""
-
-from collections.abc import Sequence
-from typing import Protocol
+"""Fig. 4: learning curves of students and controls."""
 
 import numpy as np
 import xarray as xr
@@ -10,7 +7,6 @@ from matplotlib.figure import Figure
 
 from kdlib.claims.statistics import log_binned, over_seeds, t_interval
 from kdlib.figures.style import (
-    ONE_COLUMN,
     ROLE_LOOKS,
     TWO_COLUMNS,
     canvas,
@@ -117,81 +113,3 @@ def _ratios(ax: Axes, curves: xr.DataArray) -> None:
     ax.set_ylabel("Ratio of validation force RMSE")
     ax.legend(loc="upper left", title="student", fontsize=6, title_fontsize=6, alignment="left")
     log_ticks(ax, "x")
-
-
-class Weights(Protocol):
-    """Loss weights of one stage."""
-
-    energy: float
-    force: float
-    atomic_energy: float
-
-
-class Schedule(Protocol):
-    """First epoch and weights of each stage, as in :class:`kdlib.training.WeightSchedule`."""
-
-    stages: Sequence[tuple[int, Weights]]
-
-
-def schedule_data(schedule: Schedule, n_epochs: int = 500) -> xr.Dataset:
-    """Dataset of a schedule of loss weights, for `table1_schedule`.
-
-    Parameters
-    ----------
-    schedule
-        Stages of weights, e.g. `kdlib.training.losses.TABLE_1`.
-    n_epochs
-        Epochs that the schedule is for: where its last stage ends.
-    """
-    weights = np.array([[w.atomic_energy, w.force, w.energy] for _, w in schedule.stages])
-    first = [start for start, _ in schedule.stages]
-    names = {
-        "weight_atomic_energy": "weight of the atomic-energy error, w_A",
-        "weight_force": "weight of the force error, w_F",
-        "weight_energy": "weight of the energy error, w_E",
-    }
-    ds = xr.Dataset(
-        {
-            name: ("epoch", weights[:, column], {"units": "1", "long_name": words})
-            for column, (name, words) in enumerate(names.items())
-        },
-        {"epoch": ("epoch", first, {"units": "1", "long_name": "first epoch of a stage"})},
-    )
-    return ds.assign_attrs(kind="figure", n_epochs=n_epochs)
-
-
-@recipe("weight_atomic_energy", "weight_force", "weight_energy", "epoch")
-def table1_schedule(ds: xr.Dataset) -> Figure:
-    """Table 1 as a plot: the weights of the Born-Again loss against the epoch.
-
-    Parameters
-    ----------
-    ds
-        Weights by first epoch of each stage, from `schedule_data`.
-    """
-    figure, axes = canvas(ONE_COLUMN, 3.0, nrows=3, sharex=True)
-    start = ds.epoch.values.astype(float)
-    end = max(float(ds.attrs["n_epochs"]), start[-1] + 1)
-    look = ROLE_LOOKS["born_again"]
-    rows = (
-        ("weight_atomic_energy", "$w_A$"),
-        ("weight_force", "$w_F$"),
-        ("weight_energy", "$w_E$"),
-    )
-    for ax, (name, symbol) in zip(axes, rows, strict=True):
-        weight = ds[name].values
-        ax.stairs(weight, np.append(start, end), baseline=None, color=look.color, linewidth=1.6)
-        for left, right, value in zip(start, np.append(start[1:], end), weight, strict=True):
-            ax.annotate(
-                f"{value:g}",
-                ((left + right) / 2, value),
-                xytext=(0, 2.5),
-                textcoords="offset points",
-                ha="center",
-                fontsize=6.5,
-            )
-        ax.set_ylim(-0.08 * weight.max(), 1.32 * weight.max())
-        ax.set_ylabel(symbol)
-    axes[-1].set_xlabel("Epoch")
-    axes[-1].set_xlim(0, end)
-    return figure

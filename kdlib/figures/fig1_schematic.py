@@ -10,10 +10,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 
+from kdlib.claims.paper import WEIGHTS
 from kdlib.figures.style import ROLE_LOOKS, TWO_COLUMNS, canvas, recipe
-
-#: Weights (w_E, w_F, w_A) of the paper's appendix A.1.
-PAPER_WEIGHTS = {"teacher": (1, 10, 0), "student": (1, 30, 100), "control": (1, 10, 0)}
 
 _GREY = "0.35"
 _DATA = (1.5, 24, 18, 24.5)
@@ -26,7 +24,7 @@ Box = tuple[float, float, float, float]
 
 
 def schematic_data(
-    weights: Mapping[str, Sequence[float]] = PAPER_WEIGHTS,
+    weights: Mapping[str, Sequence[float]] = WEIGHTS,
     teacher: str = "128-40-4",
     student: str = "16-8-1",
 ) -> xr.Dataset:
@@ -35,11 +33,11 @@ def schematic_data(
     Parameters
     ----------
     weights
-        Role (teacher, student, control) -> (w_E, w_F, w_A).
+        Role (teacher, student, control) -> (w_E, w_F, w_A); by default those of appendix A.1.
     teacher, student
-        Architectures as features-sensitivities-atom layers.
+        Architectures as features-sensitivities-atom layers; by default the paper's.
     """
-    table = np.array([weights[role] for role in PAPER_WEIGHTS], dtype=float)
+    table = np.array([weights[role] for role in WEIGHTS], dtype=float)
     names = {
         "weight_energy": "weight of the energy error, w_E",
         "weight_force": "weight of the force error, w_F",
@@ -50,7 +48,7 @@ def schematic_data(
             name: ("role", table[:, column], {"units": "1", "long_name": words})
             for column, (name, words) in enumerate(names.items())
         },
-        {"role": ("role", list(PAPER_WEIGHTS), {"long_name": "role of the model"})},
+        {"role": ("role", list(WEIGHTS), {"long_name": "role of the model"})},
     )
     size = {"long_name": "features-sensitivities-atom layers"}
     ds["architecture"] = ("role", [teacher, student, student], size)

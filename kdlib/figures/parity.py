@@ -1,4 +1,4 @@
-"""Figures of the data: what it covers, and how the teacher reproduces it."""
+"""Parity of the teacher, and its atomic energies."""
 
 import numpy as np
 import xarray as xr
@@ -8,121 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdlib.figures.style import (
-    PHASE_LOOKS,
     ROLE_LOOKS,
     TWO_COLUMNS,
+    by_phase,
     canvas,
     in_units,
     label,
     letter,
+    ordered_phases,
     phase_look,
     recipe,
 )
-
-_PART_COLORS = {"train": "#4D4D4D", "valid": "#999999", "test": "#CCCCCC", "transfer": "#882255"}
-
-
-def _phases(names: xr.DataArray) -> list[str]:
-    """Phases that occur, the known ones in a fixed order first."""
-    present = set(names.values.tolist())
-    return [p for p in PHASE_LOOKS if p in present] + sorted(present - set(PHASE_LOOKS))
-
-
-@recipe(
-    "energy",
-    "force_rms",
-    "density",
-    "frame_phase",
-    "part",
-    "n_atoms",
-    optional=("temperature", "g", "r"),
-)
-def data(ds: xr.Dataset) -> Figure:
-    """Coverage of the data: energy and force against density, sizes of the parts, g(r) by phase.
-
-    Parameters
-    ----------
-    ds
-        Data: per frame ``energy`` (eV/atom), ``force_rms`` (eV/Angstrom), ``density`` (g/cm3),
-        ``temperature`` (K), phase and part; ``g`` by phase.
-    """
-    figure, axes = canvas(TWO_COLUMNS, 5.0, mosaic=[["A", "B"], ["C", "D"]])
-    space = ds.density if ds.density.notnull().any() else ds.n_atoms  # molecules have no density
-    x = ds.temperature if "temperature" in ds else space
-    _by_phase(axes["A"], space, ds.energy, ds.frame_phase)
-    axes["A"].set_ylabel(label(ds.energy, "energy"))
-    _by_phase(axes["B"], x, ds.force_rms, ds.frame_phase)
-    axes["B"].set_ylabel(label(ds.force_rms, "RMS force component"))
-    _parts(axes["C"], ds)
-    if "g" in ds:
-        _structures(axes["D"], ds)
-    else:
-        axes["D"].hist(ds.n_atoms.values, color="0.4")
-        axes["D"].set(xlabel="Atoms in the cell", ylabel="Frames")
-    for name, ax in axes.items():
-        letter(ax, name)
-    handles, names = axes["A"].get_legend_handles_labels()
-    columns = min(len(names), 8)
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, markerscale=1.6)
-    return figure
-
-
-def _by_phase(ax: Axes, x: xr.DataArray, y: xr.DataArray, phase: xr.DataArray) -> None:
-    for name in _phases(phase):
-        look, here = phase_look(name), (phase == name).values
-        ax.scatter(
-            x.values[here],
-            y.values[here],
-            s=7,
-            color=look.color,
-            marker=look.marker,
-            alpha=0.65,
-            linewidths=0,
-            label=look.label,
-            rasterized=True,
-        )
-    ax.set_xlabel(label(x))
-    ax.set_ylabel(label(y))
-
-
-def _parts(ax: Axes, ds: xr.Dataset) -> None:
-    phases = _phases(ds.frame_phase)
-    left = np.zeros(len(phases))
-    for part, color in _PART_COLORS.items():
-        here = ds.part == part
-        counts = np.array([int((here & (ds.frame_phase == p)).sum()) for p in phases])
-        if counts.any():
-            words = f"{part}: {int(counts.sum())} frames"
-            ax.barh(phases, counts, left=left, height=0.65, color=color, label=words)
-        left = left + counts
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.set_xlabel("Frames")
-    ax.set_ylabel("Phase")
-    ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.36))  # beside the short bars
-
-
-def _structures(ax: Axes, ds: xr.Dataset) -> None:
-    """g(r) of each phase, one above the other."""
-    step = max(2.0, float(np.ceil(0.6 * ds.g.max())))
-    phases = _phases(ds.phase)
-    for level, name in enumerate(reversed(phases)):
-        look = phase_look(name)
-        g = ds.g.sel(phase=name)
-        ax.plot(ds.r, g + step * level, color=look.color, linewidth=1)
-        ax.axhline(step * level + 1, color="0.85", linewidth=0.5, zorder=0)
-        ax.annotate(
-            look.label,
-            (1, step * level + 1),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 4),
-            textcoords="offset points",
-            ha="right",
-            color=look.color,
-            fontsize=6.5,
-        )
-    ax.set_xlabel(label(ds.r))
-    ax.set_ylabel(f"g(r), offset by {step:g} per phase")
 
 
 @recipe(
@@ -159,7 +55,7 @@ def parity(ds: xr.Dataset) -> Figure:
 def _energies(ax: Axes, ds: xr.Dataset) -> None:
     x, y = ds.reference_energy, ds.predicted_energy
     if "frame_phase" in ds:
-        _by_phase(ax, x, y, ds.frame_phase)
+        by_phase(ax, x, y, ds.frame_phase)
     else:
         ax.scatter(x, y, s=7, color=ROLE_LOOKS["teacher"].color, alpha=0.5, linewidths=0)
     both = np.concatenate([x.values, y.values])
@@ -202,7 +98,7 @@ def _forces(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _atomic_by_phase(ax: Axes, ds: xr.Dataset) -> None:
-    phases = _phases(ds.atom_phase)
+    phases = ordered_phases(ds.atom_phase)
     groups = [ds.atomic_energy.values[(ds.atom_phase == p).values] for p in phases]
     boxes = ax.boxplot(
         groups,
@@ -224,7 +120,7 @@ def _atomic_by_phase(ax: Axes, ds: xr.Dataset) -> None:
 
 def _atomic_by_coordination(ax: Axes, ds: xr.Dataset) -> None:
     """Median and 10-90 % range of the atomic energies at each coordination, phases side by side."""
-    phases = _phases(ds.atom_phase)
+    phases = ordered_phases(ds.atom_phase)
     shifts = np.linspace(-0.28, 0.28, len(phases)) if len(phases) > 1 else np.zeros(1)
     for name, shift in zip(phases, shifts, strict=True):
         look, here = phase_look(name), (ds.atom_phase == name).values
