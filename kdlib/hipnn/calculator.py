@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
-import numba
 import numpy as np
 import torch
 from ase import Atoms
@@ -18,16 +17,14 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
-from kdlib._hippynn import lean
+from kdlib._hippynn import HippynnCalculator
+from kdlib._numba import compiled
 from kdlib.errors import InputError
 from kdlib.geometry.neighbors import NeighborList
 from kdlib.hipnn import kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.kernels import ForceField, VerletList
 from kdlib.hipnn.network import HipnnModule, hippynn_graph
-
-with lean():
-    from hippynn.interfaces.ase_interface import HippynnCalculator
 
 if TYPE_CHECKING:  # Potential.calculator is the way from there to here
     from kdlib.hipnn.potential import Potential
@@ -176,14 +173,14 @@ class HipnnCalculator(Calculator):
             )
 
     def _check_validity(self, atoms: Atoms) -> None:
-        """Warn, once for each range, of a configuration unlike any in training."""
+        """Warn, once for each limit, of a configuration unlike any in training."""
         if self._validity is None or self.neighbor_list.n_builds % CHECK_EVERY != 1:
             return
-        for sentence in self._validity.left_by(atoms):
-            what = " ".join(sentence.split()[:4])
-            if what not in self._warned:
-                self._warned.add(what)
-                warnings.warn(f"outside the training set: {sentence}", UnseenWarning, stacklevel=2)
+        for found in self._validity.left_by(atoms):
+            limit = (found.kind, found.species, found.limit)
+            if limit not in self._warned:
+                self._warned.add(limit)
+                warnings.warn(f"outside the training set: {found}", UnseenWarning, stacklevel=2)
 
 
 def torch_device(name: str) -> torch.device:
@@ -221,7 +218,7 @@ class _Neighbors(NeighborList):
         return _closest(atoms.positions, atoms.cell.array, p.row, p.second, p.shifts)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _closest(
     positions: np.ndarray, cell: np.ndarray, row: np.ndarray, second: np.ndarray, shifts: np.ndarray
 ) -> tuple[int, float]:

@@ -19,15 +19,12 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from kdlib._hippynn import lean
+from kdlib._hippynn import ResNetWrapper
 from kdlib.errors import InputError
 from kdlib.hipnn.kernels import mdloops
 from kdlib.hipnn.kernels.layer import accelerate, supports
 from kdlib.hipnn.kernels.threads import Workers
 from kdlib.hipnn.kernels.verlet import VerletList
-
-with lean():
-    from hippynn.layers.transform import ResNetWrapper
 
 
 @dataclass(frozen=True)

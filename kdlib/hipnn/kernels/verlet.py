@@ -2,8 +2,8 @@
 
 import numpy as np
 from ase import Atoms
-from numba import njit
 
+from kdlib._numba import compiled
 from kdlib.hipnn.kernels import celllist
 from kdlib.hipnn.kernels.neighbortable import NeighborTable
 
@@ -63,7 +63,7 @@ class VerletList:
         return _largest_square(atoms.positions, positions) <= (self.skin / 2) ** 2
 
 
-@njit(cache=True)
+@compiled()
 def _largest_square(a, b):
     """Largest squared distance between corresponding rows, Angstrom^2; inf if one is NaN."""
     largest = 0.0
@@ -76,7 +76,7 @@ def _largest_square(a, b):
     return largest
 
 
-@njit(cache=True)
+@compiled()
 def _closest(placed, row, index):
     """Atom with the nearest neighbour and the distance, Angstrom."""
     atom, least = -1, np.inf
