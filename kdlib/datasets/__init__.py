@@ -12,7 +12,7 @@ from os import PathLike
 from ase import Atoms
 
 from kdlib.datasets import ani_al, readers, registry
-from kdlib.datasets.checks import CLOSEST_PAIR, LARGEST_FORCE, NET_FORCE, check
+from kdlib.datasets.checks import LARGEST_FORCE, NET_FORCE, check
 from kdlib.datasets.registry import names, write_packed
 from kdlib.datasets.splits import (
     PARTS,
@@ -28,7 +28,6 @@ from kdlib.datasets.summary import summary
 from kdlib.errors import InputError
 
 __all__ = [
-    "CLOSEST_PAIR",
     "LARGEST_FORCE",
     "NET_FORCE",
     "PARTS",
