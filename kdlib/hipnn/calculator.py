@@ -18,8 +18,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from kdlib._hippynn import HippynnCalculator
-from kdlib._numba import compiled
 from kdlib.errors import InputError
+from kdlib.geometry.cells import OVERLAP
 from kdlib.geometry.neighbors import NeighborList
 from kdlib.hipnn import kernels
 from kdlib.hipnn.batches import Batch
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 #: Implementations that :class:`HipnnCalculator` can run a network with.
 BACKENDS = ("fused", "hippynn")
-#: Atoms nearer than this (Angstrom) are an error in the input, not physics.
-CLOSEST_PAIR = 0.5
 #: Builds of the neighbour list between looks at whether a configuration is like any in training.
 CHECK_EVERY = 16
 
@@ -100,7 +98,7 @@ class HipnnCalculator(Calculator):
             self.neighbor_list = VerletList(self.config.cutoff, skin)
             self._model = ForceField(module)
         else:
-            self.neighbor_list = _Neighbors(self.config.cutoff, skin)
+            self.neighbor_list = NeighborList(self.config.cutoff, skin)
             self._model = _Layers(module)
         self._validity, self._warned = potential.validity, set()
         self._n_checked = 0
@@ -166,10 +164,10 @@ class HipnnCalculator(Calculator):
 
     def _check_distances(self, atoms: Atoms) -> None:
         i, distance = self.neighbor_list.closest(atoms)
-        if not distance >= CLOSEST_PAIR:
+        if not distance >= OVERLAP:
             raise InputError(
                 f"atom {i} is {distance:.3g} Angstrom from another; the least allowed is "
-                f"{CLOSEST_PAIR} Angstrom"
+                f"{OVERLAP} Angstrom"
             )
 
     def _check_validity(self, atoms: Atoms) -> None:
@@ -207,34 +205,6 @@ def _supported(module: HipnnModule, backend: str, device: torch.device) -> str:
         return backend
     logger.warning("no fused kernels for this model (%s): using hippynn's layers", reason)
     return "hippynn"
-
-
-class _Neighbors(NeighborList):
-    """The neighbour list of hippynn's layers, with a look at the closest pair."""
-
-    def closest(self, atoms: Atoms) -> tuple[int, float]:
-        """Atom with the nearest neighbour, and its distance in Angstrom; inf without pairs."""
-        p = self.pairs
-        return _closest(atoms.positions, atoms.cell.array, p.row, p.second, p.shifts)
-
-
-@compiled()
-def _closest(
-    positions: np.ndarray, cell: np.ndarray, row: np.ndarray, second: np.ndarray, shifts: np.ndarray
-) -> tuple[int, float]:
-    """Return the atom with the nearest neighbour and its distance, Angstrom; inf without pairs."""
-    atom, least = -1, np.inf
-    for i in range(len(positions)):
-        for p in range(row[i], row[i + 1]):
-            d2 = 0.0
-            for k in range(3):
-                d = positions[second[p], k] - positions[i, k]
-                for m in range(3):
-                    d += shifts[p, m] * cell[m, k]
-                d2 += d * d
-            if not d2 >= least:  # also for NaN
-                atom, least = i, d2
-    return atom, np.sqrt(least)
 
 
 class _Layers:

@@ -27,6 +27,7 @@ from torch import Tensor
 from kdlib.datasets import with_energies
 from kdlib.errors import InputError
 from kdlib.files import replacing
+from kdlib.geometry.cells import bare
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import batches
 from kdlib.hipnn.calculator import HipnnCalculator
@@ -210,8 +211,8 @@ class Potential:
         dtype, device = self.config.torch_dtype, next(self.module.parameters()).device
         for k, atoms in enumerate(frames):
             self.module.check_species(atoms.numbers, f"frame {atoms.info.get('frame', k)}")
-        bare = [Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc) for a in frames]
-        single = [batches.from_atoms(atoms, self.config.cutoff, dtype) for atoms in bare]
+        # Without their own labels, which a batch would take for targets.
+        single = [batches.from_atoms(bare(atoms), self.config.cutoff, dtype) for atoms in frames]
         parts = [
             self.module(chunk.to(device), forces, stress)
             for chunk in batches.chunks(single, max_atoms)
