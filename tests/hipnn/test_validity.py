@@ -114,7 +114,8 @@ def test_calculator_warns_of_every_limit_that_is_left():
     calculator = HipnnCalculator(potential, device="cpu")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        for scale in (1.3, *[1.0] * (CHECK_EVERY - 1), 0.8):
+        between = 1 + 1e-4 * np.arange(1, CHECK_EVERY)  # every build is of another cell
+        for scale in (1.3, *between, 0.8):  # the first and the last are looked at
             calculator.get_potential_energy(rattled(scale))
     texts = [str(one.message) for one in said if one.category is UnseenWarning]
     for start in (
