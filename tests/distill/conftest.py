@@ -1,13 +1,11 @@
-"""A tiny distillation of ASE's EMT copper, made once, and frames of a teacher like the student."""
+"""A tiny distillation of ASE's EMT copper, made once, and a disk that is full."""
 
 import subprocess
 
 import pytest
-from ase.build import bulk
 
-from kdlib import distill, hipnn, teachers
+from kdlib import distill
 from kdlib.distill import Plan
-from kdlib.hipnn import HipnnConfig, Potential
 
 _TINY = Plan(
     "emt", ("Cu",), temperatures=(300.0, 900.0), size="8-8-1", n_start=16, n_teacher_runs=1,
@@ -29,25 +27,6 @@ def finished(tiny, tmp_path_factory):
     outcome = distill.run(tiny, folder)
     distill.deliver(tiny, outcome, folder)
     return folder, outcome
-
-
-@pytest.fixture(scope="session")
-def teacher():
-    """An untrained model in double precision, with a stress and atomic energies."""
-    config = HipnnConfig(8, 8, 1, species=("Cu",), cutoff=5.0, soft_max=4.5, dtype="float64")
-    return Potential(hipnn.build(config, seed=1))
-
-
-@pytest.fixture
-def frames(teacher):
-    """Four cells labelled by it, two of them said to be melts."""
-    labeller, found = teachers.load(teacher.calculator(device="cpu")), []
-    for k in range(4):
-        atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
-        atoms.rattle(0.1, seed=k)
-        atoms.info["molten"] = k >= 2
-        found.append(labeller.label(atoms))
-    return found
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from kdlib import datasets, distill, hipnn, teachers
 from kdlib.distill import sampling, students
 from kdlib.distill.labeled import Pool
+from kdlib.training.accuracy import parity
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +32,17 @@ def test_the_delivered_student_predicts_the_teachers_energies(finished):
         energies.append(energy)
     assert np.std(errors) < 0.5 * np.std(energies)
     assert abs(np.mean(errors)) < 0.5 * np.std(energies)
+
+
+def test_points_of_a_delivered_student_have_the_errors_of_its_record(finished):
+    """Delivered with the energies of atoms, it is compared with the teacher's whole energies."""
+    folder, outcome = finished
+    pool = Pool(folder / "labels")
+    fresh = pool.frames(k for k in pool.numbers if k >= sampling.PER_ROUND * outcome.final)
+    ds, errors = parity(hipnn.load(folder), fresh), outcome.record[-1]["errors"]["all"]
+    for name in ("energy", "force"):
+        rmse = np.sqrt(np.mean((ds[f"predicted_{name}"] - ds[f"reference_{name}"]) ** 2))
+        assert rmse == pytest.approx(errors[f"{name}_rmse"], rel=1e-3)
 
 
 def test_nothing_has_learnt_from_the_final_frames(finished):

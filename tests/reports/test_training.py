@@ -17,7 +17,9 @@ from kdlib import datasets, hipnn, teachers, training
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
 from kdlib.hipnn.calculator import HipnnCalculator
+from kdlib.hipnn.potential import WEIGHTS
 from kdlib.training import loop, losses
+from kdlib.training.runs import CHECKPOINT
 
 COPPER = HipnnConfig(8, 6, 1, species=("Cu",), cutoff=5.0, soft_max=4.5)
 
@@ -205,15 +207,15 @@ def test_a_truncated_checkpoint_is_named(fit, tmp_path):
     """A training does not begin from half a checkpoint, but says which; after nyu-mll/jiant#169."""
     fit(30)
     (tmp_path / "run" / "history.nc").unlink()
-    (tmp_path / "run" / training.CHECKPOINT).write_bytes(b"\x10\0\0\0")
-    with pytest.raises(InputError, match=training.CHECKPOINT):
+    (tmp_path / "run" / CHECKPOINT).write_bytes(b"\x10\0\0\0")
+    with pytest.raises(InputError, match=CHECKPOINT):
         fit(30)
 
 
 def test_a_truncated_model_is_named(fit, tmp_path):
     """Half a file of weights is no model, and the error says which; after nyu-mll/jiant#169."""
     fit(30)
-    model = tmp_path / "run" / hipnn.WEIGHTS
+    model = tmp_path / "run" / WEIGHTS
     model.write_bytes(model.read_bytes()[:500])
     with pytest.raises(InputError, match="run: not a readable"):
         hipnn.load(tmp_path / "run")
@@ -248,7 +250,7 @@ def killed(start, tmp_path) -> Path:
 
 def checkpoint_epoch(folder: Path) -> int:
     """Epoch of the last checkpoint; 0 without one."""
-    path = folder / training.CHECKPOINT
+    path = folder / CHECKPOINT
     return loop.load(path)[1]["epoch"] if path.exists() else 0
 
 

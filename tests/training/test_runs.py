@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
 from kdlib.hipnn import batches
-from kdlib.training import TrainingConfig, TrainingError, losses, roles
+from kdlib.hipnn.potential import WEIGHTS
+from kdlib.training import TrainingConfig, TrainingError, losses, roles, runs
 from kdlib.training.loop import Loop
 from kdlib.training.losses import LossWeights, WeightSchedule
+from kdlib.training.runs import CHECKPOINT
 
 WEIGHTS = LossWeights(energy=1, force=10)
 
@@ -37,7 +39,7 @@ def settings() -> TrainingConfig:
 
 
 def weights_of(run_dir) -> dict[str, torch.Tensor]:
-    return load_file(run_dir / hipnn.WEIGHTS)
+    return load_file(run_dir / WEIGHTS)
 
 
 def assert_same_weights(one, other) -> None:
@@ -121,7 +123,7 @@ def test_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, emt_frame
 
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     process = subprocess.Popen(command(broken))
-    checkpoint = broken / training.CHECKPOINT
+    checkpoint = broken / CHECKPOINT
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -142,9 +144,9 @@ def test_finished_run_is_not_repeated(tmp_path, emt_frames, split, small_config,
     """The second call loads; a change of any setting, label or datum is another run."""
     run_dir = tmp_path / "run"
     training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
-    before = (run_dir / hipnn.WEIGHTS).stat().st_mtime_ns
+    before = (run_dir / WEIGHTS).stat().st_mtime_ns
     training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
-    assert (run_dir / hipnn.WEIGHTS).stat().st_mtime_ns == before
+    assert (run_dir / WEIGHTS).stat().st_mtime_ns == before
     with pytest.raises(InputError, match="holds another run"):
         training.fit(small_config, settings, LossWeights(force=30), emt_frames, split, run_dir)
 
@@ -179,7 +181,7 @@ def test_key_follows_everything_that_decides_the_weights(
         training.run_key(small_config, settings, plain, datasets.split(emt_frames, seed=1), None),
         training.run_key(hipnn.HipnnConfig(), settings, plain, split, None),
     }
-    monkeypatch.setattr(training, "_source_digest", lambda: b"other code")
+    monkeypatch.setattr(runs, "_source_digest", lambda: b"other code")
     others.add(training.run_key(small_config, settings, plain, split, None))
     assert len(others) == 7
 
@@ -247,7 +249,7 @@ def test_damaged_checkpoint_is_named(tmp_path, emt_frames, split, small_config, 
     run_dir = tmp_path / "run"
     training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
     (run_dir / training.HISTORY).unlink()
-    (run_dir / training.CHECKPOINT).write_bytes(b"not a checkpoint")
+    (run_dir / CHECKPOINT).write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match=r"checkpoint\.safetensors: not a readable checkpoint"):
         training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
 

@@ -17,6 +17,7 @@ from kdlib.errors import InputError
 from kdlib.results import schema
 from kdlib.training import TrainingConfig, sweep
 from kdlib.training import roles as distillation
+from kdlib.training.runs import CHECKPOINT
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_sweep_survives_a_dying_worker(tmp_path, emt_frames, split, small_config
     def kill_the_worker():
         deadline = time.monotonic() + 100
         while time.monotonic() < deadline and not killed:
-            if list((tmp_path / "runs").glob(f"*/{training.CHECKPOINT}")):
+            if list((tmp_path / "runs").glob(f"*/{CHECKPOINT}")):
                 mine = str(os.getpid())
                 for stat in Path("/proc").glob("[0-9]*/stat"):
                     fields = stat.read_text().rsplit(")", 1)[1].split()
