@@ -18,7 +18,7 @@ import xarray as xr
 
 from kdlib import pipeline, results
 from kdlib.errors import InputError
-from kdlib.pipeline import notebook, profile
+from kdlib.pipeline import notebook, profile, runner
 from kdlib.results import hashes as fingerprint
 
 # papermill and its kernels: about a second for each notebook
@@ -165,18 +165,18 @@ def test_editing_a_module_reruns_only_its_users(
 def test_a_step_depends_on_the_dataset_it_names(write_notebook: Callable[..., Path]) -> None:
     """The packed frames of `al-pbe` belong to the key of a notebook whose parameter names them."""
     step = notebook.read(write_notebook("01_data", parameters='dataset: str = "al-pbe"  # frames'))
-    files = pipeline.dependencies(step, {}, Path())["files"]
+    files = runner.dependencies(step, {}, Path())["files"]
     assert "al-pbe.extxyz.xz" in files
-    assert files == pipeline.dependencies(step, {"dataset": "al-pbe"}, Path())["files"]
+    assert files == runner.dependencies(step, {"dataset": "al-pbe"}, Path())["files"]
 
 
 def test_workers_and_folder_are_not_part_of_the_key(write_notebook: Callable[..., Path]) -> None:
     """Where a run writes and how many processes train do not decide what comes out."""
     step = notebook.read(write_notebook("01_a"))
-    few = pipeline.dependencies(step, {"workers": 1, "results_dir": "here"}, Path())
-    many = pipeline.dependencies(step, {"workers": 8, "results_dir": "there"}, Path())
-    assert pipeline.key(few) == pipeline.key(many)
-    assert pipeline.key(few) != pipeline.key(pipeline.dependencies(step, {"seeds": [1]}, Path()))
+    few = runner.dependencies(step, {"workers": 1, "results_dir": "here"}, Path())
+    many = runner.dependencies(step, {"workers": 8, "results_dir": "there"}, Path())
+    assert runner.key(few) == runner.key(many)
+    assert runner.key(few) != runner.key(runner.dependencies(step, {"seeds": [1]}, Path()))
 
 
 def test_provenance_does_not_count_as_a_change(tmp_path: Path) -> None:
@@ -417,4 +417,4 @@ def test_record_says_what_the_step_depended_on(
     assert list(record["depends"]["modules"]) == ["kdlib.units"]
     digest = fingerprint.file(tmp_path / "results" / "x.txt")
     assert record["written"] == {"x.txt": digest}
-    assert record["key"] == pipeline.key(record["depends"])
+    assert record["key"] == runner.key(record["depends"])

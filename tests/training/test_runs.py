@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
 from kdlib.hipnn import batches
-from kdlib.hipnn.potential import WEIGHTS
+from kdlib.hipnn.potential import WEIGHTS as WEIGHTS_FILE
 from kdlib.training import TrainingConfig, TrainingError, losses, roles, runs
 from kdlib.training.loop import Loop
 from kdlib.training.losses import LossWeights, WeightSchedule
@@ -39,7 +39,7 @@ def settings() -> TrainingConfig:
 
 
 def weights_of(run_dir) -> dict[str, torch.Tensor]:
-    return load_file(run_dir / WEIGHTS)
+    return load_file(run_dir / WEIGHTS_FILE)
 
 
 def assert_same_weights(one, other) -> None:
@@ -97,12 +97,12 @@ import sys
 import torch
 from ase.io import read
 from kdlib import datasets, hipnn, training
-from kdlib.losses import TABLE_1
+from kdlib.training.losses import TABLE_1
 torch.set_num_threads(1)
 frames = datasets.load(sys.argv[1])
 teacher = hipnn.build(hipnn.HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5), 5)
-from kdlib import distillation
-labels = distillation.atomic_energies(hipnn.Potential(teacher), frames)
+from kdlib.training import roles
+labels = roles.atomic_energies(hipnn.Potential(teacher), frames)
 config = hipnn.HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5)
 settings = training.TrainingConfig(batch_size=2, max_epochs=60, checkpoint_every=3)
 training.fit(config, settings, TABLE_1.scaled(60), frames, datasets.split(frames), sys.argv[2],
@@ -144,9 +144,9 @@ def test_finished_run_is_not_repeated(tmp_path, emt_frames, split, small_config,
     """The second call loads; a change of any setting, label or datum is another run."""
     run_dir = tmp_path / "run"
     training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
-    before = (run_dir / WEIGHTS).stat().st_mtime_ns
+    before = (run_dir / WEIGHTS_FILE).stat().st_mtime_ns
     training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
-    assert (run_dir / WEIGHTS).stat().st_mtime_ns == before
+    assert (run_dir / WEIGHTS_FILE).stat().st_mtime_ns == before
     with pytest.raises(InputError, match="holds another run"):
         training.fit(small_config, settings, LossWeights(force=30), emt_frames, split, run_dir)
 
