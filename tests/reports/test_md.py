@@ -91,7 +91,6 @@ def test_a_molecule_without_a_cell_has_no_stress_for_a_barostat(untrained):
         with_calculator(atoms, untrained()).get_stress()
 
 
-@pytest.mark.slow
 @pytest.mark.xfail(
     strict=True, reason="Temperatures and thermostats count the fixed atoms as free ones."
 )
@@ -101,7 +100,7 @@ def test_free_atoms_have_the_temperature_asked_for(thermostat, refusal):
 
     After apax-hub/apax#554 and apax-hub/apax#471.
     """
-    atoms = copper(3)
+    atoms = copper()
     atoms.rattle(0.03, seed=0)
     fixed, free = np.arange(0, len(atoms), 2), np.arange(1, len(atoms), 2)
     atoms.set_constraint(FixAtoms(fixed))
