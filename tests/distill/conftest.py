@@ -12,7 +12,7 @@ from kdlib.distill import Plan, partition, workflow
 _TINY = Plan(
     "emt", ("Cu",), temperatures=(300.0, 900.0), size="8-8-1", n_atoms=8, n_start=16,
     n_teacher_runs=1, teacher_steps=20, n_trajectories=4, n_steps=100, sample_every=25,
-    max_rounds=1, round_epochs=20, final_epochs=60, cutoff=5.0,
+    max_rounds=1, round_epochs=10, final_epochs=40, cutoff=5.0,
 )  # fmt: skip
 
 

@@ -167,7 +167,6 @@ def test_a_missing_file_is_said_before_anything_is_computed(tiny, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_a_distillation_with_data(tiny, tmp_path):
     """The frames join the training set with their weight; the report knows the held-out error."""
     path = tmp_path / "dft.extxyz"

@@ -11,7 +11,8 @@ from kdlib.distill.labeled import Pool
 from kdlib.distill.partition import Gauge, columns
 from kdlib.errors import InputError
 
-pytestmark = pytest.mark.slow
+#: Rounding of float64: of energies in eV, of forces in eV/Angstrom.
+DOUBLE = 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def compared(tiny, finished, tmp_path_factory):
         pool.frames(k for k in pool.numbers if (k < last) == early) for early in (True, False)
     )
     kept = tmp_path_factory.mktemp("partition")
-    again = lambda: partition.compare(tiny, outcome, learnt, fresh, kept, 2, 20)  # noqa: E731
+    again = lambda: partition.compare(tiny, outcome, learnt, fresh, kept, 2, 8)  # noqa: E731
     return again(), again, learnt, outcome
 
 
@@ -88,7 +89,7 @@ def test_a_gauge_leaves_every_energy_alone():
     """Each column adds up to zero over the cell, and does change atoms."""
     atoms = _labelled(0, ("Cu", "Au"))
     found = columns(atoms, CUTOFF, (29, 79))
-    np.testing.assert_allclose(found.sum(0), 0, atol=1e-9)
+    np.testing.assert_allclose(found.sum(0), 0, atol=DOUBLE)
     assert (np.abs(found).max(0) > 1e-3).all()
 
 
@@ -102,7 +103,7 @@ def test_a_gauge_follows_rotations_and_the_order_of_atoms():
     turned = turned[order]
     energies = atoms.calc.results["energies"][order]
     turned.calc = SinglePointCalculator(turned, energies=energies)
-    np.testing.assert_allclose(columns(turned, CUTOFF, (29,)), before[order], atol=1e-9)
+    np.testing.assert_allclose(columns(turned, CUTOFF, (29,)), before[order], atol=DOUBLE)
 
 
 def test_another_partition_is_found_again():
@@ -127,7 +128,7 @@ def test_its_own_partition_needs_no_gauge():
     """A partition fitted to itself stays what it is."""
     frames = [_labelled(seed) for seed in range(3)]
     gauge = Gauge.fit(frames, [a.calc.results["energies"] for a in frames], CUTOFF)
-    np.testing.assert_allclose(gauge.coefficients, 0, atol=1e-9)
+    np.testing.assert_allclose(gauge.coefficients, 0, atol=DOUBLE)
 
 
 def test_arrays_must_fit_the_frames():

@@ -11,8 +11,6 @@ from kdlib import distill
 from kdlib.distill import measures, report
 from kdlib.distill.report import MEASURED
 
-pytestmark = pytest.mark.slow
-
 SHORT = distill.Measures(
     n_atoms=32, nve_ps=0.05, npt_ps=0.05, rest_steps=10, timed_steps=2, timed_atoms=32
 )

@@ -15,8 +15,6 @@ from kdlib.distill import sampling, students
 from kdlib.distill.labeled import Pool
 from kdlib.training.accuracy import parity
 
-pytestmark = pytest.mark.slow
-
 
 def test_the_delivered_student_predicts_the_teachers_energies(finished):
     """Absolute energies: far nearer to the teacher's than the spread of the training energies."""
@@ -132,6 +130,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_distillation_goes_on(tiny, finished, tmp_path):
     """After SIGKILL in the middle, the same call ends with the same errors as an unbroken one."""
     folder, script = tmp_path / "killed", tmp_path / "script.py"

@@ -28,6 +28,9 @@ from kdlib.hipnn.kernels import celllist
 from kdlib.md.dynamics import thermalize
 from kdlib.training import losses
 
+#: Rounding of float64: of energies in eV, of forces in eV/Angstrom.
+DOUBLE = 1e-9
+
 BACKENDS = ("fused", "hippynn")
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -93,8 +96,8 @@ def test_the_cell_of_an_open_molecule_is_not_looked_at(name, backend, untrained)
     atoms.pbc = False
     found = with_calculator(atoms, potential, backend=backend)
     energy = expected.get_potential_energy()
-    assert found.get_potential_energy() == pytest.approx(energy, rel=0, abs=1e-9)
-    np.testing.assert_allclose(found.get_forces(), expected.get_forces(), rtol=0, atol=1e-9)
+    assert found.get_potential_energy() == pytest.approx(energy, rel=0, abs=DOUBLE)
+    np.testing.assert_allclose(found.get_forces(), expected.get_forces(), rtol=0, atol=DOUBLE)
     assert potential.predict([atoms]).energy.item() == pytest.approx(energy, rel=0, abs=1e-8)
 
 
@@ -118,7 +121,7 @@ def test_a_slab_open_along_z_is_that_with_vacuum_or_refused_and_documented(untra
         assert "vacuum" in (Path(__file__).parents[2] / "README.md").read_text()
     else:
         expected = periodic.get_potential_energy()
-        assert slab.get_potential_energy() == pytest.approx(expected, rel=0, abs=1e-9)
+        assert slab.get_potential_energy() == pytest.approx(expected, rel=0, abs=DOUBLE)
 
 
 _ROUNDED = pytest.mark.xfail(
@@ -230,7 +233,7 @@ def test_a_tiny_coordinate_is_zero(tiny, backend, untrained):
     atoms.positions[1, 0] = tiny
     rounded = with_calculator(atoms, untrained(), backend=backend)
     expected = exact.get_potential_energy()
-    assert rounded.get_potential_energy() == pytest.approx(expected, rel=0, abs=1e-9)
+    assert rounded.get_potential_energy() == pytest.approx(expected, rel=0, abs=DOUBLE)
 
 
 RANGE = 6.0

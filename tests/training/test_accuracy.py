@@ -10,6 +10,9 @@ from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.training import accuracy, roles, runs
 from kdlib.training.accuracy import against_teacher, parity
 
+#: Rounding of float64: of energies in eV, of forces in eV/Angstrom.
+DOUBLE = 1e-9
+
 
 def test_error_sum_pools_batches_of_different_sizes():
     """The RMSE of all errors, not the mean of the batches' RMSEs."""
@@ -118,7 +121,7 @@ def test_a_teacher_is_on_the_diagonal(teacher, frames):
     assert dict(ds.sizes) == {"frame": 4, "sample": 3 * n_atoms, "atom": n_atoms}
     for name in ("energy", "force", "atomic"):
         assert ds[f"reference_{name}"].std() > 1e-5
-        np.testing.assert_allclose(_difference(ds, name), 0, atol=1e-9)
+        np.testing.assert_allclose(_difference(ds, name), 0, atol=DOUBLE)
     assert ds.frame_molten.values.tolist() == [0, 0, 1, 1]
     assert ds.sample_molten.sum() == ds.sizes["sample"] / 2
 
@@ -129,8 +132,8 @@ def test_points_of_a_melt_are_the_melts(teacher, frames):
         atoms.calc.results["forces"] = atoms.calc.results["forces"] + 0.3
         atoms.calc.results["energy"] += 0.02 * len(atoms)
     ds = parity(teacher, frames)
-    np.testing.assert_allclose(_difference(ds, "energy"), -0.02 * ds.frame_molten, atol=1e-9)
-    np.testing.assert_allclose(_difference(ds, "force"), -0.3 * ds.sample_molten, atol=1e-9)
+    np.testing.assert_allclose(_difference(ds, "energy"), -0.02 * ds.frame_molten, atol=DOUBLE)
+    np.testing.assert_allclose(_difference(ds, "force"), -0.3 * ds.sample_molten, atol=DOUBLE)
 
 
 def test_energies_above_the_mean_of_a_species_are_compared(teacher, frames):
@@ -138,5 +141,5 @@ def test_energies_above_the_mean_of_a_species_are_compared(teacher, frames):
     for atoms in frames:
         atoms.calc.results["energies"] = atoms.calc.results["energies"] + 5.0
     ds = parity(teacher, frames)
-    np.testing.assert_allclose(_difference(ds, "atomic"), 0, atol=1e-9)
-    assert float(ds.reference_atomic.mean()) == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(_difference(ds, "atomic"), 0, atol=DOUBLE)
+    assert float(ds.reference_atomic.mean()) == pytest.approx(0, abs=DOUBLE)
