@@ -13,6 +13,7 @@ from ase import Atoms
 
 from kdlib.datasets import ani_al, readers, registry
 from kdlib.datasets.checks import CLOSEST_PAIR, LARGEST_FORCE, NET_FORCE, check
+from kdlib.datasets.energies import atomic_energies, augmented, energies_table, with_energies
 from kdlib.datasets.registry import names, write_packed
 from kdlib.datasets.splits import (
     PARTS,
@@ -24,7 +25,7 @@ from kdlib.datasets.splits import (
     species,
     split,
 )
-from kdlib.datasets.summary import summary
+from kdlib.datasets.summary import coverage, phase_of, summary
 from kdlib.errors import InputError
 
 __all__ = [
@@ -34,17 +35,23 @@ __all__ = [
     "PARTS",
     "WEIGHT",
     "Split",
+    "atomic_energies",
+    "augmented",
     "card",
     "check",
+    "coverage",
+    "energies_table",
     "fetch",
     "fingerprint",
     "frame_numbers",
     "identity",
     "load",
     "names",
+    "phase_of",
     "species",
     "split",
     "summary",
+    "with_energies",
     "write_packed",
 ]
 

@@ -92,13 +92,21 @@ def frame_numbers(frames: Sequence[Atoms]) -> np.ndarray:
     return np.arange(len(frames))
 
 
-def fingerprint(frames: Sequence[Atoms]) -> str:
-    """sha256 over structures, energies, forces, and weights where frames have them."""
+def fingerprint(frames: Sequence[Atoms], labels: Sequence[str] = ("energy", "forces")) -> str:
+    """sha256 over structures, labels, and weights where frames have them.
+
+    Parameters
+    ----------
+    frames
+        Labelled frames.
+    labels
+        Names of the labels that count; one that a frame lacks counts as such.
+    """
     arrays = []
     for atoms in frames:
         known = atoms.calc.results
         arrays += [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc]
-        arrays += [np.asarray(known["energy"]), np.asarray(known["forces"])]
+        arrays += [np.asarray(known.get(name, ())) for name in labels]
         if WEIGHT in atoms.info:
             arrays.append(np.asarray(atoms.info[WEIGHT], dtype=float))
     return _digest(arrays)

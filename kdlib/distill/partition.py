@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import processes
+from kdlib import datasets, processes
 from kdlib.distill import students
 from kdlib.distill.plan import Plan
 from kdlib.distill.students import Trained
@@ -220,13 +219,9 @@ def _gauge(free: Sequence[Trained], reduced: Sequence[Atoms], cutoff: float) -> 
 
 def _changed(frames: Sequence[Atoms], reduced: Sequence[Atoms], gauge: Gauge) -> list[Atoms]:
     """Copies of frames with another partition of the same energies."""
-    found = []
-    for atoms, bare in zip(frames, reduced, strict=True):
-        energies = atoms.calc.results["energies"] + gauge.change(bare)
-        copy = atoms.copy()
-        copy.calc = SinglePointCalculator(copy, **(atoms.calc.results | {"energies": energies}))
-        found.append(copy)
-    return found
+    pairs = zip(frames, reduced, strict=True)
+    energies = [atoms.calc.results["energies"] + gauge.change(bare) for atoms, bare in pairs]
+    return datasets.with_energies(frames, energies)
 
 
 def _table(found: dict[str, list[dict]], seeds: list[int]) -> xr.Dataset:

@@ -5,10 +5,9 @@ from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets, progress, teachers, training
+from kdlib import datasets, progress, training
 from kdlib.distill.plan import Plan
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn import HipnnConfig, Potential
@@ -97,13 +96,13 @@ def train(
     reduced = references.subtract(frames)
     shortest = min(closest_pair(atoms).distance for atoms in frames)
     config = plan.architecture(datasets.species(frames), round(INNER * shortest, 2))
-    labels = _labels(reduced) if plan.labels != "none" else None
+    labels = all("energies" in atoms.calc.results for atoms in reduced)
     stress = all(
         "stress" in atoms.calc.results
         for atoms in reduced
         if atoms.pbc.all() and atoms.info.get("sampling") != "data"
     )
-    stages = schedule(plan, labels is not None, stress and plan.stress > 0, n_epochs)
+    stages = schedule(plan, labels, stress and plan.stress > 0, n_epochs)
     settings = [
         TrainingConfig(
             seed=plan.seed + k,
@@ -116,8 +115,7 @@ def train(
     ]
     found: dict[int, Path] = {}
     jobs = {
-        executor.submit(_fit, config, one, stages, reduced, folder, labels): one.seed
-        for one in settings
+        executor.submit(_fit, config, one, stages, reduced, folder): one.seed for one in settings
     }
     with progress.bar(total=len(jobs), desc="trainings", unit="model") as bar:
         for job in as_completed(jobs):
@@ -137,12 +135,11 @@ def _fit(
     stages: WeightSchedule,
     frames: Sequence[Atoms],
     folder: Path,
-    labels: xr.DataArray | None,
 ) -> Path:
     split = datasets.split(frames)
-    key = training.run_key(config, settings, stages, split, labels)
+    key = training.run_key(config, settings, stages, frames, split)
     run_dir = folder / f"{config.label}_s{settings.seed}_{key[:12]}"
-    training.fit(config, settings, stages, frames, split, run_dir, labels)
+    training.fit(config, settings, stages, frames, split, run_dir)
     return run_dir
 
 
@@ -150,10 +147,3 @@ def _trained(run_dir: Path, seed: int) -> Trained:
     run = training.load_run(run_dir)
     epoch = run.history.attrs["best_epoch"]
     return Trained(run.potential, float(run.history.selection.sel(epoch=epoch)), run_dir, seed)
-
-
-def _labels(frames: Sequence[Atoms]) -> xr.DataArray | None:
-    """Atomic energies over the atoms of all frames, where every frame has them."""
-    if not all("energies" in atoms.calc.results for atoms in frames):
-        return None
-    return teachers.atomic_energies(frames)

@@ -149,7 +149,7 @@ def _draw_model(ax: Axes, box: Box, role: str, architecture: str) -> None:
     look = ROLE_LOOKS[role]
     _frame(ax, box, look.color, look.label)
     x, y, width, height = box
-    features, sensitivities, layers = architecture.split("-")
+    features, sensitivities, layers = architecture.split("-")[:3]
     shape = [3, 6, 6, 6, 6, 1] if role == "teacher" else [3, 3, 1]
     columns = np.linspace(x + 0.2 * width, x + 0.8 * width, len(shape))
     middle, step = y + 0.5 * height, 1.25 if role == "teacher" else 1.5

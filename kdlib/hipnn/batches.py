@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 
-from kdlib.datasets import WEIGHT
+from kdlib.datasets import WEIGHT, atomic_energies
 from kdlib.geometry.neighbors import neighbor_pairs
 
 
@@ -105,26 +105,19 @@ class Batch:
         return replace(self, **moved)
 
 
-def from_atoms(
-    atoms: Atoms,
-    cutoff: float,
-    dtype: torch.dtype = torch.float32,
-    atomic_energies: np.ndarray | None = None,
-) -> Batch:
+def from_atoms(atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float32) -> Batch:
     """Make one frame a batch, with the targets that its calculator holds.
 
     Parameters
     ----------
     atoms
-        Frame; energy (eV), forces (eV/Angstrom) and stress (xx, yy, zz, yz, xz, xy;
-        eV/Angstrom^3) are taken from ``atoms.calc.results``, the weight in the loss from
-        ``atoms.info["loss_weight"]`` where there is one.
+        Frame; energy (eV), forces (eV/Angstrom), a teacher's atomic energies (``energies``, eV)
+        and stress (xx, yy, zz, yz, xz, xy; eV/Angstrom^3) are taken from ``atoms.calc.results``,
+        the weight in the loss from ``atoms.info["loss_weight"]`` where there is one.
     cutoff
         Range of the model, Angstrom. Displacements are formed in float64 and cast afterwards.
     dtype
         Of the vectors and targets.
-    atomic_energies
-        Labels of a teacher, (n_atoms,), eV.
     """
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     known = atoms.calc.results if atoms.calc is not None else {}
@@ -140,7 +133,7 @@ def from_atoms(
         row=torch.as_tensor(pairs.row),
         energy=None if energy is None else as_tensor([energy]),
         forces=as_tensor(known.get("forces")),
-        atomic_energies=as_tensor(atomic_energies),
+        atomic_energies=as_tensor(atomic_energies(atoms)),
         stress=as_tensor(reference_stress(atoms)[None]),
         volume=as_tensor([volume(atoms)]),
         weight=as_tensor(np.atleast_1d(atoms.info[WEIGHT]) if WEIGHT in atoms.info else None),

@@ -9,7 +9,7 @@ positions and cells, which gives energies, forces and virials from one code for 
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -35,6 +35,17 @@ hippynn.settings.WARN_LOW_DISTANCES = False
 # hippynn draws initial weights from torch's one generator: one thread at a time, or seeds mix.
 _DRAWING = threading.Lock()
 _NETWORKS = {0: Hipnn, 1: HipnnVec, 2: HipnnQuad}
+#: What stands before a value in an architecture's name; by default the name of its field.
+_TAGS = {
+    "n_interaction_layers": "i",
+    "l_max": "l",
+    "soft_min": "min",
+    "soft_max": "max",
+    "cutoff": "c",
+    "species": "",
+    "cusp_reg": "cusp",
+    "dtype": "",
+}
 
 
 @dataclass(frozen=True)
@@ -99,8 +110,15 @@ class HipnnConfig:
 
     @property
     def label(self) -> str:
-        """Width, sensitivities and atom layers as in ``"128-40-4"``: the architecture's name."""
-        return f"{self.n_features}-{self.n_sensitivities}-{self.n_atom_layers}"
+        """The architecture's name in result files; no two configurations share one.
+
+        Width, sensitivities and atom layers, then whatever differs from the default, in the order
+        of the fields: ``"128-40-4"``, ``"16-8-1-l2-c6.0-CuAu"``.
+        """
+        first, others = fields(self)[:3], fields(self)[3:]
+        numbers = [str(getattr(self, field.name)) for field in first]
+        changed = [(f, getattr(self, f.name)) for f in others if getattr(self, f.name) != f.default]
+        return "-".join(numbers + [_TAGS.get(f.name, f.name) + _text(v, f) for f, v in changed])
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -128,6 +146,13 @@ class HipnnConfig:
             "resnet": self.resnet,
             **cusp,
         }
+
+
+def _text(value: object, field: Field) -> str:
+    """Value of a field in an architecture's name; 6 and 6.0 are one cutoff."""
+    if isinstance(field.default, float):
+        return repr(float(value))
+    return "".join(value) if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ase.data import chemical_symbols
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kdlib.datasets import with_energies
 from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.geometry.neighbors import neighbor_pairs
@@ -138,7 +139,7 @@ def _measured(
 
 @dataclass(frozen=True)
 class Potential:
-    """A trained model: what a calculator, a benchmark or a student's labels start from."""
+    """A trained model: what a calculator, a benchmark or a student's targets start from."""
 
     module: HipnnModule
     run_dir: Path | None = None
@@ -184,6 +185,28 @@ class Potential:
             for chunk in batches.chunks(single, max_atoms)
         ]
         return _as_dataset(parts, frames)
+
+    def augment(self, frames: Sequence[Atoms]) -> list[Atoms]:
+        """Frames that carry this potential's atomic energies beside their own labels (eq. 4).
+
+        Parameters
+        ----------
+        frames
+            Configurations, usually with labels.
+
+        Returns
+        -------
+        list[Atoms]
+            Copies whose calculators hold ``energies`` (n_atoms,), eV.
+
+        Raises
+        ------
+        InputError
+            A value is not finite; names the frame.
+        """
+        # One frame at a time: in a larger batch the last bits depend on the frames beside it.
+        parts = [self.predict([a], forces=False).atomic_energies.values for a in frames]
+        return with_energies(frames, parts)
 
     def calculator(self, **options: object) -> "HipnnCalculator":
         """ASE calculator; ``options`` as in :class:`kdlib.hipnn.calculator.HipnnCalculator`."""

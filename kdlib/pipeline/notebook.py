@@ -162,29 +162,6 @@ def check_value(step: Step, name: str, value: Any) -> None:
         )
 
 
-def imported_modules(source: str, package: str = "") -> set[str]:
-    """Return the dotted names that Python source may import, submodules of `from` included.
-
-    Parameters
-    ----------
-    source
-        Python code; notebook cells may be joined.
-    package
-        Dotted name of the package that relative imports start from.
-    """
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join(parents) if node.level else ""
-            module = ".".join(part for part in (base, node.module) if part)
-            names.add(module)
-            names.update(f"{module}.{alias.name}" for alias in node.names)
-    return names
-
-
 def text_constants(source: str) -> set[str]:
     """Return all string literals of Python source."""
     return {

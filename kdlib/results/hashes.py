@@ -10,6 +10,7 @@ from pathlib import Path
 
 import kdlib
 from kdlib.pipeline import notebook
+from kdlib.results import sources
 from kdlib.results.files import fingerprint
 
 _ROOT = Path(kdlib.__file__).parent
@@ -51,39 +52,16 @@ def packaged_data(texts: Iterable[str]) -> dict[str, str]:
 def modules(cells: Iterable[str]) -> dict[str, str]:
     """Return the hashes of the kdlib modules that some code imports, directly or through others.
 
-    A module that names a file of `kdlib/datasets/data` depends on that file, too.
+    A module that names a file of `kdlib/datasets/data` depends on that file, too; its docstrings and
+    comments do not count.
     """
-    todo = notebook.imported_modules("\n".join(cells))
-    hashes: dict[str, str] = {}
-    while todo:
-        name = todo.pop()
-        path = _module_path(name)
-        if path is None or name in hashes:
-            continue
-        hashes[name], imports = _module(path, name)
-        parents = {".".join(name.split(".")[:n]) for n in range(2, name.count(".") + 1)}
-        todo |= imports | parents
-    return dict(sorted(hashes.items()))
+    return {name: _module(path) for name, path in sources.closure("\n".join(cells)).items()}
 
 
-def _module_path(name: str) -> Path | None:
-    """Return the source file of a kdlib module; None for other names and for the package itself."""
-    first, *rest = name.split(".")
-    if first != "kdlib" or not rest:
-        return None
-    base = _ROOT.joinpath(*rest)
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
-
-
-def _module(path: Path, name: str) -> tuple[str, set[str]]:
-    """Return a module's hash and what it imports."""
+def _module(path: Path) -> str:
     source = path.read_text()
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     data = packaged_data(notebook.text_constants(source))
-    return digest(source, *data.values()), notebook.imported_modules(source, package)
+    return digest(sources.syntax(source), *data.values())
 
 
 def _of_bytes(path: Path) -> str:

@@ -14,7 +14,6 @@ module. Load only what comes from people you trust. Nothing is downloaded.
 """
 
 from kdlib.teachers.adapters import FORMS, load
-from kdlib.teachers.labels import atomic_energies
 from kdlib.teachers.teacher import Card, Ensemble, Teacher, TeacherError
 
 __all__ = [
@@ -23,6 +22,5 @@ __all__ = [
     "Ensemble",
     "Teacher",
     "TeacherError",
-    "atomic_energies",
     "load",
 ]

@@ -12,7 +12,7 @@ import xarray as xr
 from ase import Atoms
 from torch import Tensor
 
-from kdlib.datasets import PARTS, Split, frame_numbers, species
+from kdlib.datasets import PARTS, Split, atomic_energies, frame_numbers, species
 from kdlib.datasets.summary import phase_of
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import HipnnModule, Potential, Prediction
@@ -99,11 +99,7 @@ def trimmed_rmse(errors: np.ndarray, trimmed: float = TRIMMED) -> float:
     return rmse(size[: max(1, int(np.ceil(len(size) * (1 - trimmed))))])
 
 
-def residuals(
-    potential: Potential,
-    frames: Sequence[Atoms],
-    atomic_energies: Sequence[np.ndarray] | None = None,
-) -> dict[str, np.ndarray]:
+def residuals(potential: Potential, frames: Sequence[Atoms]) -> dict[str, np.ndarray]:
     """Model minus reference.
 
     Parameters
@@ -111,15 +107,13 @@ def residuals(
     potential
         Model.
     frames
-        Frames with energies and forces.
-    atomic_energies
-        A teacher's labels, one (n_atoms,) array per frame, eV.
+        Frames with energies and forces, perhaps with stresses and atomic energies.
 
     Returns
     -------
     dict
         ``energy`` (n_frames,) eV/atom, ``cell_energy`` (n_frames,) eV, ``force`` (n_atoms, 3)
-        eV/Angstrom, ``atomic_energy`` (n_atoms,) eV where labels are given, ``stress``
+        eV/Angstrom, ``atomic_energy`` (n_atoms,) eV where all frames carry them, ``stress``
         (frames with a stress, 3, 3) eV/Angstrom^3 where there is one, and ``frame`` (n_atoms,).
     """
     stress = np.reshape([reference_stress(atoms) for atoms in frames], (-1, 3, 3))
@@ -132,8 +126,9 @@ def residuals(
         "force": ds.forces.values - np.concatenate([a.calc.results["forces"] for a in frames]),
         "frame": ds.frame_index.values,
     }
-    if atomic_energies is not None:
-        found["atomic_energy"] = ds.atomic_energies.values - np.concatenate(atomic_energies)
+    labels = [atomic_energies(atoms) for atoms in frames]
+    if all(part is not None for part in labels):
+        found["atomic_energy"] = ds.atomic_energies.values - np.concatenate(labels)
     if stressed.any():
         found["stress"] = ds.stress.values[stressed] - stress[stressed]
     return found
@@ -156,13 +151,7 @@ def summary(errors: Mapping[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def evaluate(
-    potential: Potential,
-    frames: Sequence[Atoms],
-    split: Split,
-    atomic_energies: Sequence[np.ndarray] | None = None,
-    parts: Iterable[str] = PARTS,
-) -> xr.Dataset:
+def evaluate(potential: Potential, frames: Sequence[Atoms], split: Split) -> xr.Dataset:
     """Errors of one model on every part, and of each test frame for the bootstrap over frames.
 
     Parameters
@@ -170,11 +159,8 @@ def evaluate(
     potential
         Model.
     frames, split
-        Data and their frozen division.
-    atomic_energies
-        Labels of the model's own teacher for all ``frames``, one (n_atoms,) array per frame, eV.
-    parts
-        Which parts to evaluate.
+        Data and their frozen division; where frames carry the atomic energies of the model's own
+        teacher, it is compared with those, too.
 
     Returns
     -------
@@ -182,20 +168,19 @@ def evaluate(
         The accuracy variables of the result schema over ``split`` and ``frame``.
     """
     columns, test = [], {}
-    for part in parts:
+    for part in PARTS:
         chosen = getattr(split, part)
         if not len(chosen):
             columns.append({})
             continue
-        labels = None if atomic_energies is None else [atomic_energies[k] for k in chosen]
-        errors = residuals(potential, [frames[k] for k in chosen], labels)
+        errors = residuals(potential, [frames[k] for k in chosen])
         columns.append(summary(errors))
         if part == "test":
             test = errors
     names = max(columns, key=len)
     ds = xr.Dataset(
         {n: ("split", [column.get(n, np.nan) for column in columns]) for n in names},
-        coords={"split": list(parts)},
+        coords={"split": list(PARTS)},
     )
     squares = (test["force"] ** 2).mean(1)
     counts = np.bincount(test["frame"])

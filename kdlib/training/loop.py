@@ -160,6 +160,11 @@ class TrainingConfig:
             raise InputError(f"TrainingConfig: backend is {self.backend!r}, must be 'fused' or "
                              "'hippynn'")  # fmt: skip
 
+    @property
+    def selects_by_stress(self) -> bool:
+        """Whether the stresses of the validation part decide which epoch is kept."""
+        return self.selection == "validation" and self.selection_stress > 0
+
 
 class Loop:
     """State of one training between epochs."""
@@ -171,7 +176,6 @@ class Loop:
         schedule: WeightSchedule,
         frames: Sequence[Atoms],
         split: Split,
-        labels: list[np.ndarray] | None,
     ) -> None:
         self.training, self.schedule = training, schedule
         self.device = _device(training.device)
@@ -182,10 +186,7 @@ class Loop:
         def part(indices: np.ndarray) -> list[Batch]:
             """Pairs of static frames are found once, here."""
             return [
-                batches.from_atoms(
-                    frames[k], config.cutoff, config.torch_dtype, labels and labels[k]
-                )
-                for k in indices
+                batches.from_atoms(frames[k], config.cutoff, config.torch_dtype) for k in indices
             ]
 
         self.train, self.train_ids = part(split.train), [identity(frames[k]) for k in split.train]
@@ -213,11 +214,9 @@ class Loop:
         return self.epoch >= self.training.max_epochs or stop
 
     def _check_stresses(self) -> None:
-        config = self.training
-        selects = config.selection == "validation" and config.selection_stress > 0
         for wanted, part, what, name in (
             (self.schedule.needs_stress, self.train, "the loss", "training"),
-            (selects, self.valid, "the selection", "validation"),
+            (self.training.selects_by_stress, self.valid, "the selection", "validation"),
         ):
             if wanted and not any(batch.has_stress.any() for batch in part):
                 raise InputError(f"fit: {what} weights stresses but no {name} frame has one")

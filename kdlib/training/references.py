@@ -21,6 +21,7 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
+from torch import Tensor
 
 from kdlib.datasets import identity
 from kdlib.errors import InputError
@@ -42,7 +43,7 @@ class AtomReferences:
 
     @classmethod
     def fit(cls, frames: Sequence[Atoms]) -> "AtomReferences":
-        """References of labelled frames: means of atomic energies if all frames have them.
+        """References of labeled frames: means of atomic energies if all frames have them.
 
         Parameters
         ----------
@@ -65,7 +66,7 @@ class AtomReferences:
         else:
             counts = [[np.sum(atoms.numbers == z) for z in species] for atoms in frames]
             energy = [_results(atoms)["energy"] for atoms in frames]
-            found = np.linalg.lstsq(np.array(counts, dtype=float), energy, rcond=None)[0]
+            found = least_squares(torch.tensor(counts), torch.tensor(energy)).tolist()
         return cls({chemical_symbols[z]: float(e) for z, e in zip(species, found, strict=True)})
 
     def of(self, atoms: Atoms) -> np.ndarray:
@@ -78,7 +79,7 @@ class AtomReferences:
         return np.array([self.energies[symbol] for symbol in atoms.symbols])
 
     def subtract(self, frames: Sequence[Atoms]) -> list[Atoms]:
-        """Copies of labelled frames with interaction energies; other labels stay as they are.
+        """Copies of labeled frames with interaction energies; other labels stay as they are.
 
         Parameters
         ----------
@@ -111,7 +112,7 @@ class AtomReferences:
         Parameters
         ----------
         module
-            Student that learnt from subtracted frames, changed in place; each call adds once more.
+            Student that learned from subtracted frames, changed in place; each call adds once more.
 
         Raises
         ------
@@ -133,10 +134,30 @@ def _results(atoms: Atoms) -> dict:
     return known
 
 
+def least_squares(counts: Tensor, energies: Tensor) -> Tensor:
+    """Energy of one atom of each species, by the compositions; the solution of least norm.
+
+    Parameters
+    ----------
+    counts
+        Atoms of each species in each frame, (n_frames, n_species).
+    energies
+        Energies of the frames, (n_frames,), eV.
+
+    Returns
+    -------
+    Tensor
+        (n_species,) float64, eV.
+    """
+    # The default driver has a complete orthogonal factorization: one stoichiometry alone, where the
+    # counts are rank-deficient, still has its solution of least norm.
+    return torch.linalg.lstsq(counts.double(), energies.double()[:, None]).solution[:, 0]
+
+
 def fit_e0(module: HipnnModule, frames: Sequence[Batch], decay_factor: float = 1e-2) -> None:
     """Set the energy of an isolated atom of each species and freeze it.
 
-    Least squares of E over the composition (training frames only), as hippynn's
+    :func:`least_squares` over the training frames alone, as hippynn's
     ``hierarchical_energy_initialization`` does; later energy layers are damped by
     ``decay_factor**k``, so that training starts from the reference energies.
 
@@ -152,9 +173,8 @@ def fit_e0(module: HipnnModule, frames: Sequence[Batch], decay_factor: float = 1
     index = module._species_index
     counts = torch.stack(
         [torch.bincount(index[b.numbers], minlength=len(module.config.species)) for b in frames]
-    ).double()
-    energy = torch.cat([b.energy for b in frames]).double()
-    e0 = torch.linalg.lstsq(counts, energy[:, None]).solution[:, 0]
+    )
+    e0 = least_squares(counts, torch.cat([b.energy for b in frames]))
     first, *later = module.henergy.layers
     with torch.no_grad():
         first.weight.copy_(e0[None])

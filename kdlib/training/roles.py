@@ -1,4 +1,4 @@
-"""Roles of the teacher-student method, and the labels that a teacher hands on.
+"""Roles of the teacher-student method, and the atomic energies that a teacher hands on.
 
 A role is what a model learns from: which loss weights over the epochs, and whether a teacher's
 atomic energies are among the targets. Everything else - data split, optimizer, number of steps,
@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
 
-from kdlib.datasets import identity
+from kdlib.datasets import with_energies
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
 from kdlib.training.losses import TABLE_1, LossWeights, WeightSchedule
@@ -95,8 +94,8 @@ def role(name: str) -> Role:
     return ROLES[name]
 
 
-def atomic_energies(teacher: Potential | BaseCalculator, frames: Sequence[Atoms]) -> xr.DataArray:
-    """Energies that a teacher assigns to single atoms: the augmented targets of eq. 4.
+def augment(teacher: Potential | BaseCalculator, frames: Sequence[Atoms]) -> list[Atoms]:
+    """Frames that carry a teacher's atomic energies beside their own labels (eq. 4).
 
     Parameters
     ----------
@@ -107,8 +106,8 @@ def atomic_energies(teacher: Potential | BaseCalculator, frames: Sequence[Atoms]
 
     Returns
     -------
-    xr.DataArray
-        Over ``atom`` (the atoms of all frames in order) with ``frame_index(atom)``, eV.
+    list[Atoms]
+        Copies whose calculators hold ``energies`` (n_atoms,), eV.
 
     Raises
     ------
@@ -116,37 +115,8 @@ def atomic_energies(teacher: Potential | BaseCalculator, frames: Sequence[Atoms]
         When the teacher has no atomic energies or returns a value that is not finite.
     """
     if isinstance(teacher, Potential):
-        parts = [teacher.predict([a], forces=False).atomic_energies.values for a in frames]
-    else:
-        parts = [_from_calculator(teacher, atoms) for atoms in frames]
-    for atoms, values in zip(frames, parts, strict=True):
-        if values.shape != (len(atoms),) or not np.isfinite(values).all():
-            raise InputError(f"frame {identity(atoms)}: the teacher's atomic energies are not "
-                             f"{len(atoms)} finite numbers")  # fmt: skip
-    return as_labels(parts)
-
-
-def as_labels(parts: Sequence[np.ndarray]) -> xr.DataArray:
-    """Atomic energies as :func:`kdlib.training.fit` takes them.
-
-    Parameters
-    ----------
-    parts
-        Of each frame, (n_atoms,), eV.
-
-    Returns
-    -------
-    xr.DataArray
-        Over ``atom`` (the atoms of all frames in order) with ``frame_index(atom)``, eV.
-    """
-    index = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    return xr.DataArray(
-        np.concatenate(parts),
-        dims="atom",
-        coords={"frame_index": ("atom", index)},
-        name="atomic_energies",
-        attrs={"units": "eV", "long_name": "teacher's atomic energies"},
-    )
+        return teacher.augment(frames)
+    return with_energies(frames, [_from_calculator(teacher, atoms) for atoms in frames])
 
 
 def _from_calculator(calculator: BaseCalculator, atoms: Atoms) -> np.ndarray:

@@ -1,14 +1,15 @@
 """Training of one HIP-NN: from settings, data and labels to a finished run directory.
 
 The loop knows nothing of roles: a teacher, a student and a control differ only in the weights of
-their loss and in the labels they are given. A run that was killed goes on from its last checkpoint
-and ends with the same weights as an unbroken one (same machine, one thread).
+their loss and in the labels that their frames carry. A run that was killed resumes from its last
+checkpoint and ends with the same weights as an unbroken one (same machine, one thread).
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,30 +17,17 @@ import torch
 import xarray as xr
 from ase import Atoms
 
-import kdlib
-from kdlib import hipnn, progress, results
-from kdlib.datasets import Split, identity
+from kdlib import datasets, hipnn, progress, results
+from kdlib.datasets import Split, atomic_energies, identity
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.results import sources
 from kdlib.training.loop import Loop, TrainingConfig, TrainingError, use_backend
 from kdlib.training.losses import LossWeights, WeightSchedule
 
-__all__ = ["Run", "TrainingConfig", "TrainingError", "fit", "label_list", "load_run", "run_key"]
+__all__ = ["Run", "TrainingConfig", "TrainingError", "fit", "load_run", "run_key"]
 
 HISTORY, CHECKPOINT = "history.nc", "checkpoint.safetensors"
-#: Modules whose source decides what a training does; a change makes trainings run again.
-SOURCES = (
-    "batches",
-    "distillation",
-    "fused",
-    "hipnn",
-    "loop",
-    "losses",
-    "metrics",
-    "neighbors",
-    "network",
-    "training",
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +56,6 @@ def fit(
     frames: Sequence[Atoms],
     split: Split,
     run_dir: str | Path,
-    atomic_energies: xr.DataArray | None = None,
 ) -> Run:
     """Train one model, or load it when this very training is already finished in ``run_dir``.
 
@@ -81,33 +68,28 @@ def fit(
     weights
         Loss weights, constant or as a schedule over epochs.
     frames, split
-        Data and their frozen division; only train and valid are looked at.
+        Data and their frozen division; only train and valid are looked at. Where the loss weights
+        atomic energies, training frames must carry them (:meth:`kdlib.hipnn.Potential.augment`).
     run_dir
         Folder of the run.
-    atomic_energies
-        A teacher's labels over the atoms of all ``frames`` in order, eV.
 
     Raises
     ------
     InputError
-        When labels are needed but missing, do not fit the frames, or when ``run_dir`` holds
-        another run.
+        When a frame lacks a label that the loss needs, or when ``run_dir`` holds another run.
     TrainingError
         When the loss is not finite; names epoch, batch and frames.
     """
     schedule = weights if isinstance(weights, WeightSchedule) else WeightSchedule.constant(weights)
-    labels = label_list(frames, atomic_energies)
-    if schedule.needs_labels and labels is None:
-        raise InputError("fit: the loss weights atomic energies but no labels are given")
     folder = Path(run_dir)
-    key = run_key(config, training, schedule, split, atomic_energies)
+    key = run_key(config, training, schedule, frames, split)
     found = _stored_key(folder)
     if found not in (None, key):
         raise InputError(f"{folder}: holds another run (other settings, data or code); remove it "
                          "or choose another folder")  # fmt: skip
     if found == key and (folder / HISTORY).exists():
         return load_run(folder)
-    loop = Loop(config, training, schedule, frames, split, labels)
+    loop = Loop(config, training, schedule, frames, split)
     settings = {"key": key, "training": asdict(training), "split_sha256": split.sha256,
                 "weights": [[e, asdict(w)] for e, w in schedule.stages]}  # fmt: skip
     hipnn.save(loop.module, folder, settings)
@@ -131,46 +113,54 @@ def run_key(
     config: HipnnConfig,
     training: TrainingConfig,
     schedule: WeightSchedule,
+    frames: Sequence[Atoms],
     split: Split,
-    atomic_energies: xr.DataArray | None,
 ) -> str:
-    """Hash of everything that decides the weights: settings, data, split, labels and code."""
+    """Hash of everything that decides the weights: settings, data, split, labels and code.
+
+    Labels that nothing in this training looks at are left out, so that a control is the same
+    training whether its frames carry a teacher's atomic energies or not. The code is that of the
+    modules which a training imports, without docstrings and comments.
+
+    Raises
+    ------
+    InputError
+        A training frame lacks atomic energies that the loss needs, or they are not finite.
+    """
+    if schedule.needs_labels:
+        _check_atomic_energies([frames[k] for k in split.train])
     what = {k: v for k, v in asdict(training).items() if k != "checkpoint_every"}
-    digest = hashlib.sha256(_source_digest())
     stages = [[start, asdict(w)] for start, w in schedule.stages]
     settings = [asdict(config), what, stages, split.sha256, torch.__version__]
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    if schedule.needs_labels:
-        digest.update(np.ascontiguousarray(atomic_energies.values).tobytes())
+    digest = hashlib.sha256(json.dumps([*_code(), settings], sort_keys=True).encode())
+    labels = _labels_read(training, schedule)
+    for part in (split.train, split.valid):
+        digest.update(datasets.fingerprint([frames[k] for k in part], labels).encode())
     return digest.hexdigest()
 
 
-def label_list(
-    frames: Sequence[Atoms], atomic_energies: xr.DataArray | None
-) -> list[np.ndarray] | None:
-    """Cut labels over all atoms into one array per frame; None stays None."""
-    if atomic_energies is None:
-        return None
-    values = np.asarray(atomic_energies, dtype=float)
-    sizes = np.cumsum([len(atoms) for atoms in frames])
-    if values.shape != (sizes[-1],):
-        raise InputError(f"atomic energies: shape {values.shape}, but the frames hold {sizes[-1]} "
-                         "atoms")  # fmt: skip
-    parts = np.split(values, sizes[:-1])
-    for atoms, part in zip(frames, parts, strict=True):
-        if not np.isfinite(part).all():
-            raise InputError(f"atomic energies: frame {identity(atoms)} is not finite")
-    return parts
+def _labels_read(training: TrainingConfig, schedule: WeightSchedule) -> list[str]:
+    """Labels that decide the weights; energy and forces always do, by E0 and by the selection."""
+    stress = ["stress"] if schedule.needs_stress or training.selects_by_stress else []
+    return ["energy", "forces", *stress, *(["energies"] if schedule.needs_labels else [])]
 
 
-def _source_digest() -> bytes:
-    root = Path(kdlib.__file__).parent
-    digest = hashlib.sha256()
-    for name in SOURCES:
-        paths = [root / f"{name}.py"] if (root / f"{name}.py").exists() else []
-        for path in paths or sorted((root / name).glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.digest()
+def _check_atomic_energies(frames: Sequence[Atoms]) -> None:
+    """Refuse frames whose atomic energies a loss can't learn from."""
+    for atoms in frames:
+        values = atomic_energies(atoms)
+        if values is None:
+            raise InputError(f"frame {identity(atoms)}: carries no atomic energies, but the loss "
+                             "weights them")  # fmt: skip
+        if not np.isfinite(values).all():
+            raise InputError(f"frame {identity(atoms)}: its atomic energies are not finite")
+
+
+@cache
+def _code() -> tuple[str, ...]:
+    """Hashes of the modules that a training imports."""
+    paths = sources.closure("import kdlib.training", deferred=False).values()
+    return tuple(sources.syntax(path.read_text()) for path in paths)
 
 
 def _stored_key(folder: Path) -> str | None:

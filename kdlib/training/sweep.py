@@ -24,11 +24,13 @@ from kdlib.training import accuracy as metrics
 from kdlib.training import roles as distillation
 from kdlib.training.loop import TrainingConfig
 from kdlib.training.losses import WeightSchedule
-from kdlib.training.runs import HISTORY, Run, fit, label_list, load_run, run_key
+from kdlib.training.runs import HISTORY, Run, fit, load_run, run_key
 
 #: How often trainings are sent again after a worker process died.
 MAX_RESTARTS = 3
 INDEX = "index.json"
+#: Frames of all tasks, or those of each seed.
+Frames = Sequence[Atoms] | Mapping[int, Sequence[Atoms]]
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,11 @@ class Task:
         Architecture.
     training
         Settings, with the seed.
-    labels
-        Atomic energies of the teacher of the same seed over the atoms of all frames, eV: targets
-        where the role learns from them, otherwise only compared with.
     """
 
     role: str
     config: HipnnConfig
     training: TrainingConfig
-    labels: xr.DataArray | None = None
 
     @property
     def schedule(self) -> WeightSchedule:
@@ -69,7 +67,6 @@ def tasks(
     configs: Sequence[HipnnConfig],
     settings: TrainingConfig,
     seeds: Sequence[int],
-    labels: Mapping[int, xr.DataArray] | None = None,
 ) -> list[Task]:
     """Every role at every architecture with every seed.
 
@@ -82,17 +79,10 @@ def tasks(
     settings
         Shared by all; its seed is replaced.
     seeds
-        A student of seed s learns from the teacher of seed s.
-    labels
-        Seed -> atomic energies of that teacher.
+        Of initial weights and minibatch order.
     """
-    known = labels or {}
-    for role in map(distillation.role, roles):
-        missing = [seed for seed in seeds if seed not in known]
-        if role.learns_from_teacher and missing:
-            raise InputError(f"role {role.name!r} needs a teacher's labels for seeds {missing}")
     return [
-        Task(role, config, replace(settings, seed=seed), known.get(seed))
+        Task(distillation.role(role).name, config, replace(settings, seed=seed))
         for config in configs
         for role in roles
         for seed in seeds
@@ -101,7 +91,7 @@ def tasks(
 
 def run(
     todo: Sequence[Task],
-    frames: Sequence[Atoms],
+    frames: Frames,
     split: Split,
     folder: str | Path,
     executor: Executor | None = None,
@@ -114,16 +104,22 @@ def run(
     todo
         Tasks.
     frames, split
-        Data shared by all.
+        Data shared by all; where roles learn from teachers, frames that carry atomic energies by
+        seed, so that the student of seed s learns from the teacher of seed s.
     folder
         Results folder; runs are kept in its ``runs``.
     executor
         Where trainings run; by default ``workers`` spawned processes of one thread each.
     workers
         Processes of the default executor; by default as many as cores.
+
+    Raises
+    ------
+    InputError
+        Before any training, when a task has no frames or they lack what its loss needs.
     """
     home = Path(folder) / "runs"
-    folders = {task.name: home / _folder_name(task, split) for task in todo}
+    folders = {task.name: home / _folder_name(task, frames, split) for task in todo}
     started = time.perf_counter()
     waiting = [task for task in todo if not _is_finished(folders[task.name])]
     with progress.bar(total=len(todo), desc="trainings", unit="run") as bar:
@@ -154,14 +150,19 @@ def load(folder: str | Path, role: str, architecture: str, seed: int) -> Potenti
     return hipnn.load(home / index[name])
 
 
-def accuracy(
-    done: Sequence[Task], runs: Sequence[Run], frames: Sequence[Atoms], split: Split
-) -> xr.Dataset:
-    """Errors of every run on every part of the data, over role, architecture and seed."""
+def accuracy(done: Sequence[Task], runs: Sequence[Run], frames: Frames, split: Split) -> xr.Dataset:
+    """Errors of every run on every part of the data, over role, architecture and seed.
+
+    Parameters
+    ----------
+    done, runs
+        Tasks and what :func:`run` made of them.
+    frames, split
+        As for :func:`run`; where they carry atomic energies, each run is compared with its teacher.
+    """
     cells = []
     for task, finished in zip(done, runs, strict=True):
-        labels = label_list(frames, task.labels)
-        ds = metrics.evaluate(finished.potential, frames, split, labels)
+        ds = metrics.evaluate(finished.potential, _frames_of(task, frames), split)
         ds["n_epochs"] = finished.history.sizes["epoch"]
         ds["best_epoch"] = finished.history.attrs["best_epoch"]
         ds["training_time"] = float(finished.history.seconds[-1])
@@ -192,8 +193,19 @@ def _cell(ds: xr.Dataset, task: Task, finished: Run) -> xr.Dataset:
     return ds.assign_coords({name: ("architecture", [n]) for name, n in counts.items()})
 
 
-def _folder_name(task: Task, split: Split) -> str:
-    key = run_key(task.config, task.training, task.schedule, split, task.labels)
+def _frames_of(task: Task, frames: Frames) -> Sequence[Atoms]:
+    """Frames that a task learns from: all tasks' own, or those of its seed."""
+    if not isinstance(frames, Mapping):
+        return frames
+    if task.training.seed not in frames:
+        raise InputError(f"{task.name}: there are no frames of seed {task.training.seed}, only of "
+                         f"{list(frames)}")  # fmt: skip
+    return frames[task.training.seed]
+
+
+def _folder_name(task: Task, frames: Frames, split: Split) -> str:
+    chosen = _frames_of(task, frames)
+    key = run_key(task.config, task.training, task.schedule, chosen, split)
     return f"{task.name}_{key[:12]}"
 
 
@@ -204,14 +216,15 @@ def _is_finished(run_dir: Path) -> bool:
 def _finished(
     pool: Executor,
     waiting: Sequence[Task],
-    frames: Sequence[Atoms],
+    frames: Frames,
     split: Split,
     folders: Mapping[str, Path],
 ) -> Iterable[Task]:
     """Tasks as they finish, largest model first; stops early when a worker process died."""
     largest_first = sorted(waiting, key=lambda task: -_cost(task.config))
     futures = {
-        pool.submit(_train, task, frames, split, folders[task.name]): task for task in largest_first
+        pool.submit(_train, task, _frames_of(task, frames), split, folders[task.name]): task
+        for task in largest_first
     }
     try:
         for future in as_completed(futures):
@@ -229,8 +242,7 @@ def _cost(config: HipnnConfig) -> int:
 
 
 def _train(task: Task, frames: Sequence[Atoms], split: Split, run_dir: Path) -> None:
-    labels = task.labels
-    fit(task.config, task.training, task.schedule, frames, split, run_dir, labels)
+    fit(task.config, task.training, task.schedule, frames, split, run_dir)
 
 
 def _line(task: Task, run_dir: Path, elapsed: float) -> str:

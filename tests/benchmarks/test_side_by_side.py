@@ -168,7 +168,7 @@ def _run(protocol, monkeypatch, memory):
     monkeypatch.setattr(md, "free_memory", lambda: memory)
     ds = empty([CONFIG], protocol)
     start = liquid.liquid_aluminium(1, seed=0)
-    md._Bench(protocol, start, ds, progress.bar(total=1)).architecture("4-5-1", Path("run"))
+    md._Bench(protocol, start, ds, progress.bar(total=1)).architecture(CONFIG.label, Path("run"))
     return ds.squeeze("architecture")
 
 
@@ -201,9 +201,9 @@ def test_lammps_stands_beside_every_architecture_that_ran(protocol, monkeypatch)
     bench_of_two = md._Bench(
         protocol, liquid.liquid_aluminium(1, seed=0), ds, progress.bar(total=1)
     )
-    assert bench_of_two.classical(None, ["4-5-1"]) == run.version
+    assert bench_of_two.classical(None, [CONFIG.label]) == run.version
     times = ds.step_time.sel(contestant="lammps", component="total", n_atoms=4)
-    np.testing.assert_allclose(times.sel(architecture="4-5-1")[:2], run.seconds[0] * 1e6 / 40)
+    np.testing.assert_allclose(times.sel(architecture=CONFIG.label)[:2], run.seconds[0] * 1e6 / 40)
     assert times.sel(architecture="6-5-1").isnull().all()
 
 

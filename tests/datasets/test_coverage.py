@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdlib import datasets, hipnn
-from kdlib.datasets import summary
+from kdlib.datasets.summary import _density
 from kdlib.results import schema
 from kdlib.training import accuracy
 
@@ -13,7 +13,7 @@ def test_embedded_data_cover_solid_and_liquid_densities():
     """Aluminium: 2.7 g/cm3 (solid) and 2.3 g/cm3 (liquid) lie inside; 12 neighbours in fcc."""
     frames = datasets.load("al-pbe")
     split = datasets.split(frames)
-    ds = summary.coverage(frames, split)
+    ds = datasets.coverage(frames, split)
     schema.validate(schema.describe(ds, "data"), "data")
     assert ds.density.min() < 2.3
     assert ds.density.max() > 2.7
@@ -28,7 +28,7 @@ def test_density_of_a_known_cell(emt_frames):
     atoms = emt_frames[0].copy()
     atoms.calc = emt_frames[0].calc
     atoms.set_cell([4.05] * 3, scale_atoms=True)
-    assert summary._density(atoms) == pytest.approx(2.697, abs=2e-3)
+    assert _density(atoms) == pytest.approx(2.697, abs=2e-3)
 
 
 def test_parity_pairs_predictions_with_their_references(emt_frames, small_config):

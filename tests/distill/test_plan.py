@@ -13,7 +13,7 @@ GOOD = Plan("emt", ("Cu",))
 
 def test_sizes_are_architectures():
     """A word and three numbers name a HIP-NN; the cutoff is the plan's."""
-    assert GOOD.architecture(("Cu",)).label == "32-16-2"
+    assert GOOD.architecture(("Cu",)).label == "32-16-2-Cu"
     assert replace(GOOD, size="12-8-1", cutoff=6.0).architecture(("Cu",)).cutoff == 6.0
 
 

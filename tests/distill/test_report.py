@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 
 from kdlib import distill
-from kdlib.distill import measures, report
-from kdlib.distill.report import MEASURED
+from kdlib.distill import measures
+from kdlib.distill.report import MEASURED, potentials, stable_range, states
 
 SHORT = distill.Measures(
     n_atoms=32, nve_ps=0.05, npt_ps=0.05, rest_steps=10, timed_steps=2, timed_atoms=32
@@ -110,8 +110,8 @@ def _runs(temperature, survived, molten):
 def test_stable_up_to_the_first_failure(survived, said):
     """A run that lives hotter than one that failed says nothing; melts are not solids."""
     ds = _runs([300, 600, 900, 1500], survived, [0, 0, 0, 1])
-    assert report.stable_range(ds, "solid") == said
-    assert report.stable_range(ds.isel(trajectory=slice(3)), "molten") == "no run"
+    assert stable_range(ds, "solid") == said
+    assert stable_range(ds.isel(trajectory=slice(3)), "molten") == "no run"
 
 
 def test_ratios_are_students_over_teachers():
@@ -126,7 +126,7 @@ def test_ratios_are_students_over_teachers():
         },
         {"model": MODELS, "structure": ["Al"]},
     )
-    table = report.potentials(ds)
+    table = potentials(ds)
     assert table.loc["Al, relaxed: volume (A^3/atom)"].tolist() == ["8", "64", "8"]
     assert table.loc["Al, relaxed: length (A)"].tolist() == ["2", "4", "2"]
     assert table.loc["density at 300 K (g/cm^3)"].tolist() == ["–", "1", "–"]
@@ -144,7 +144,7 @@ def test_states_are_told_apart():
     )
     ds["energy_drift"] = ("state", [np.nan, -2e-7, np.nan])
     ds["stable"] = ("state", [np.nan, 100.0, 0.0])
-    table = report.states(ds.assign_coords(round=[1, 2], state=["all", "solid", "molten"]))
+    table = states(ds.assign_coords(round=[1, 2], state=["all", "solid", "molten"]))
     assert table.loc["force RMSE (eV/A)"].tolist() == ["0.001", "0.02"]
     assert table.loc["energy RMSE (meV/atom)"].tolist() == ["1", "20"]
     assert table.loc["drift of NVE (eV/atom/ps)"].tolist() == ["-2e-07", "–"]

@@ -42,6 +42,25 @@ def test_default_is_the_papers_teacher():
     assert (config.soft_min, config.soft_max, config.cutoff) == (1.5, 7.0, 7.5)
 
 
+def test_no_two_architectures_share_a_name():
+    """Every field is in the label unless it has its default, alone and in pairs of fields."""
+    others = {
+        "n_features": 16, "n_sensitivities": 8, "n_atom_layers": 1, "n_interaction_layers": 2,
+        "l_max": 2, "soft_min": 1.35, "soft_max": 5.5, "cutoff": 8.0, "species": ("Cu", "Au"),
+        "cusp_reg": 0.0, "resnet": False, "dtype": "float64",
+    }  # fmt: skip
+    assert set(others) == {field.name for field in dataclasses.fields(HipnnConfig)}
+    configs = {HipnnConfig(**{a: others[a], b: others[b]}) for a in others for b in others}
+    configs |= {HipnnConfig(), HipnnConfig(l_max=0), HipnnConfig(species=("Au", "Cu"))}
+    configs |= {HipnnConfig(species=("C", "O")), HipnnConfig(species=("Co",))}
+    configs |= {HipnnConfig(cutoff=8.0 + 1e-9), HipnnConfig(cutoff=8.0 + 2e-9)}
+    assert len({config.label for config in configs}) == len(configs) > 80
+    assert HipnnConfig(16, 8, 1).label == "16-8-1"
+    assert HipnnConfig(16, 8, 1, l_max=2, cutoff=8).label == "16-8-1-l2-c8.0"
+    assert HipnnConfig(cutoff=8).label == HipnnConfig(cutoff=8.0).label
+    assert HipnnConfig(species=["Cu", "Au"], dtype="float64").label == "128-40-4-CuAu-float64"
+
+
 def test_forces_are_minus_the_gradient(potential, crystal):
     """F = -dE/dx by central differences of the energy."""
     forces = potential.predict([crystal]).forces.values

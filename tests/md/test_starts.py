@@ -11,7 +11,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from matplotlib.markers import MarkerStyle
 
 from kdlib import datasets, figures
-from kdlib.datasets import summary
 from kdlib.figures.style import phase_look
 from kdlib.geometry import rdf
 from kdlib.md import liquid
@@ -103,7 +102,7 @@ def test_figure_of_the_data_without_density_or_temperature(molecules, alloys, tm
             fractions=(0.8, 0.1, 0.1),
             sha256="",
         )
-        ds = schema.describe(summary.coverage(frames, split), "data")
+        ds = schema.describe(datasets.coverage(frames, split), "data")
         schema.validate(ds, "data")
         assert "temperature" not in ds
         figure = figures.data(ds)
@@ -124,8 +123,8 @@ def test_points_of_any_phase_can_be_seen():
 def test_config_type_stands_for_a_phase(alloys):
     """Many datasets sort their frames by `config_type`."""
     alloys[0].info["config_type"] = "surface"
-    assert summary.phase_of(alloys[0]) == "surface"
-    assert summary.phase_of(alloys[1]) == "unknown"
+    assert datasets.phase_of(alloys[0]) == "surface"
+    assert datasets.phase_of(alloys[1]) == "unknown"
 
 
 def test_experiment_is_no_yardstick_for_other_materials():

@@ -165,6 +165,7 @@ def test_editing_a_module_reruns_only_its_users(
     table = package / "data" / "table.csv"
     table.write_text("1")
     monkeypatch.setattr(fingerprint, "_ROOT", package)
+    monkeypatch.setattr("kdlib.results.sources._ROOT", package)
     before = fingerprint.modules(["from kdlib import a"])
     assert list(before) == ["kdlib.a", "kdlib.b", "kdlib.deep", "kdlib.deep.core", "kdlib.units"]
 
@@ -172,7 +173,8 @@ def test_editing_a_module_reruns_only_its_users(
         now = fingerprint.modules(["from kdlib import a"])
         return {name for name in now if now[name] != before[name]}
 
-    (package / "figures.py").write_text("import kdlib.units  # edited\n")
+    (package / "figures.py").write_text("import kdlib.units as edited\n")
+    (package / "b.py").write_text('"""Edited."""\nfrom .deep import core  # edited\n')
     assert changed() == set()
     (package / "units.py").write_text("EV = 2\n")
     assert changed() == {"kdlib.units"}

@@ -263,7 +263,7 @@ ROUNDED_CELL = (
 def odd_configurations() -> list[tuple[np.ndarray, np.ndarray]]:
     """Positions, some of them on the borders of the cells, and cells: tiny, skewed, at random."""
     rng, found = np.random.default_rng(1), []
-    drawn = [rng.normal(size=(3, 3)) * rng.uniform(2, 9) for _ in range(40)]
+    drawn = [rng.normal(size=(3, 3)) * rng.uniform(2, 9) for _ in range(20)]
     for cell in [*ODD_CELLS, ROUNDED_CELL, *drawn]:
         if abs(np.linalg.det(cell)) < 3:
             continue
@@ -392,7 +392,7 @@ def trained(aluminum, tmp_path_factory) -> Potential:
     run = training.fit(
         HipnnConfig(16, 8, 1),
         training.TrainingConfig(max_epochs=20, batch_size=8),
-        losses.LossWeights(stress=100.0),
+        losses.LossWeights(),
         aluminum,
         datasets.split(aluminum),
         tmp_path_factory.mktemp("trained"),

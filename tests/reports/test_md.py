@@ -356,7 +356,7 @@ def test_swapped_and_removed_atoms_are_seen(backend, alloy, untrained):
     """
     potential, rng = untrained(("Al", "Cu"), dtype="float32"), np.random.default_rng(0)
     atoms = with_calculator(alloy, potential, backend=backend)
-    for k in range(60):
+    for k in range(30):
         pair = rng.integers(0, len(atoms), 2)
         atoms.numbers[pair] = atoms.numbers[pair[::-1]]
         if k % 7 == 0:

@@ -41,6 +41,7 @@ _TRACEBACK = pytest.mark.xfail(
 DISTILL = "distill --teacher emt --structure Cu --max-minutes 0.01 --out "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

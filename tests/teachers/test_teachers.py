@@ -430,14 +430,3 @@ def test_mace_is_loaded_from_a_file_and_its_environment_undone(tmp_path, monkeyp
     assert "not tested" in teacher.about()["caveats"]
     with pytest.raises(InputError, match="no such file"):
         teachers.load(f"mace:{tmp_path / 'other.model'}")
-
-
-def test_training_gets_the_atomic_energies_in_order():
-    """Atom by atom, frame by frame; a frame without them is named."""
-    teacher = teachers.load("emt")
-    frames = [teacher.label(cell("Al", seed)) for seed in (1, 2)]
-    labels = teachers.atomic_energies(frames)
-    np.testing.assert_array_equal(labels[4:], frames[1].calc.results["energies"])
-    np.testing.assert_array_equal(labels.frame_index, [0] * 4 + [1] * 4)
-    with pytest.raises(InputError, match="frame 7: has no atomic energies"):
-        teachers.atomic_energies([teachers.load(Plain()).label(cell("Al"))])

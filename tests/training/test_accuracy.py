@@ -7,7 +7,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from kdlib import datasets, hipnn, teachers
 from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.training import accuracy, roles, runs
+from kdlib.training import accuracy
 from kdlib.training.accuracy import against_teacher, parity
 
 #: Rounding of float64: of energies in eV, of forces in eV/Angstrom.
@@ -36,8 +36,7 @@ def test_evaluation_by_hand(emt_frames, small_config):
     split = datasets.split(emt_frames)
     potential = hipnn.Potential(hipnn.build(small_config, seed=1))
     other = hipnn.Potential(hipnn.build(small_config, seed=2))
-    labels = runs.label_list(emt_frames, roles.atomic_energies(other, emt_frames))
-    ds = accuracy.evaluate(potential, emt_frames, split, labels).sel(split="test")
+    ds = accuracy.evaluate(potential, other.augment(emt_frames), split).sel(split="test")
     test = [emt_frames[k] for k in split.test]
     energy = [potential.predict([a]).energy.item() - a.get_potential_energy() for a in test]
     assert ds.cell_energy_rmse.item() == pytest.approx(np.sqrt(np.mean(np.square(energy))))
@@ -58,6 +57,7 @@ def test_model_judged_by_its_own_predictions_has_no_error(emt_frames, small_conf
         copy.calc = SinglePointCalculator(copy, energy=ds.energy.item(), forces=ds.forces.values)
         frames.append(copy)
     ds = accuracy.evaluate(potential, frames, datasets.split(frames))
+    assert ds.atomic_energy_rmse.isnull().all()  # these frames carry no atomic energies
     for name in ("energy_rmse", "force_rmse", "force_mae", "cell_energy_rmse"):
         np.testing.assert_allclose(ds[name].sel(split=["train", "valid", "test"]), 0, atol=1e-10)
 

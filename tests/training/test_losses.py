@@ -22,10 +22,8 @@ def module(small_config):
 @pytest.fixture
 def batch(emt_frames, small_config):
     labels = np.linspace(-0.1, 0.1, 4)
-    singles = [
-        batches.from_atoms(atoms, small_config.cutoff, torch.float64, labels + k)
-        for k, atoms in enumerate(emt_frames[:3])
-    ]
+    frames = datasets.with_energies(emt_frames[:3], [labels + k for k in range(3)])
+    singles = [batches.from_atoms(a, small_config.cutoff, torch.float64) for a in frames]
     return batches.collate(singles)
 
 
@@ -58,19 +56,13 @@ def test_a_weight_of_two_counts_as_the_frame_twice(module, emt_frames, small_con
     weights = LossWeights(atomic_energy=3.0, total_energy=1.0, stress=50.0, hierarchicality=0.0)
 
     def of(frames):
-        parts = []
-        for atoms in frames:
-            n = len(atoms)
-            parts.append(
-                batches.from_atoms(
-                    atoms, small_config.cutoff, torch.float64, np.linspace(-0.1, 0.1, n)
-                )
-            )
+        parts = [batches.from_atoms(a, small_config.cutoff, torch.float64) for a in frames]
         return total(module, batches.collate(parts), weights)
 
     a, b = (atoms.copy() for atoms in emt_frames[:2])
     for atoms, source in ((a, emt_frames[0]), (b, emt_frames[1])):
         results = source.calc.results | {"stress": np.arange(6) * 1e-3 + len(atoms) * 1e-4}
+        results["energies"] = np.linspace(-0.1, 0.1, len(atoms))
         atoms.calc = SinglePointCalculator(atoms, **results)
         atoms.pbc, atoms.cell = True, np.diag([9.0, 9.0, 9.0])
     repeated = of([a, b, b])

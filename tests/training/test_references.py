@@ -102,8 +102,7 @@ def student(frames: list[Atoms], references: AtomReferences, folder) -> hipnn.Po
     weights = LossWeights(energy=1, force=30, atomic_energy=100)
     reduced = references.subtract(frames)
     settings = TrainingConfig(max_epochs=4, batch_size=8, backend="hippynn")
-    labels = teachers.atomic_energies(reduced)
-    run = fit(config, settings, weights, reduced, datasets.split(reduced), folder, labels)
+    run = fit(config, settings, weights, reduced, datasets.split(reduced), folder)
     references.add_to(run.potential.module)
     return run.potential
 

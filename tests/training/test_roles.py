@@ -1,4 +1,6 @@
-"""Roles, and labels from teachers of several kinds."""
+"""Roles, and atomic energies of teachers of several kinds."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -47,21 +49,33 @@ def test_unknown_role_is_refused():
         roles.role("pupil")
 
 
-def test_labels_add_up_to_the_teachers_energy(emt_frames, small_config):
-    """Eq. 1: the atomic energies of a frame add up to its energy."""
+def test_atomic_energies_add_up_to_the_teachers_energy(emt_frames, small_config):
+    """Eq. 1 and 4: they add up to the teacher's energy, and the frame keeps its own."""
     teacher = hipnn.Potential(hipnn.build(small_config, seed=1))
-    labels = roles.atomic_energies(teacher, emt_frames[:4])
-    assert labels.attrs["units"] == "eV"
-    sums = labels.groupby("frame_index").sum()
+    augmented = roles.augment(teacher, emt_frames[:4])
+    sums = [atoms.calc.results["energies"].sum() for atoms in augmented]
     np.testing.assert_allclose(sums, teacher.predict(emt_frames[:4]).energy, rtol=1e-12)
+    for atoms, own in zip(augmented, emt_frames, strict=False):
+        assert atoms.get_potential_energy() == own.get_potential_energy()
+        np.testing.assert_array_equal(atoms.get_forces(), own.get_forces())
+
+
+def test_a_frame_does_not_see_the_frames_beside_it(emt_frames, small_config):
+    """Its atomic energies are the same to the last bit whatever else is augmented."""
+    config = dataclasses.replace(small_config, dtype="float32")
+    teacher = hipnn.Potential(hipnn.build(config, seed=1))
+    together, alone = teacher.augment(emt_frames[:9])[7], teacher.augment(emt_frames[7:8])[0]
+    np.testing.assert_array_equal(together.calc.results["energies"], alone.calc.results["energies"])
 
 
 def test_any_calculator_with_atomic_energies_can_teach(emt_frames):
     """EMT's own atomic energies come through unchanged."""
-    labels = roles.atomic_energies(EMT(), emt_frames[:2])
+    augmented = roles.augment(EMT(), emt_frames[:2])
     atoms = emt_frames[0].copy()
     atoms.calc = EMT()
-    np.testing.assert_allclose(labels[:4], atoms.get_potential_energies())
+    np.testing.assert_allclose(
+        augmented[0].get_potential_energies(), atoms.get_potential_energies()
+    )
 
 
 class Silent(Calculator):
@@ -89,10 +103,10 @@ class Broken(Calculator):
 def test_teacher_without_atomic_energies_is_refused(emt_frames):
     """A calculator that knows only the total cannot teach the partition."""
     with pytest.raises(InputError, match="Silent: this ASE calculator gives no atomic energies"):
-        roles.atomic_energies(Silent(), emt_frames[:1])
+        roles.augment(Silent(), emt_frames[:1])
 
 
 def test_teacher_that_returns_nan_is_refused(emt_frames):
     """The frame with the broken label is named."""
     with pytest.raises(InputError, match="frame 2: the teacher's atomic energies are not"):
-        roles.atomic_energies(Broken(), emt_frames[2:3])
+        roles.augment(Broken(), emt_frames[2:3])

@@ -7,23 +7,27 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors.torch import load_file
 
 from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
 from kdlib.hipnn import batches
 from kdlib.hipnn.potential import WEIGHTS as WEIGHTS_FILE
-from kdlib.training import TrainingConfig, TrainingError, losses, roles, runs
+from kdlib.results import sources
+from kdlib.training import TrainingConfig, TrainingError, losses, roles
 from kdlib.training.loop import Loop
 from kdlib.training.losses import LossWeights, WeightSchedule
 from kdlib.training.runs import CHECKPOINT
 
 WEIGHTS = LossWeights(energy=1, force=10)
+PACKAGE = Path(training.__file__).parent
 
 
 @pytest.fixture
@@ -40,6 +44,12 @@ def settings() -> TrainingConfig:
 
 def weights_of(run_dir) -> dict[str, torch.Tensor]:
     return load_file(run_dir / WEIGHTS_FILE)
+
+
+def taught(frames, shift=0.0):
+    """Frames with atomic energies that differ from atom to atom."""
+    values = np.linspace(-1, 1, 4 * len(frames)) + shift
+    return datasets.with_energies(frames, np.split(values, len(frames)))
 
 
 def assert_same_weights(one, other) -> None:
@@ -85,10 +95,9 @@ def test_same_seed_same_weights(tmp_path, emt_frames, split, small_config, setti
 
 def test_label_weight_zero_is_the_control(tmp_path, emt_frames, split, small_config, settings):
     """A student with w_A = 0 ends with the control's weights, labels or not."""
-    labels = xr.DataArray(np.linspace(-1, 1, 4 * len(emt_frames)), dims="atom")
-    data = (emt_frames, split)
-    training.fit(small_config, settings, WEIGHTS, *data, tmp_path / "control")
-    training.fit(small_config, settings, WEIGHTS, *data, tmp_path / "student", labels)
+    augmented = taught(emt_frames)
+    training.fit(small_config, settings, WEIGHTS, emt_frames, split, tmp_path / "control")
+    training.fit(small_config, settings, WEIGHTS, augmented, split, tmp_path / "student")
     assert_same_weights(tmp_path / "control", tmp_path / "student")
 
 
@@ -102,12 +111,12 @@ from kdlib.training.losses import TABLE_1
 torch.set_num_threads(1)
 frames = datasets.load(sys.argv[1])
 teacher = hipnn.build(hipnn.HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5), 5)
-labels = roles.atomic_energies(hipnn.Potential(teacher), frames)
+frames = hipnn.Potential(teacher).augment(frames)
 config = hipnn.HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5)
 settings = training.TrainingConfig(batch_size=4, max_epochs=20, checkpoint_every=2)
 schedule = TABLE_1.scaled(20)
 for folder in sys.argv[2:]:
-    training.fit(config, settings, schedule, frames, datasets.split(frames), folder, labels)
+    training.fit(config, settings, schedule, frames, datasets.split(frames), folder)
 """
 
 
@@ -162,28 +171,134 @@ def test_model_of_a_run_has_the_kernels_of_its_training(
     assert type(layer).__module__.startswith("kdlib.hipnn.kernels") == (backend == "fused")
 
 
-def test_key_follows_everything_that_decides_the_weights(
+def test_key_follows_settings_split_and_code(
     monkeypatch, emt_frames, split, small_config, settings
 ):
-    """Settings, loss, data split, labels and code change the key; the checkpoint interval not."""
-    labels = xr.DataArray(np.zeros(4 * len(emt_frames)), dims="atom")
-    plain = WeightSchedule.constant(WEIGHTS)
-    taught = WeightSchedule.constant(LossWeights(atomic_energy=100))
-    key = training.run_key(small_config, settings, plain, split, None)
-    assert training.run_key(small_config, settings, plain, split, labels) == key
+    """Settings, loss, split and code change the key; the checkpoint interval does not."""
+    plain, data = WeightSchedule.constant(WEIGHTS), (emt_frames, split)
+    key = training.run_key(small_config, settings, plain, *data)
     seldom = dataclasses.replace(settings, checkpoint_every=99)
-    assert training.run_key(small_config, seldom, plain, split, None) == key
+    assert training.run_key(small_config, seldom, plain, *data) == key
+    heavier = WeightSchedule.constant(LossWeights(force=30))
+    other_split = datasets.split(emt_frames, seed=1)
     others = {
         key,
-        training.run_key(small_config, settings, taught, split, labels),
-        training.run_key(small_config, settings, taught, split, labels + 1e-9),
-        training.run_key(small_config, dataclasses.replace(settings, seed=7), plain, split, None),
-        training.run_key(small_config, settings, plain, datasets.split(emt_frames, seed=1), None),
-        training.run_key(hipnn.HipnnConfig(), settings, plain, split, None),
+        training.run_key(small_config, settings, heavier, *data),
+        training.run_key(small_config, dataclasses.replace(settings, seed=7), plain, *data),
+        training.run_key(small_config, settings, plain, emt_frames, other_split),
+        training.run_key(hipnn.HipnnConfig(), settings, plain, *data),
     }
-    monkeypatch.setattr(runs, "_source_digest", lambda: b"other code")
-    others.add(training.run_key(small_config, settings, plain, split, None))
-    assert len(others) == 7
+    monkeypatch.setattr(training, "_code", lambda: ("other code",))
+    others.add(training.run_key(small_config, settings, plain, *data))
+    assert len(others) == 6
+
+
+def relabelled(frames, k, name, value):
+    """Copies of frames, the k-th with another label or weight."""
+    copies = [atoms.copy() for atoms in frames]
+    for n, (copy, atoms) in enumerate(zip(copies, frames, strict=True)):
+        changed = n == k and name != datasets.WEIGHT
+        known = atoms.calc.results | ({name: value} if changed else {})
+        copy.calc = SinglePointCalculator(copy, **known)
+    if name == datasets.WEIGHT:
+        copies[k].info[name] = value
+    return copies
+
+
+LABELS = {
+    "energy": (-1.0, "always"),
+    "forces": (np.ones((4, 3)), "always"),
+    datasets.WEIGHT: (2.0, "always"),
+    "stress": (np.ones(6), "stress"),
+    "energies": (np.ones(4), "teacher"),
+}
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+@pytest.mark.parametrize("name", LABELS)
+def test_key_follows_the_labels_that_are_read(
+    emt_frames, split, small_config, settings, name, part
+):
+    """A label of a train or valid frame changes the keys of those trainings that look at it."""
+    looking = dataclasses.replace(settings, selection_stress=1.0)
+    trainings = {
+        "control": (settings, LossWeights(), "always"),
+        "student": (settings, LossWeights(atomic_energy=100), "teacher"),
+        "total energy": (settings, LossWeights(total_energy=100), "teacher"),
+        "stress": (settings, LossWeights(stress=100), "stress"),
+        "selection by stress": (looking, LossWeights(), "stress"),
+    }
+    frames, (value, reader) = taught(emt_frames), LABELS[name]
+    changed = relabelled(frames, getattr(split, part)[0], name, value)
+    for config, weights, kind in trainings.values():
+        schedule = WeightSchedule.constant(weights)
+        one, other = (
+            training.run_key(small_config, config, schedule, f, split) for f in (frames, changed)
+        )
+        assert (one != other) == (part != "test" and reader in ("always", kind))
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package whose modules a test may edit, in place of the real one."""
+    root = tmp_path / "kdlib"
+    for path in PACKAGE.rglob("*.py"):
+        copy = root / path.relative_to(PACKAGE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text())
+    monkeypatch.setattr("kdlib.results.sources._ROOT", root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "counts"),
+    [
+        ("losses.py", "return rmse + difference.abs()", "return rmse - difference.abs()", True),
+        ("fused/kernels.py", "import math", "import math  # a comment", False),
+        ("losses.py", "Eq. 3: RMSE plus MAE", "Eq. 3: the sum of RMSE and MAE", False),
+        ("losses.py", "from collections.abc", "\n\nfrom collections.abc", False),
+        ("figures/style.py", "import matplotlib", "import json\nimport matplotlib", False),
+        ("calculator.py", "import numpy as np", "import json\nimport numpy as np", False),
+        ("batches.py", "import numpy as np", "import json\nimport numpy as np", True),
+    ],
+)
+def test_key_follows_what_the_code_computes(package, module, old, new, counts):
+    """A changed loss counts; a comment, a docstring, a blank line, a figure or MD does not."""
+    before = training._code.__wrapped__()
+    source = (package / module).read_text()
+    assert old in source
+    (package / module).write_text(source.replace(old, new, 1))
+    assert (training._code.__wrapped__() != before) == counts
+
+
+_IMPORTS = """
+import sys
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from kdlib import datasets, hipnn, losses, training
+frames = []
+for k in range(40):
+    atoms = bulk("Al", cubic=True)
+    atoms.rattle(0.1, seed=k)
+    atoms.calc = EMT()
+    labels = {name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces", "stress")}
+    atoms.calc = SinglePointCalculator(atoms, **labels)
+    frames.append(atoms)
+config = hipnn.HipnnConfig(4, 5, 1, cutoff=5.0, soft_max=4.5)
+frames = hipnn.Potential(hipnn.build(config)).augment(frames)
+settings = training.TrainingConfig(max_epochs=2, checkpoint_every=1)
+weights = losses.LossWeights(atomic_energy=1, stress=1)
+training.fit(config, settings, weights, frames, datasets.split(frames), sys.argv[1])
+print(*(name for name in sys.modules if name.startswith("kdlib.")))
+"""
+
+
+def test_code_of_a_training_is_what_it_imports(tmp_path):
+    """Neither more nor less than the modules in memory after a training of everything."""
+    command = [sys.executable, "-c", _IMPORTS, str(tmp_path / "run")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert set(sources.closure("import kdlib.training", deferred=False)) == set(done.stdout.split())
 
 
 def test_learning_rate_is_halved_and_training_stops(
@@ -221,17 +336,25 @@ def test_exploding_loss_names_epoch_batch_and_frames(
 
 
 def test_missing_or_broken_labels_are_refused(tmp_path, emt_frames, split, small_config, settings):
-    """Labels that are needed must be there, finite, one per atom."""
-    taught = LossWeights(atomic_energy=100)
-    call = (small_config, settings, taught, emt_frames, split, tmp_path / "run")
-    with pytest.raises(InputError, match="no labels are given"):
-        training.fit(*call)
-    with pytest.raises(InputError, match="but the frames hold 160 atoms"):
-        training.fit(*call, xr.DataArray(np.zeros(7), dims="atom"))
-    values = np.zeros(160)
-    values[13] = np.nan
-    with pytest.raises(InputError, match="frame 3 is not finite"):
-        training.fit(*call, xr.DataArray(values, dims="atom"))
+    """Atomic energies that the loss needs must be there, finite, one per atom."""
+    first, *_ = split.train
+
+    def fit(frames):
+        student = LossWeights(atomic_energy=100)
+        training.fit(small_config, settings, student, frames, split, tmp_path / "run")
+
+    with pytest.raises(
+        InputError, match=f"frame {first}: carries no atomic energies, but the loss"
+    ):
+        fit(emt_frames)
+    for values, message in (
+        (np.zeros(7), r"atomic energies have shape \(7,\), must be \(4,\)"),
+        (np.array([0, np.nan, 0, 0]), "its atomic energies are not finite"),
+    ):
+        frames = taught(emt_frames)
+        frames[first].calc.results["energies"] = values
+        with pytest.raises(InputError, match=f"frame {first}: {message}"):
+            fit(frames)
     assert not (tmp_path / "run").exists()
 
 
@@ -271,20 +394,21 @@ def test_student_of_a_perfect_teacher_learns_its_partition(
 ):
     """Labels pull the student's atomic energies towards the teacher's."""
     teacher = hipnn.Potential(hipnn.build(small_config, seed=5))
-    labels = roles.atomic_energies(teacher, emt_frames)
+    augmented = teacher.augment(emt_frames)
     longer = dataclasses.replace(settings, max_epochs=20)
     only = LossWeights(energy=0, force=0, atomic_energy=100)
-    run = training.fit(small_config, longer, only, emt_frames, split, tmp_path / "student", labels)
+    run = training.fit(small_config, longer, only, augmented, split, tmp_path / "student")
     error = run.history.atomic_energy_rmse.sel(split="valid").values
     assert error[-1] < 0.3 * error[0]
 
 
 def _after(n_epochs, emt_frames, split, config, backend):
     """The loop of a student after some epochs, as one of its own."""
-    labels = [np.full(len(atoms), 0.1 * k) for k, atoms in enumerate(emt_frames)]
+    energies = [np.full(len(atoms), 0.1 * k) for k, atoms in enumerate(emt_frames)]
+    frames = datasets.with_energies(emt_frames, energies)
     settings = TrainingConfig(batch_size=8, max_epochs=10, learning_rate=1e-3, backend=backend)
     schedule = roles.role("student").schedule(10)
-    loop = Loop(config, settings, schedule, emt_frames, split, labels)
+    loop = Loop(config, settings, schedule, frames, split)
     for _ in range(n_epochs):
         loop.run_epoch()
     return loop

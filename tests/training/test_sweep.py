@@ -16,7 +16,6 @@ from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
 from kdlib.results import schema
 from kdlib.training import TrainingConfig, sweep
-from kdlib.training import roles as distillation
 from kdlib.training.runs import CHECKPOINT
 
 
@@ -31,59 +30,103 @@ def settings():
 
 
 @pytest.fixture
-def labels(emt_frames, small_config):
-    teacher = hipnn.Potential(hipnn.build(small_config, seed=5))
-    return dict.fromkeys((0, 1), distillation.atomic_energies(teacher, emt_frames))
+def augmented(emt_frames, small_config):
+    """Frames by seed: of each a teacher of its own."""
+    teachers = {s: hipnn.Potential(hipnn.build(small_config, seed=5 + s)) for s in (0, 1)}
+    return {seed: teacher.augment(emt_frames) for seed, teacher in teachers.items()}
 
 
-def test_tasks_of_a_seed_differ_in_their_role_alone(small_config, settings, labels):
-    """Configuration, optimizer, seed and labels are those of the control for every role."""
+def test_tasks_of_a_seed_differ_in_their_role_alone(small_config, settings):
+    """Configuration, optimizer and seed are those of the control for every role."""
     roles = ["student", "control", "matched_control"]
-    todo = sweep.tasks(roles, [small_config], settings, [0, 1], labels)
+    todo = sweep.tasks(roles, [small_config], settings, [0, 1])
     assert len(todo) == 6
     of_seed = [task for task in todo if task.training.seed == 1]
-    assert {replace(task, role="", labels=None) for task in of_seed} == {
+    assert {replace(task, role="") for task in of_seed} == {
         sweep.Task("", small_config, replace(settings, seed=1))
     }
 
 
-def test_roles_that_learn_need_labels_of_their_seed(small_config, settings, labels):
+def test_roles_that_learn_need_the_teacher_of_their_seed(
+    tmp_path, emt_frames, split, small_config, settings, augmented
+):
     """A student of seed 2 without a teacher of seed 2 is an error before any training."""
-    with pytest.raises(InputError, match=r"needs a teacher's labels for seeds \[2\]"):
-        sweep.tasks(["student"], [small_config], settings, [0, 2], labels)
+    todo = sweep.tasks(["student"], [small_config], settings, [0, 2])
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(InputError, match=r"no frames of seed 2, only of \[0, 1\]"):
+            sweep.run(todo, augmented, split, tmp_path, pool)
+        with pytest.raises(InputError, match="frame .*: carries no atomic energies"):
+            sweep.run(todo, emt_frames, split, tmp_path, pool)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_student_learns_from_the_teacher_of_its_seed(
+    tmp_path, split, small_config, settings, augmented
+):
+    """Its labels are those of its seed, in training and in the table of errors."""
+    todo = sweep.tasks(["student"], [small_config], settings, [0, 1])
+    with ThreadPoolExecutor(1) as pool:
+        runs = sweep.run(todo, augmented, split, tmp_path, pool)
+    found = sweep.accuracy(todo, runs, augmented, split).atomic_energy_rmse.sel(split="test")
+    for task, run in zip(todo, runs, strict=True):
+        seed = task.training.seed
+        frames = [augmented[seed][k] for k in split.test]
+        own = np.concatenate([atoms.calc.results["energies"] for atoms in frames])
+        expected = np.sqrt(
+            np.mean((run.potential.predict(frames).atomic_energies.values - own) ** 2)
+        )
+        assert found.sel(seed=seed).item() == pytest.approx(expected, rel=1e-12)
+        key = training.run_key(task.config, task.training, task.schedule, augmented[seed], split)
+        assert run.run_dir.name == f"{task.name}_{key[:12]}"
+
+
+def test_a_control_is_one_training_with_and_without_a_teacher(
+    tmp_path, emt_frames, split, small_config, settings, augmented
+):
+    """It is found again when its frames carry atomic energies, and compared with the teacher."""
+    todo = sweep.tasks(["control"], [small_config], settings, [0])
+    with ThreadPoolExecutor(1) as pool:
+        (alone,) = sweep.run(todo, emt_frames, split, tmp_path, pool)
+        (beside,) = sweep.run(todo, augmented, split, tmp_path, pool)
+    assert alone.run_dir == beside.run_dir
+    assert sweep.accuracy(todo, [alone], emt_frames, split).atomic_energy_rmse.isnull().all()
+    compared = sweep.accuracy(todo, [beside], augmented, split).atomic_energy_rmse
+    assert compared.sel(split="test").item() > 0
 
 
 def test_equal_initial_weights_and_batches_between_roles(
-    tmp_path, emt_frames, split, small_config, settings, labels
+    tmp_path, split, small_config, settings, augmented
 ):
     """With a learning rate of nearly zero, student and control report the same training errors."""
     still = replace(settings, learning_rate=1e-12, max_epochs=1)
     roles = ["student", "control", "matched_control"]
-    todo = sweep.tasks(roles, [small_config], still, [0], labels)
+    todo = sweep.tasks(roles, [small_config], still, [0])
     with ThreadPoolExecutor(1) as pool:
-        runs = sweep.run(todo, emt_frames, split, tmp_path, pool)
+        runs = sweep.run(todo, augmented, split, tmp_path, pool)
     errors = [run.history.force_rmse.sel(split="train").item() for run in runs]
     np.testing.assert_allclose(errors, errors[0], rtol=1e-9)
 
 
 def test_results_fit_the_schema_and_name_every_run(
-    tmp_path, emt_frames, split, small_config, settings, labels
+    tmp_path, emt_frames, split, small_config, settings, augmented
 ):
     """Accuracy and history are valid result Datasets over role, architecture and seed."""
-    todo = sweep.tasks(["student", "control"], [small_config], settings, [0, 1], labels)
+    todo = sweep.tasks(["student", "control"], [small_config], settings, [0, 1])
     with ThreadPoolExecutor(1) as pool:
-        runs = sweep.run(todo, emt_frames, split, tmp_path, pool)
-    accuracy = sweep.accuracy(todo, runs, emt_frames, split)
+        runs = sweep.run(todo, augmented, split, tmp_path, pool)
+    accuracy = sweep.accuracy(todo, runs, augmented, split)
     history = sweep.history(todo, runs)
     schema.validate(schema.describe(accuracy, "accuracy"), "accuracy")
     schema.validate(schema.describe(history, "history"), "history")
-    point = {"role": "control", "architecture": "6-5-1", "seed": 1, "split": "test"}
+    point = {"role": "control", "architecture": small_config.label, "seed": 1, "split": "test"}
     test = [emt_frames[k] for k in split.test]
-    control = sweep.load(tmp_path, "control", "6-5-1", 1)
+    control = sweep.load(tmp_path, "control", small_config.label, 1)
     forces = np.concatenate([atoms.get_forces() for atoms in test])
     expected = np.sqrt(np.mean((control.predict(test).forces.values - forces) ** 2))
     assert accuracy.force_rmse.sel(point).item() == pytest.approx(expected, rel=1e-12)
-    per_frame = accuracy.frame_force_mse.sel(role="control", architecture="6-5-1", seed=1)
+    per_frame = accuracy.frame_force_mse.sel(
+        role="control", architecture=small_config.label, seed=1
+    )
     assert per_frame.mean().item() == pytest.approx(expected**2, rel=1e-12)  # equal sizes
 
 
@@ -96,8 +139,8 @@ def test_finished_trainings_are_not_repeated(
     with ThreadPoolExecutor(1) as pool:
         for wanted in (todo[:1], todo):
             runs = sweep.run(wanted, emt_frames, split, tmp_path, pool)
-            trained.append(re.findall(r"(\w+_6-5-1_s\d): \d+ epochs in", terminal()))
-    assert trained == [["control_6-5-1_s0"], ["control_6-5-1_s1"]]
+            trained.append(re.findall(r"([\w.-]+): \d+ epochs in", terminal()))
+    assert trained == [[f"control_{small_config.label}_s{seed}"] for seed in (0, 1)]
     assert len(runs) == 2
 
 

@@ -297,11 +297,9 @@ def brief_training(job: TrainJob, run_dir: Path) -> None:
 def _loop(job: TrainJob) -> Loop:
     frames = datasets.load(job.dataset)
     role = roles.role(job.role)
-    # Any labels cost the same.
-    labels: Sequence[np.ndarray] | None = (
-        [np.zeros(len(atoms)) for atoms in frames] if role.learns_from_teacher else None
-    )
+    if role.learns_from_teacher:  # any atomic energies cost the same
+        frames = datasets.with_energies(frames, [np.zeros(len(atoms)) for atoms in frames])
     total = job.n_epochs + 1
     settings = TrainingConfig(batch_size=job.batch_size, max_epochs=total, backend=job.backend)
     split = datasets.split(frames)
-    return Loop(job.config, settings, role.schedule(total), frames, split, labels)
+    return Loop(job.config, settings, role.schedule(total), frames, split)
