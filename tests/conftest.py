@@ -102,6 +102,7 @@ def write_notebook(tmp_path: Path) -> Callable[..., Path]:
         parameters: str | None = 'results_dir: str = ""  # where the files go',
         reads: Sequence[str] = (),
         writes: Sequence[str] = (),
+        **declared: object,
     ) -> Path:
         code = [nbformat.v4.new_code_cell(source) for source in cells]
         if parameters is not None:
@@ -110,7 +111,7 @@ def write_notebook(tmp_path: Path) -> Callable[..., Path]:
         notebook = nbformat.v4.new_notebook(
             cells=code,
             metadata={
-                "kdlib": {"reads": list(reads), "writes": list(writes)},
+                "kdlib": {"reads": list(reads), "writes": list(writes), **declared},
                 # installed nowhere: the run must not look for it
                 "kernelspec": {"name": "no-such-kernel", "display_name": "none"},
                 "language_info": {"name": "python"},

@@ -61,7 +61,7 @@ def _data(found: Results) -> dict[str, Entry]:
         "energy zero": (
             "not mentioned",
             "the data are not shifted; E0 per species is fitted on the training part "
-            f"(decay factor {_default('e0_decay')}), then frozen",
+            f"(decay factor {_setting(found, 'e0_decay')}), then frozen",
             "as in the authors' script; a zero E0 makes the hierarchicality term constant",
         ),
         "unit of the energy error": (
@@ -89,9 +89,7 @@ def _training(found: Results) -> dict[str, Entry]:
         ),
         "model selection": (
             f"learning rate {patience} epochs without improvement of something not named",
-            "validation error of the control's loss, energy x "
-            f"{_default('selection_energy')} + forces x {_default('selection_force')}, for every "
-            "role",
+            _selection(found),
             "each role's own loss would select differently for each; the authors' way is an option",
         ),
         "teacher of a student": (
@@ -181,8 +179,20 @@ def _setting(found: Results, name: str) -> str:
     """Setting of the run as the result files have it."""
     for kind in ("accuracy", "history"):
         if kind in found and name in found[kind].attrs:
-            return str(found[kind].attrs[name])
+            value = found[kind].attrs[name]
+            return f"{value:g}" if isinstance(value, float) else str(value)
     return f"{_default(name)} by default"
+
+
+def _selection(found: Results) -> str:
+    patience, stop = (_setting(found, name) for name in ("lr_patience", "stop_patience"))
+    if _setting(found, "selection") == "training_loss":
+        looked_at = "each role's own training loss"
+    else:
+        weights = [_setting(found, f"selection_{name}") for name in ("energy", "force")]
+        looked_at = ("validation error of the control's loss, energy x {} + forces x {}, for every "
+                     "role").format(*weights)  # fmt: skip
+    return f"{looked_at}; halved after {patience} and stopped after {stop} epochs"
 
 
 def _last(schedule: Any) -> Any:

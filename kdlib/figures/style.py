@@ -96,8 +96,6 @@ ROLE_LOOKS = {
         "born_again": ("#009E73", "P"),
         "born_again_control": ("#CC79A7", "X", "--"),
         "total_energy_control": ("#8C6D31", "v", ":"),
-        "shuffled": ("#999999", "<", ":"),
-        "gauge_shifted": ("#5E4FA2", ">", ":"),
     }.items()
 }
 EXPERIMENT = Look("experiment", "#6E6E6E", "", ":")

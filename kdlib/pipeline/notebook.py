@@ -3,14 +3,18 @@
 A notebook says in its metadata which result files it reads and writes,
 `{"kdlib": {"reads": ["accuracy_teacher.nc"], "writes": ["accuracy_students.nc"]}}`; the order of
 the steps follows from that and from nothing else. Parameters are the assignments in its one cell
-tagged `parameters`, each with a type and a comment.
+tagged `parameters`, each with a type and a comment. What a type does not say of a parameter is
+checked by a function that the metadata name,
+`{"kdlib": {"checks": {"training": "kdlib.training:TrainingConfig.of"}}}`.
 """
 
 import ast
 import heapq
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import nbformat
@@ -43,6 +47,8 @@ class Step:
     """Result files it starts from, relative to the results folder."""
     writes: tuple[str, ...] = ()
     """Result files it makes, relative to the results folder."""
+    checks: Mapping[str, str] = field(default_factory=dict)
+    """Parameter -> function, as `module:name`, that raises `InputError` for a wrong value."""
     cells: tuple[str, ...] = ()
     """Source of every code cell."""
 
@@ -69,7 +75,8 @@ def read(path: Path) -> Step:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f"{path}: metadata kdlib.{key} must be a list of file names")
     cells = tuple(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    return Step(path, tuple(declared.get("reads", ())), tuple(declared.get("writes", ())), cells)
+    reads, writes = (tuple(declared.get(key, ())) for key in ("reads", "writes"))
+    return Step(path, reads, writes, declared.get("checks", {}), cells)
 
 
 def inspect(path: Path) -> dict[str, Parameter]:
@@ -160,6 +167,11 @@ def check_value(step: Step, name: str, value: Any) -> None:
         raise InputError(
             f"{step.path.name}: parameter '{name}' must be {parameter.type}, got {value!r}"
         )
+    if name in step.checks:
+        try:
+            resolve_name(step.checks[name])(value)
+        except InputError as error:
+            raise InputError(f"{step.path.name}: {error}") from error
 
 
 def text_constants(source: str) -> set[str]:

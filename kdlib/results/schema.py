@@ -108,8 +108,6 @@ ROLE_NAMES = {
     "born_again": "Born-Again student",
     "born_again_control": "Born-Again control",
     "total_energy_control": "total-energy control",
-    "shuffled": "shuffled labels",
-    "gauge_shifted": "gauge-shifted labels",
 }
 ROLES = tuple(ROLE_NAMES)
 #: Parts of a dataset; `transfer` holds larger cells than were trained on.

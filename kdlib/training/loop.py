@@ -9,8 +9,8 @@ history, and whose metadata hold the counters as JSON. Reading one executes no c
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,10 @@ _PARTS = ("train", "valid")
 _log = logging.getLogger(__name__)
 
 
+#: Settings that say where a training runs and how often it is kept, but not what it learns.
+_WHERE = frozenset({"checkpoint_every", "device"})
+
+
 class TrainingError(RuntimeError):
     """A training that cannot go on; the message names epoch, batch and frames."""
 
@@ -159,6 +163,40 @@ class TrainingConfig:
         if self.backend not in ("fused", "hippynn"):
             raise InputError(f"TrainingConfig: backend is {self.backend!r}, must be 'fused' or "
                              "'hippynn'")  # fmt: skip
+
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+            raise InputError(f"TrainingConfig: device is {self.device!r}, must be 'auto', 'cpu' or "
+                             "'cuda'")  # fmt: skip
+
+    @classmethod
+    def of(cls, settings: Mapping[str, object]) -> "TrainingConfig":
+        """Settings as a profile gives them, checked; what it does not mention has its default.
+
+        Parameters
+        ----------
+        settings
+            Field -> value. The seed is not among them: a sweep has one for each of its trainings.
+
+        Raises
+        ------
+        InputError
+            Names a setting that there is not, or whose value is of another type or out of range.
+        """
+        types = {field.name: field.type for field in fields(cls) if field.name != "seed"}
+        for name, value in settings.items():
+            if name not in types:
+                raise InputError(f"training: no setting {name!r} (there are: {', '.join(types)})")
+            allowed = (int, float) if types[name] is float else types[name]
+            if isinstance(value, bool) or not isinstance(value, allowed):
+                hint = " (in YAML: 1.0e-3, not 1e-3)" if isinstance(value, str) else ""
+                raise InputError(f"training: {name} must be {types[name].__name__}, got "
+                                 f"{value!r}{hint if types[name] is float else ''}")  # fmt: skip
+        return cls(**settings)
+
+    @property
+    def attrs(self) -> dict[str, object]:
+        """What a result file says of the training: all that decides it but the seed."""
+        return {k: v for k, v in asdict(self).items() if k not in _WHERE | {"seed"}}
 
     @property
     def selects_by_stress(self) -> bool:

@@ -10,6 +10,7 @@ from kdlib.claims.statistics import Interval
 from kdlib.errors import InputError
 from kdlib.results import schema
 from kdlib.training import losses
+from kdlib.training.loop import TrainingConfig
 
 
 def audited(found) -> dict[str, dict]:
@@ -203,10 +204,15 @@ def test_claims_have_unique_names_and_rules():
 def test_choices_are_read_from_settings_and_results(planted):
     """Numbers in the table of choices follow the code and the data."""
     found = planted(seeds=3)
-    found["accuracy"].attrs["batch_size"] = 7
+    used = {"batch_size": 7, "selection_force": 5.0, "lr_patience": 11, "e0_decay": 0.5}
+    found["accuracy"].attrs |= TrainingConfig.of(used).attrs
     table = claims.choices(found)
     ours = dict(zip(table.choice.values.tolist(), table.choice_ours.values.tolist(), strict=True))
     assert ours["batch size"] == "7"
+    assert "forces x 5, for every role; halved after 11 and" in ours["model selection"]
+    assert "(decay factor 0.5)" in ours["energy zero"]
+    found["accuracy"].attrs["selection"] = "training_loss"
+    assert "own training loss" in str(claims.choices(found).choice_ours.values)
     assert ours["independent runs"].startswith("3 seeds")
     assert f"w_F {losses.TABLE_1.stages[-1][1].force:g}" in ours["last weights of Table 1"]
     assert ours["dataset"].startswith("data: 400 cells")

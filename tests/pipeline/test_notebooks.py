@@ -15,6 +15,7 @@ import xarray as xr
 from kdlib import pipeline, results
 from kdlib.__main__ import main
 from kdlib.datasets import records
+from kdlib.errors import InputError
 from kdlib.pipeline import notebook as steps
 from kdlib.pipeline import profile
 
@@ -115,6 +116,18 @@ def test_profiles_fit_the_notebooks(name: str, project: Path) -> None:
     assert chosen.description
     common = {"profile", "results_dir", *chosen.common}
     assert {"dataset", "seeds", "architectures", "teacher_architecture"} <= common
+
+
+def test_every_setting_of_a_training_reaches_the_notebooks(project: Path) -> None:
+    """Notebooks that train take one checked mapping, and profile `paper` uses a GPU if it can."""
+    by_name = {step.name: step for step in steps.discover(project / "notebooks")}
+    trains = {name for name, step in by_name.items() if "training" in step.parameters}
+    assert trains == {"02_teacher", "03_students", "09_born_again"}
+    for name in trains:
+        assert profile.load("paper").parameters(by_name[name])["training"]["device"] == "auto"
+        wrong = profile.Profile("p", notebooks={name: {"training": {"batch_size": "8"}}})
+        with pytest.raises(InputError, match=f"{name}.ipynb: training: batch_size must be int"):
+            wrong.validate(list(by_name.values()))
 
 
 def test_notebooks_run_in_the_order_of_their_numbers_where_files_allow(project: Path) -> None:

@@ -235,6 +235,20 @@ def test_wrong_parameters_are_refused_before_anything_runs(
     assert not (tmp_path / "results").exists()
 
 
+def test_a_parameter_is_checked_by_the_function_that_a_notebook_names(
+    write_notebook: Callable[..., Path], run: Callable[..., dict], tmp_path: Path
+) -> None:
+    """An unknown setting of a training is one sentence, before anything runs."""
+    write_notebook(
+        "01_x",
+        parameters="training: dict = {}  # settings",
+        checks={"training": "kdlib.training:TrainingConfig.of"},
+    )
+    with pytest.raises(InputError, match="01_x.ipynb: training: no setting 'epochs'"):
+        run({"training": {"batch_size": 3, "epochs": 5}})
+    assert not (tmp_path / "results").exists()
+
+
 def test_missing_parameters_cell_is_refused(
     write_notebook: Callable[..., Path], run: Callable[..., dict]
 ) -> None:

@@ -16,18 +16,19 @@ import xarray as xr
 from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors.torch import load_file
 
+import kdlib
 from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
 from kdlib.hipnn import batches
 from kdlib.hipnn.potential import WEIGHTS as WEIGHTS_FILE
 from kdlib.results import sources
-from kdlib.training import TrainingConfig, TrainingError, losses, roles
+from kdlib.training import TrainingConfig, TrainingError, losses, roles, runs
 from kdlib.training.loop import Loop
 from kdlib.training.losses import LossWeights, WeightSchedule
 from kdlib.training.runs import CHECKPOINT
 
 WEIGHTS = LossWeights(energy=1, force=10)
-PACKAGE = Path(training.__file__).parent
+PACKAGE = Path(kdlib.__file__).parent
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_key_follows_settings_split_and_code(
         training.run_key(small_config, settings, plain, emt_frames, other_split),
         training.run_key(hipnn.HipnnConfig(), settings, plain, *data),
     }
-    monkeypatch.setattr(training, "_code", lambda: ("other code",))
+    monkeypatch.setattr(runs, "_code", lambda: ("other code",))
     others.add(training.run_key(small_config, settings, plain, *data))
     assert len(others) == 6
 
@@ -253,22 +254,27 @@ def package(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("module", "old", "new", "counts"),
     [
-        ("losses.py", "return rmse + difference.abs()", "return rmse - difference.abs()", True),
-        ("fused/kernels.py", "import math", "import math  # a comment", False),
-        ("losses.py", "Eq. 3: RMSE plus MAE", "Eq. 3: the sum of RMSE and MAE", False),
-        ("losses.py", "from collections.abc", "\n\nfrom collections.abc", False),
+        (
+            "training/losses.py",
+            "return rmse + difference.abs()",
+            "return rmse - difference.abs()",
+            True,
+        ),
+        ("hipnn/kernels/elementary.py", "import math", "import math  # a comment", False),
+        ("training/losses.py", "Eq. 3: RMSE plus MAE", "Eq. 3: the sum of RMSE and MAE", False),
+        ("training/losses.py", "from collections.abc", "\n\nfrom collections.abc", False),
         ("figures/style.py", "import matplotlib", "import json\nimport matplotlib", False),
-        ("calculator.py", "import numpy as np", "import json\nimport numpy as np", False),
-        ("batches.py", "import numpy as np", "import json\nimport numpy as np", True),
+        ("md/dynamics.py", "import numpy as np", "import json\nimport numpy as np", False),
+        ("hipnn/batches.py", "import numpy as np", "import json\nimport numpy as np", True),
     ],
 )
 def test_key_follows_what_the_code_computes(package, module, old, new, counts):
     """A changed loss counts; a comment, a docstring, a blank line, a figure or MD does not."""
-    before = training._code.__wrapped__()
+    before = runs._code.__wrapped__()
     source = (package / module).read_text()
     assert old in source
     (package / module).write_text(source.replace(old, new, 1))
-    assert (training._code.__wrapped__() != before) == counts
+    assert (runs._code.__wrapped__() != before) == counts
 
 
 _IMPORTS = """
@@ -276,7 +282,7 @@ import sys
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from kdlib import datasets, hipnn, losses, training
+from kdlib import datasets, hipnn, training
 frames = []
 for k in range(40):
     atoms = bulk("Al", cubic=True)
@@ -288,7 +294,7 @@ for k in range(40):
 config = hipnn.HipnnConfig(4, 5, 1, cutoff=5.0, soft_max=4.5)
 frames = hipnn.Potential(hipnn.build(config)).augment(frames)
 settings = training.TrainingConfig(max_epochs=2, checkpoint_every=1)
-weights = losses.LossWeights(atomic_energy=1, stress=1)
+weights = training.LossWeights(atomic_energy=1, stress=1)
 training.fit(config, settings, weights, frames, datasets.split(frames), sys.argv[1])
 print(*(name for name in sys.modules if name.startswith("kdlib.")))
 """
@@ -400,6 +406,45 @@ def test_student_of_a_perfect_teacher_learns_its_partition(
     run = training.fit(small_config, longer, only, augmented, split, tmp_path / "student")
     error = run.history.atomic_energy_rmse.sel(split="valid").values
     assert error[-1] < 0.3 * error[0]
+
+
+EVERYTHING = {
+    "batch_size": 2, "max_epochs": 7, "learning_rate": 1, "lr_factor": 0.7, "lr_patience": 3,
+    "stop_patience": 4, "selection": "training_loss", "selection_energy": 2.0,
+    "selection_force": 3.0, "selection_stress": 4.0, "e0_decay": 0.1, "checkpoint_every": 5,
+    "backend": "hippynn", "device": "auto",
+}  # fmt: skip
+
+
+def test_every_setting_but_the_seed_comes_from_a_mapping():
+    """A profile can set each field; what decides a training is kept in result files."""
+    names = {field.name for field in dataclasses.fields(TrainingConfig)}
+    assert names == {*EVERYTHING, "seed"}
+    config = TrainingConfig.of(EVERYTHING)
+    assert {name: getattr(config, name) for name in EVERYTHING} == EVERYTHING
+    assert all(getattr(TrainingConfig(), name) != value for name, value in EVERYTHING.items())
+    assert set(config.attrs) == set(EVERYTHING) - {"device", "checkpoint_every"}
+    assert config.attrs["max_epochs"] == 7
+    assert TrainingConfig.of({}) == TrainingConfig()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batchsize": 3}, r"training: no setting 'batchsize' \(there are: batch_size, max_epochs"),
+        ({"seed": 3}, "training: no setting 'seed'"),
+        ({"batch_size": 3.0}, "training: batch_size must be int, got 3.0"),
+        ({"max_epochs": True}, "training: max_epochs must be int, got True"),
+        ({"device": 0}, "training: device must be str, got 0"),
+        ({"learning_rate": "1e-3"}, r"must be float, got '1e-3' \(in YAML: 1.0e-3"),
+        ({"batch_size": 0}, "batch_size is 0, must be > 0"),
+        ({"device": "gpu"}, "device is 'gpu', must be 'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(settings, message):
+    """Unknown names, other types and values out of range."""
+    with pytest.raises(InputError, match=message):
+        TrainingConfig.of(settings)
 
 
 def _after(n_epochs, emt_frames, split, config, backend):
