@@ -13,7 +13,7 @@ import pytest
 from kdlib import datasets, distill, hipnn, teachers
 from kdlib.distill import sampling, students
 from kdlib.distill.labeled import Pool
-from kdlib.training.accuracy import parity
+from kdlib.training.accuracy import student_parity
 
 
 def test_the_delivered_student_predicts_the_teachers_energies(finished):
@@ -37,7 +37,7 @@ def test_points_of_a_delivered_student_have_the_errors_of_its_record(finished):
     folder, outcome = finished
     pool = Pool(folder / "labels")
     fresh = pool.frames(k for k in pool.numbers if k >= sampling.PER_ROUND * outcome.final)
-    ds, errors = parity(hipnn.load(folder), fresh), outcome.record[-1]["errors"]["all"]
+    ds, errors = student_parity(hipnn.load(folder), fresh), outcome.record[-1]["errors"]["all"]
     for name in ("energy", "force"):
         rmse = np.sqrt(np.mean((ds[f"predicted_{name}"] - ds[f"reference_{name}"]) ** 2))
         assert rmse == pytest.approx(errors[f"{name}_rmse"], rel=1e-3)
@@ -62,7 +62,7 @@ def test_the_same_call_repeats_nothing(tiny, finished, monkeypatch):
 
     monkeypatch.setattr(teachers.Teacher, "label", never)
     monkeypatch.setattr(sampling, "_explored", never)
-    monkeypatch.setattr(students.training.Loop, "run_epoch", never)
+    monkeypatch.setattr("kdlib.training.loop.Loop.run_epoch", never)
     again = distill.run(tiny, folder)
     assert again.record == outcome.record
     assert again.best.run_dir == outcome.best.run_dir

@@ -8,7 +8,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from kdlib import datasets, hipnn, teachers
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.training import accuracy
-from kdlib.training.accuracy import against_teacher, parity
+from kdlib.training.accuracy import against_teacher, student_parity
 
 #: Rounding of float64: of energies in eV, of forces in eV/Angstrom.
 DOUBLE = 1e-9
@@ -116,7 +116,7 @@ def _difference(ds, name):
 
 def test_a_teacher_is_on_the_diagonal(teacher, frames):
     """Energies, forces and atomic energies of its own labels, and as many points as there are."""
-    ds = parity(teacher, frames)
+    ds = student_parity(teacher, frames)
     n_atoms = sum(len(atoms) for atoms in frames)
     assert dict(ds.sizes) == {"frame": 4, "sample": 3 * n_atoms, "atom": n_atoms}
     for name in ("energy", "force", "atomic"):
@@ -131,7 +131,7 @@ def test_points_of_a_melt_are_the_melts(teacher, frames):
     for atoms in frames[2:]:
         atoms.calc.results["forces"] = atoms.calc.results["forces"] + 0.3
         atoms.calc.results["energy"] += 0.02 * len(atoms)
-    ds = parity(teacher, frames)
+    ds = student_parity(teacher, frames)
     np.testing.assert_allclose(_difference(ds, "energy"), -0.02 * ds.frame_molten, atol=DOUBLE)
     np.testing.assert_allclose(_difference(ds, "force"), -0.3 * ds.sample_molten, atol=DOUBLE)
 
@@ -140,6 +140,6 @@ def test_energies_above_the_mean_of_a_species_are_compared(teacher, frames):
     """A constant on every atomic energy is no difference."""
     for atoms in frames:
         atoms.calc.results["energies"] = atoms.calc.results["energies"] + 5.0
-    ds = parity(teacher, frames)
+    ds = student_parity(teacher, frames)
     np.testing.assert_allclose(_difference(ds, "atomic"), 0, atol=DOUBLE)
     assert float(ds.reference_atomic.mean()) == pytest.approx(0, abs=DOUBLE)
