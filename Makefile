@@ -39,9 +39,10 @@ test: $(STAMP)  ## the tests that take seconds, on two cores
 test-all: $(STAMP)  ## all tests: the smoke run of the notebooks, killed and resumed work
 	$(PYTEST)
 
-lint: $(STAMP)  ## style of code and notebooks
+lint: $(STAMP)  ## style of code and notebooks, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 clean:  ## remove results, caches and builds; the environment stays

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import xarray as xr
 from ase.calculators.calculator import BaseCalculator
 
-from kdlib import hipnn
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
 from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator
@@ -60,21 +59,15 @@ def check_backends(backends: Iterable[str]) -> None:
 
 def grid(potentials: Sequence[Potential], sizes: Sizes) -> xr.Dataset:
     """Return the coordinates of a benchmark: architectures with their counts, backends, sizes."""
-    configs = [potential.config for potential in potentials]
-    labels = [config.label for config in configs]
+    labels = [potential.config.label for potential in potentials]
     if len(set(labels)) < len(labels):
         raise InputError(f"a benchmark takes one model per architecture, got {', '.join(labels)}")
     check_backends(sizes)
-    counts = {
-        "n_features": [config.n_features for config in configs],
-        "n_sensitivities": [config.n_sensitivities for config in configs],
-        "n_atom_layers": [config.n_atom_layers for config in configs],
-        "n_parameters": [hipnn.n_parameters(potential.module) for potential in potentials],
-    }
+    counts = [potential.counts for potential in potentials]
     return xr.Dataset(
         coords={
             "architecture": labels,
-            **{name: ("architecture", values) for name, values in counts.items()},
+            **{name: ("architecture", [each[name] for each in counts]) for name in counts[0]},
             "backend": [name for name in BACKENDS if name in sizes],
             "n_atoms": sorted({n for numbers in sizes.values() for n in numbers}),
         }

@@ -1,20 +1,16 @@
 """Every choice that the paper leaves open or states twice, with what is done here and why.
 
-What is done here is read from the settings in the code and from the attributes and coordinates of
-the result files, not typed in again.
+What is done here is read from the attributes and coordinates of the result files, not typed in
+again; what they don't hold is "not in the results".
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
-from kdlib.hipnn import HipnnConfig
-from kdlib.training.loop import TrainingConfig
-from kdlib.training.losses import TABLE_1, TABLE_1_EPOCHS
-from kdlib.training.roles import ROLES
+from kdlib.claims.paper import LAST_STAGE, PATIENCE, SCRIPT, WEIGHTS
 
 Results = Mapping[str, xr.Dataset]
 #: Name -> (what the paper says, what is done here, why).
@@ -73,18 +69,18 @@ def _data(found: Results) -> dict[str, Entry]:
 
 
 def _training(found: Results) -> dict[str, Entry]:
-    patience = f"halved after {_default('lr_patience')}, stopped after {_default('stop_patience')}"
+    patience = "halved after {lr_patience}, stopped after {stop_patience}".format(**PATIENCE)
     return {
         "batch size": (
             "not given",
             _setting(found, "batch_size"),
-            f"the authors' script has {_default('batch_size')} on 4,800 cells, 75 steps an epoch; "
+            f"the authors' script has {SCRIPT['batch_size']} on 4,800 cells, 75 steps an epoch; "
             "patience counts epochs, so smaller data get smaller batches",
         ),
         "epoch cap": (
             "not given; Table 1 reaches past epoch 400",
             _setting(found, "max_epochs"),
-            f"the authors' script has {_default('max_epochs')}; a capped run scales Table 1 by "
+            f"the authors' script has {SCRIPT['max_epochs']}; a capped run scales Table 1 by "
             "fractions of the cap",
         ),
         "model selection": (
@@ -104,32 +100,34 @@ def _training(found: Results) -> dict[str, Entry]:
         ),
         "cusp of the l = 1 invariant": (
             "not given",
-            f"cusp_reg = {HipnnConfig().cusp_reg:g}, shortcut layers {HipnnConfig().resnet}",
+            f"cusp_reg = {_setting(found, 'cusp_reg')}, "
+            f"shortcut layers {_setting(found, 'resnet')}",
             "as in the authors' script",
         ),
     }
 
 
 def _weights(found: Results) -> dict[str, Entry]:
-    force = {name: _last(ROLES[name].schedule(TABLE_1_EPOCHS)).force for name in ROLES}
-    end = _last(TABLE_1)
+    matched = _last_weights(found, "matched_control")
     return {
         "everything else held constant": (
             "2.3 says only the student-teacher loss differs; A.1 has force weights "
-            f"{force['student']:g} and {force['control']:g}",
-            f"a matched control with force weight {force['matched_control']:g} and no labels, "
-            "and the schedule without labels for Born-Again",
+            f"{WEIGHTS['student'][1]} and {WEIGHTS['control'][1]}",
+            f"a matched control with force weight {matched[1]:g} and no labels, "
+            "and the schedule without labels for Born-Again"
+            if matched
+            else _UNKNOWN,
             "the control alone mixes the effect of the labels with that of the force weight",
         ),
         "last weights of Table 1": (
-            f"3.5: they match the teacher's ({_triple(_last(ROLES['teacher'].schedule(1)))}); "
-            f"Table 1 ends at {_triple(end)}",
-            f"Table 1 as printed, {_triple(end)}",
+            f"3.5: they match the teacher's ({_triple(WEIGHTS['teacher'])}); "
+            f"Table 1 ends at {_triple(LAST_STAGE)}",
+            _told("Table 1 as printed, {}", _last_weights(found, "born_again")),
             "the table is the more specific of the two; weights are kept from the last stage only",
         ),
         "loss of the same-size student": (
             '3.5 says "the static loss function in Eq. 2", which has no atomic-energy term',
-            f"eq. 5 with {_triple(_last(ROLES['same_size_student'].schedule(1)))}",
+            _told("eq. 5 with {}", _last_weights(found, "same_size_student")),
             "with eq. 2 the student would be a second teacher",
         ),
     }
@@ -170,18 +168,14 @@ def _measuring(found: Results) -> dict[str, Entry]:
     }
 
 
-def _default(name: str) -> Any:
-    value = getattr(TrainingConfig(), name)
-    return f"{value:g}" if isinstance(value, float) else value
-
-
 def _setting(found: Results, name: str) -> str:
     """Setting of the run as the result files have it."""
     for kind in ("accuracy", "history"):
         if kind in found and name in found[kind].attrs:
             value = found[kind].attrs[name]
-            return f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{_default(name)} by default"
+            words = {"true": "True", "false": "False"}  # NetCDF has no booleans
+            return f"{value:g}" if isinstance(value, float) else words.get(value, str(value))
+    return _UNKNOWN
 
 
 def _selection(found: Results) -> str:
@@ -195,12 +189,25 @@ def _selection(found: Results) -> str:
     return f"{looked_at}; halved after {patience} and stopped after {stop} epochs"
 
 
-def _last(schedule: Any) -> Any:
-    return schedule.stages[-1][1]
+def _last_weights(found: Results, role: str) -> tuple[float, float, float] | None:
+    """Loss weights (w_E, w_F, w_A) in the last epoch of a role's longest training."""
+    history = found.get("history")
+    names = ("weight_energy", "weight_force", "weight_atomic_energy")
+    if history is None or role not in history.role or not all(n in history for n in names):
+        return None
+    each = history[list(names)].sel(role=role).max(["architecture", "seed"]).dropna("epoch")
+    if not each.sizes["epoch"]:
+        return None
+    energy, force, atomic = (float(each[name][-1]) for name in names)
+    return energy, force, atomic
 
 
-def _triple(weights: Any) -> str:
-    return f"w_E {weights.energy:g}, w_F {weights.force:g}, w_A {weights.atomic_energy:g}"
+def _told(sentence: str, weights: Sequence[float] | None) -> str:
+    return sentence.format(_triple(weights)) if weights else _UNKNOWN
+
+
+def _triple(weights: Sequence[float]) -> str:
+    return "w_E {:g}, w_F {:g}, w_A {:g}".format(*weights)
 
 
 def _read(found: Results, kind: str, tell: Callable[[xr.Dataset], str]) -> str:

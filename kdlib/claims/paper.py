@@ -30,6 +30,15 @@ PAPER: dict[str, tuple[float, float, str]] = {
     "born_again_force_rmse": (0.083, 0.003, "eV/Angstrom"),
 }
 
+#: Loss weights (w_E, w_F, w_A) of appendix A.1 by role.
+WEIGHTS = {"teacher": (1, 10, 0), "student": (1, 30, 100), "control": (1, 10, 0)}
+#: The same of the last stage of Table 1.
+LAST_STAGE = (1, 15, 0)
+#: Epochs without improvement after which the learning rate is halved, and the training ends (A.1).
+PATIENCE = {"lr_patience": 30, "stop_patience": 50}
+#: What the authors' published script sets where the paper is silent.
+SCRIPT = {"batch_size": 64, "max_epochs": 500}
+
 
 @dataclass(frozen=True)
 class Margins:

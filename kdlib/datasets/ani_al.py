@@ -62,7 +62,7 @@ def fetch(base_url: str = "") -> Path:
     archive = home.with_suffix(".tgz")
     registry.download(card["path"], archive, card["git_blob"], base_url)
     try:
-        registry.unpack(archive, home)
+        registry.extract(archive, home)
     finally:
         archive.unlink()
     return home
@@ -115,8 +115,7 @@ def read(files: Sequence[Path]) -> Loaded:
 
 def _frames(path: Path) -> Iterator[Atoms]:
     """Frames of one file, in the units of this package, with forces as they are stored."""
-    for group in _groups(path):
-        name = group["path"].strip("/")
+    for name, group in _groups(path):
         numbers = _checked(group, f"{path}: group {name}")
         for k in range(len(group["energy"])):
             atoms = Atoms(
@@ -134,34 +133,35 @@ def _frames(path: Path) -> Iterator[Atoms]:
             yield atoms
 
 
-def _groups(path: Path) -> Iterator[dict]:
-    """Groups of one file by hippynn's reader of this layout.
-
-    Its databases, a level above, would pad all frames to the largest and round to float32.
-    """
-    from kdlib._hippynn import lean
-
-    with lean():
-        from hippynn.databases.h5_pyanitools import AniDataLoader
+def _groups(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Name and arrays of every group of one file that holds datasets."""
     try:
-        with h5py.File(path):  # hippynn's reader leaves a mess behind where this fails
-            pass
-        loader = AniDataLoader(str(path))
-        try:
-            yield from loader
-        finally:
-            loader.cleanup()
-    except (OSError, KeyError, IndexError, AttributeError) as error:
+        with h5py.File(path) as file:
+            for group in _leaves(file):
+                arrays = [(k, v) for k, v in group.items() if isinstance(v, h5py.Dataset)]
+                yield group.name.strip("/"), {key: array[()] for key, array in arrays}
+    except OSError as error:
         raise InputError(f"{path}: not an HDF5 file in the layout of {NAME} ({error})") from error
 
 
-def _checked(group: dict, where: str) -> np.ndarray:
+def _leaves(group: h5py.Group) -> Iterator[h5py.Group]:
+    """Groups below one, however deep, that hold datasets instead of further groups."""
+    for item in group.values():
+        if not isinstance(item, h5py.Group) or not len(item):
+            raise OSError(f"{item.name} is no group with content")
+        if isinstance(next(iter(item.values())), h5py.Dataset):
+            yield item
+        else:
+            yield from _leaves(item)
+
+
+def _checked(group: dict[str, np.ndarray], where: str) -> np.ndarray:
     """Atomic numbers of a group whose arrays fit together."""
     if missing := [key for key in _KEYS if key not in group]:
         raise InputError(f"{where} has no {missing[0]!r}")
-    species = group["species"]
+    words = [s.decode() if isinstance(s, bytes) else s for s in group["species"]]
     try:
-        named = [atomic_numbers[s.strip()] if isinstance(s, str) else int(s) for s in species]
+        named = [atomic_numbers[s.strip()] if isinstance(s, str) else int(s) for s in words]
     except (KeyError, ValueError) as error:
         raise InputError(f"{where}: unknown species {error}") from None
     n_frames, n_atoms = len(group["energy"]), len(named)

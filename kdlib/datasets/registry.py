@@ -9,7 +9,6 @@ import io
 import json
 import lzma
 import os
-import shutil
 import tarfile
 import tempfile
 import warnings
@@ -169,42 +168,32 @@ def extract(archive: Path, folder: Path) -> None:
         content.mkdir()
         try:
             with tarfile.open(archive) as tar:
-                members = tar.getmembers()
-                for member in members:
-                    if rule := _unsafe(member):
+                for member in tar.getmembers():
+                    if rule := _refused(member, content):
                         raise InputError(f"{archive.name}: member {member.name!r} {rule}")
-                chosen = [member for member in members if member.isreg()]
-                sums = {_path(m): _extract(tar, m, content / _path(m)) for m in chosen}
+                tar.extractall(content, filter="data")
         except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{archive.name}: not a readable archive ({reason})") from error
+        files = [path for path in sorted(content.rglob("*")) if path.is_file()]
+        sums = {path.relative_to(content).as_posix(): _sha256(path) for path in files}
         (content / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1) + "\n")
         os.replace(content, folder)
 
 
-def _unsafe(member: tarfile.TarInfo) -> str:
-    """Rule that a member of an archive breaks; empty if it may be unpacked."""
-    path = PurePosixPath(member.name)
-    if path.is_absolute():
+def _refused(member: tarfile.TarInfo, folder: Path) -> str:
+    """Rule that a member of an archive breaks; empty if it may be unpacked into the folder."""
+    if member.name.startswith("/"):  # tarfile's filter would strip the slash and accept the rest
         return "has an absolute path"
-    if ".." in path.parts:
-        return "leads out of its folder"
-    if member.issym() or member.islnk():
+    if member.issym() or member.islnk():  # and links that stay inside
         return "is a link"
-    if not (member.isreg() or member.isdir()):
+    try:
+        tarfile.data_filter(member, str(folder))
+    except tarfile.OutsideDestinationError:
+        return "leads out of its folder"
+    except tarfile.SpecialFileError:
         return "is neither a file nor a folder"
     return ""
-
-
-def _path(member: tarfile.TarInfo) -> str:
-    return str(PurePosixPath(member.name))
-
-
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> str:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tar.extractfile(member) as source, target.open("wb") as sink:
-        shutil.copyfileobj(source, sink, _CHUNK)
-    return _sha256(target)
 
 
 def unpacked(folder: Path, ending: str) -> list[Path]:

@@ -24,6 +24,7 @@ from kdlib.distill.sampling import structures
 from kdlib.distill.workflow import FINAL, Outcome
 from kdlib.hipnn.potential import WEIGHTS
 from kdlib.results import hashes
+from kdlib.results.files import PROVENANCE
 from kdlib.training.accuracy import PHASES, STATES, student_parity
 
 
@@ -204,7 +205,7 @@ def _kept(path: Path, key: str, measure: Callable[[], xr.Dataset]) -> xr.Dataset
     if path.is_file():
         found = results.load(path)
         if found.attrs.get("key") == key:
-            beside = results.PROVENANCE | {"kind", "key"}
+            beside = PROVENANCE | {"kind", "key"}
             return found.drop_attrs(deep=False).assign_attrs(
                 {name: value for name, value in found.attrs.items() if name not in beside}
             )

@@ -1,6 +1,7 @@
 """Figures of the training: learning curves (Fig. 4) and the loss schedule (Table 1)."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import xarray as xr
@@ -13,15 +14,12 @@ from kdlib.figures.style import (
     ROLE_LOOKS,
     TWO_COLUMNS,
     canvas,
+    frame_points,
     label,
     letter,
     log_ticks,
     recipe,
 )
-from kdlib.figures.style import style as marks
-
-if TYPE_CHECKING:  # figures are redrawn without torch
-    from kdlib.training.losses import WeightSchedule
 
 _COMPARED = ("student", "control", "matched_control")
 
@@ -73,7 +71,7 @@ def fig4_dynamics(ds: xr.Dataset) -> Figure:
 
 def _learning(ax: Axes, curves: xr.DataArray) -> None:
     epoch = curves.epoch.values + (1 - curves.epoch.values[0])
-    marks.frame_points(ax, "y", curves.values)
+    frame_points(ax, "y", curves.values)
     for role in curves.role.values.tolist():
         look, values = ROLE_LOOKS[role], curves.sel(role=role).transpose("seed", "epoch")
         ax.plot(epoch, values.values.T, color=look.color, linewidth=0.5, alpha=0.35)
@@ -121,7 +119,21 @@ def _ratios(ax: Axes, curves: xr.DataArray) -> None:
     log_ticks(ax, "x")
 
 
-def schedule_data(schedule: "WeightSchedule", n_epochs: int = 500) -> xr.Dataset:
+class Weights(Protocol):
+    """Loss weights of one stage."""
+
+    energy: float
+    force: float
+    atomic_energy: float
+
+
+class Schedule(Protocol):
+    """First epoch and weights of each stage, as in :class:`kdlib.training.WeightSchedule`."""
+
+    stages: Sequence[tuple[int, Weights]]
+
+
+def schedule_data(schedule: Schedule, n_epochs: int = 500) -> xr.Dataset:
     """Dataset of a schedule of loss weights, for `table1_schedule`.
 
     Parameters

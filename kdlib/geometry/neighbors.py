@@ -8,7 +8,6 @@ may be triclinic and smaller than the cutoff: an atom then sees its own images.
 from dataclasses import dataclass
 
 import numpy as np
-import vesin
 from ase import Atoms
 
 
@@ -63,6 +62,8 @@ def neighbor_pairs(
     cutoff
         In Angstrom.
     """
+    import vesin  # imports torch, where there is one: a second that reading results must not cost
+
     search = vesin.NeighborList(cutoff=float(cutoff), full_list=True, sorted=True)
     first, second, shifts = search.compute(
         points=np.ascontiguousarray(positions, dtype=float),

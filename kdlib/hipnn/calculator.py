@@ -7,9 +7,8 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from time import perf_counter
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numba
 import numpy as np
@@ -26,10 +25,12 @@ from kdlib.hipnn import kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.kernels import ForceField, VerletList
 from kdlib.hipnn.network import HipnnModule, hippynn_graph
-from kdlib.hipnn.potential import Potential, load
 
 with lean():
     from hippynn.interfaces.ase_interface import HippynnCalculator
+
+if TYPE_CHECKING:  # Potential.calculator is the way from there to here
+    from kdlib.hipnn.potential import Potential
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class HipnnCalculator(Calculator):
     Parameters
     ----------
     potential
-        A :class:`~kdlib.hipnn.Potential`, or the folder it was saved in. Its weights are copied.
+        Model; its weights are copied. :func:`kdlib.hipnn.load` reads one from its folder.
     device
         ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where there is a device.
     backend
@@ -83,7 +84,7 @@ class HipnnCalculator(Calculator):
 
     def __init__(
         self,
-        potential: Potential | str | Path,
+        potential: "Potential",
         device: str = "auto",
         backend: str = "fused",
         skin: float = 1.0,
@@ -93,8 +94,6 @@ class HipnnCalculator(Calculator):
             raise InputError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
         if not skin >= 0:
             raise InputError(f"the skin of a neighbour list is {skin}, must not be negative")
-        if not isinstance(potential, Potential):
-            potential = load(potential)
         self.device = torch_device(device)
         self.config = potential.config
         module = kernels.restore(copy.deepcopy(potential.module)).to(self.device).eval()
@@ -272,12 +271,12 @@ class _Layers:
         return results
 
     def _load(self, atoms: Atoms, neighbor_list: NeighborList) -> None:
-        def ontorch_device(array: np.ndarray) -> Tensor:
+        def on_device(array: np.ndarray) -> Tensor:
             return torch.as_tensor(array, dtype=torch.int64, device=self._device)
 
         pairs = neighbor_list.pairs
-        self._numbers = ontorch_device(atoms.numbers)
-        self._first, self._second = ontorch_device(pairs.first), ontorch_device(pairs.second)
+        self._numbers = on_device(atoms.numbers)
+        self._first, self._second = on_device(pairs.first), on_device(pairs.second)
         self._offsets = torch.as_tensor(pairs.shifts @ atoms.cell.array, device=self._device)
         self._n_builds = neighbor_list.n_builds
 
@@ -344,7 +343,7 @@ class StockCalculator(HippynnCalculator):
 
 
 def stock_calculator(
-    potential: Potential, device: str = "auto", skin: float = 1.0
+    potential: "Potential", device: str = "auto", skin: float = 1.0
 ) -> StockCalculator:
     """Return hippynn's own ASE calculator over the same weights, to compare with.
 

@@ -15,7 +15,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,10 +29,8 @@ from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import batches
-from kdlib.hipnn.network import HipnnConfig, HipnnModule, Prediction, build
-
-if TYPE_CHECKING:
-    from kdlib.hipnn.calculator import HipnnCalculator
+from kdlib.hipnn.calculator import HipnnCalculator
+from kdlib.hipnn.network import HipnnConfig, HipnnModule, Prediction, build, n_parameters
 
 #: Share of the range by which configurations may leave it without a warning.
 MARGIN = 0.05
@@ -208,10 +205,15 @@ class Potential:
         parts = [self.predict([a], forces=False).atomic_energies.values for a in frames]
         return with_energies(frames, parts)
 
-    def calculator(self, **options: object) -> "HipnnCalculator":
-        """ASE calculator; ``options`` as in :class:`kdlib.hipnn.calculator.HipnnCalculator`."""
-        from kdlib.hipnn.calculator import HipnnCalculator
+    @property
+    def counts(self) -> dict[str, int]:
+        """Size of the architecture, as result files have it along ``architecture``."""
+        names = ("n_features", "n_sensitivities", "n_atom_layers")
+        sizes = {name: getattr(self.config, name) for name in names}
+        return sizes | {"n_parameters": n_parameters(self.module)}
 
+    def calculator(self, **options: object) -> HipnnCalculator:
+        """ASE calculator; ``options`` as in :class:`kdlib.hipnn.calculator.HipnnCalculator`."""
         return HipnnCalculator(self, **options)
 
 

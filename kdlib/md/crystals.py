@@ -17,9 +17,9 @@ They are computed alike for DFT and for models, from energies alone, with any AS
 Trained models against DFT on crystals that no training saw.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -31,11 +31,11 @@ from ase.eos import EquationOfState
 from ase.optimize import BFGS
 
 from kdlib import progress, units
-from kdlib.hipnn import Potential
+from kdlib.md.structure import Model
 from kdlib.results import schema
-from kdlib.training import sweep
 
 STRUCTURES = ("fcc", "bcc", "hcp")
+_RUN = ("role", "architecture", "seed")
 #: Name of the larger fcc cell, with and without the vacancy.
 VACANCY = "vacancy"
 
@@ -299,16 +299,16 @@ def quantities(ds: xr.Dataset) -> xr.DataArray:
 
 
 def models(
-    folder: str | Path,
+    load: Callable[[str, str, int], Model],
     accuracy: xr.Dataset,
     protocol: CrystalProtocol = PROTOCOL,
 ) -> xr.Dataset:
-    """Crystals under every model of a results folder.
+    """Crystals under every trained model.
 
     Parameters
     ----------
-    folder
-        Results folder with the runs.
+    load
+        Role, architecture and seed -> model.
     accuracy
         Says which roles, architectures and seeds there are.
     protocol
@@ -320,18 +320,17 @@ def models(
         :func:`kdlib.md.crystals.properties` over role, architecture and seed.
     """
     cells = []
-    keys = list(_trained(accuracy))
+    keys = trained(accuracy)
     with progress.bar(total=len(keys), desc="crystals", unit="model") as bar:
         for role, architecture, seed in keys:
             bar.set_description_str(f"{role} {architecture} {seed}")
-            potential = sweep.load(folder, role, architecture, seed)
-            found = properties(_calculators(potential), protocol)
+            found = properties(_calculators(load(role, architecture, seed)), protocol)
             where = {"role": [role], "architecture": [architecture], "seed": [seed]}
             shared = found[["volume"]]
             cells.append(found.drop_vars("volume").expand_dims(where).merge(shared))
             bar.update()
     whole = xr.merge(cells, join="outer", compat="no_conflicts", combine_attrs="override")
-    order = {dim: accuracy[dim].values for dim in ("role", "architecture", "seed")}
+    order = {dim: accuracy[dim].values for dim in _RUN}
     return whole.reindex(order)
 
 
@@ -381,19 +380,12 @@ def table(ds: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({name: column.values for name, column in columns.items()}, rows)
 
 
-def _trained(accuracy: xr.Dataset) -> Iterator[tuple[str, str, int]]:
+def _calculators(model: Model) -> Calculators:
+    return lambda like: model.calculator(backend="fused", device="cpu")
+
+
+def trained(accuracy: xr.Dataset) -> list[tuple[str, str, int]]:
+    """Role, architecture and seed of every model that has an error."""
     there = accuracy.force_rmse.notnull().any("split")
-    for role in accuracy.role.values.tolist():
-        for architecture in accuracy.architecture.values.tolist():
-            for seed in accuracy.seed.values.tolist():
-                if bool(there.sel(role=role, architecture=architecture, seed=seed)):
-                    yield role, architecture, int(seed)
-
-
-def _calculators(potential: Potential) -> Calculators:
-    return lambda like: potential.calculator(backend="fused", device="cpu")
-
-
-def species(folder: str | Path, accuracy: xr.Dataset) -> tuple[str, ...]:
-    """Chemical symbols that the models of a results folder know."""
-    return sweep.load(folder, *next(_trained(accuracy))).config.species
+    grid = product(*(accuracy[dim].values.tolist() for dim in _RUN))
+    return [key for key in grid if bool(there.sel(dict(zip(_RUN, key, strict=True))))]

@@ -12,15 +12,16 @@ least.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+import xarray as xr
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
 from kdlib import progress
 from kdlib.errors import InputError
 from kdlib.geometry.cells import closest_pair
-from kdlib.hipnn import Potential
 from kdlib.md import dynamics
 from kdlib.md.dynamics import DynamicsError
 
@@ -120,7 +121,14 @@ def _advance(atoms: Atoms, temperature: float, n_steps: int, e: Excursion, seed:
     )  # fmt: skip
 
 
-def disagreement(potentials: Sequence[Potential], frames: Sequence[Atoms]) -> np.ndarray:
+class Predictor(Protocol):
+    """A model that evaluates many frames at once, as :class:`kdlib.hipnn.Potential` does."""
+
+    def predict(self, frames: Sequence[Atoms]) -> xr.Dataset:
+        """``forces(atom, xyz)``, eV/Angstrom, and ``frame_index(atom)``."""
+
+
+def disagreement(potentials: Sequence[Predictor], frames: Sequence[Atoms]) -> np.ndarray:
     """Largest standard deviation of an atom's force between models, per frame, eV/Angstrom.
 
     Parameters
@@ -134,7 +142,7 @@ def disagreement(potentials: Sequence[Potential], frames: Sequence[Atoms]) -> np
 
 
 def judged(
-    potentials: Sequence[Potential], frames: Sequence[Atoms]
+    potentials: Sequence[Predictor], frames: Sequence[Atoms]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Disagreement of an ensemble, and the largest force that its first member finds.
 

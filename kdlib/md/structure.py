@@ -8,21 +8,20 @@ that inherited its teacher's faults; so also against teachers of other seeds and
 Liquid of one model: what is run, by ASE or by LAMMPS, and what is taken from the run.
 """
 
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Executor, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import xarray as xr
 from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
 
-from kdlib import hipnn, processes, progress, results
+from kdlib import processes, progress, results
 from kdlib.errors import InputError
 from kdlib.geometry import rdf
-from kdlib.hipnn import Potential
 from kdlib.md import dynamics
 from kdlib.md.dynamics import DynamicsError, thermalize
 from kdlib.md.lammps import driver as lammpsnvt
@@ -77,15 +76,24 @@ class StructureProtocol:
 PROTOCOL = StructureProtocol()
 
 
+class Model(Protocol):
+    """What makes calculators and can be sent to another process: :class:`kdlib.hipnn.Potential`."""
+
+    counts: Mapping[str, int]
+
+    def calculator(self, *, backend: str, device: str) -> BaseCalculator:
+        """Return a fresh ASE calculator."""
+
+
 def liquid_structure(
-    potential: Potential, start: Atoms, protocol: StructureProtocol = PROTOCOL
+    model: Model, start: Atoms, protocol: StructureProtocol = PROTOCOL
 ) -> xr.Dataset:
     """Sample the liquid of one model.
 
     Parameters
     ----------
-    potential
-        Model.
+    model
+        Makes the calculator.
     start
         Liquid to start from; not changed.
     protocol
@@ -100,7 +108,7 @@ def liquid_structure(
     """
     p = protocol
     atoms = Atoms(start.numbers, start.positions, cell=start.cell, pbc=start.pbc)
-    atoms.calc = potential.calculator(backend=p.backend, device=p.device)
+    atoms.calc = model.calculator(backend=p.backend, device=p.device)
     thermalize(atoms, p.temperature, np.random.default_rng(p.seed))
     nvt = ENGINES[p.engine]
     try:
@@ -138,7 +146,7 @@ Key = tuple[str, str, int]
 
 
 def liquid_structures(
-    models: Mapping[Key, Potential],
+    models: Mapping[Key, Model],
     start: Atoms,
     protocol: StructureProtocol = PROTOCOL,
     executor: Executor | None = None,
@@ -167,12 +175,11 @@ def liquid_structures(
     """
     cells = []
     own = nullcontext(executor) if executor else processes.pool(n_workers)
-    with tempfile.TemporaryDirectory() as folder, own as pool:
-        futures = {}
-        for key, potential in models.items():
-            run_dir = Path(folder) / "_".join(map(str, key))
-            hipnn.save(potential.module, run_dir)
-            futures[pool.submit(_job, run_dir, start, protocol)] = key
+    with own as pool:
+        futures = {
+            pool.submit(liquid_structure, model, start, protocol): key
+            for key, model in models.items()
+        }
         with progress.bar(total=len(models), desc="liquids", unit="model") as bar:
             for future in as_completed(futures):
                 key, found = futures[future], future.result()
@@ -180,10 +187,6 @@ def liquid_structures(
                 bar.update()
                 progress.line(_line(key, found))
     return results.combine(cells)
-
-
-def _job(run_dir: Path, start: Atoms, protocol: StructureProtocol) -> xr.Dataset:
-    return liquid_structure(hipnn.load(run_dir), start, protocol)
 
 
 def _line(key: Key, found: xr.Dataset) -> str:
@@ -195,19 +198,12 @@ def _line(key: Key, found: xr.Dataset) -> str:
     return f"{name}: {temperature:.0f} K, {state}, D = {diffusion:.2g} A^2/fs"
 
 
-def _cell(found: xr.Dataset, key: Key, potential: Potential) -> xr.Dataset:
-    config = potential.config
-    counts = {
-        "n_features": config.n_features,
-        "n_sensitivities": config.n_sensitivities,
-        "n_atom_layers": config.n_atom_layers,
-        "n_parameters": hipnn.n_parameters(potential.module),
-    }
+def _cell(found: xr.Dataset, key: Key, model: Model) -> xr.Dataset:
     labels = dict(zip(("role", "architecture", "seed"), ([name] for name in key), strict=True))
     return (
         found.drop_attrs(deep=False)
         .expand_dims(labels)
-        .assign_coords({name: ("architecture", [count]) for name, count in counts.items()})
+        .assign_coords({name: ("architecture", [count]) for name, count in model.counts.items()})
     )
 
 
@@ -231,8 +227,8 @@ def compare(
         Kind ``rdf``: ``rdf_error`` against the own teacher (NaN for teachers),
         ``rdf_error_other_teachers`` (mean over teachers of other seeds), ``rdf_error_experiment``;
         ``rdf_floor``, the error that finite sampling gives two runs of one model (mean over the
-        teachers, see :func:`kdlib.geometry.rdf.noise_floor`), and ``rdf_floor_teachers``, the mean error
-        between teachers. Angstrom.
+        teachers, see :func:`kdlib.geometry.rdf.noise_floor`), and ``rdf_floor_teachers``, the mean
+        error between teachers. Angstrom.
     """
     p = protocol
     teachers = {int(s): _teacher(ds.g, s) for s in ds.seed.values}

@@ -1,7 +1,7 @@
 """Many trainings: tasks over roles, architectures and seeds, through any executor.
 
 A finished training is found again by its hash and not repeated; a worker process that dies has its
-trainings repeated; an interrupted one goes on from its checkpoint.
+trainings repeated; an interrupted one resumes from its checkpoint.
 """
 
 import json
@@ -20,10 +20,10 @@ from kdlib.datasets import Split
 from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.training import accuracy as metrics
-from kdlib.training import roles as distillation
+from kdlib.training.accuracy import evaluate
 from kdlib.training.loop import TrainingConfig
 from kdlib.training.losses import WeightSchedule
+from kdlib.training.roles import role as role_named
 from kdlib.training.runs import HISTORY, Run, fit, load_run, run_key
 
 #: How often trainings are sent again after a worker process died.
@@ -54,7 +54,7 @@ class Task:
     @property
     def schedule(self) -> WeightSchedule:
         """The role's loss weights under this cap."""
-        return distillation.role(self.role).schedule(self.training.max_epochs)
+        return role_named(self.role).schedule(self.training.max_epochs)
 
     @property
     def name(self) -> str:
@@ -82,7 +82,7 @@ def tasks(
         Of initial weights and minibatch order.
     """
     return [
-        Task(distillation.role(role).name, config, replace(settings, seed=seed))
+        Task(role_named(role).name, config, replace(settings, seed=seed))
         for config in configs
         for role in roles
         for seed in seeds
@@ -162,12 +162,14 @@ def accuracy(done: Sequence[Task], runs: Sequence[Run], frames: Frames, split: S
     """
     cells = []
     for task, finished in zip(done, runs, strict=True):
-        ds = metrics.evaluate(finished.potential, _frames_of(task, frames), split)
+        ds = evaluate(finished.potential, _frames_of(task, frames), split)
         ds["n_epochs"] = finished.history.sizes["epoch"]
         ds["best_epoch"] = finished.history.attrs["best_epoch"]
         ds["training_time"] = float(finished.history.seconds[-1])
         cells.append(_cell(ds, task, finished))
-    return xr.combine_by_coords(cells, combine_attrs="drop").assign_attrs(kind="accuracy")
+    return xr.combine_by_coords(cells, combine_attrs="drop").assign_attrs(
+        kind="accuracy", **_settings(done)
+    )
 
 
 def history(done: Sequence[Task], runs: Sequence[Run]) -> xr.Dataset:
@@ -176,7 +178,15 @@ def history(done: Sequence[Task], runs: Sequence[Run]) -> xr.Dataset:
         _cell(finished.history.drop_attrs(), task, finished)
         for task, finished in zip(done, runs, strict=True)
     ]
-    return xr.combine_by_coords(cells, join="outer").assign_attrs(kind="history")
+    return xr.combine_by_coords(cells, join="outer").assign_attrs(kind="history", **_settings(done))
+
+
+def _settings(done: Sequence[Task]) -> dict[str, object]:
+    """What a result file says of its trainings, beside what differs from run to run."""
+    first = done[0]
+    return first.training.attrs | {
+        name: getattr(first.config, name) for name in ("cusp_reg", "resnet")
+    }
 
 
 def _cell(ds: xr.Dataset, task: Task, finished: Run) -> xr.Dataset:

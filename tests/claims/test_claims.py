@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from kdlib import claims, results
+from kdlib.claims import paper
 from kdlib.claims.statistics import Interval
 from kdlib.errors import InputError
 from kdlib.results import schema
-from kdlib.training import losses
-from kdlib.training.loop import TrainingConfig
+from kdlib.training import TrainingConfig, losses, roles
 
 
 def audited(found) -> dict[str, dict]:
@@ -201,24 +202,53 @@ def test_claims_have_unique_names_and_rules():
     assert all(claim.statement and claim.rule.startswith("interval") for claim in listed)
 
 
-def test_choices_are_read_from_settings_and_results(planted):
-    """Numbers in the table of choices follow the code and the data."""
+def test_choices_are_read_from_the_results(planted):
+    """What a run used comes from its result files alone, its loss weights from the last epoch."""
     found = planted(seeds=3)
-    used = {"batch_size": 7, "selection_force": 5.0, "lr_patience": 11, "e0_decay": 0.5}
-    found["accuracy"].attrs |= TrainingConfig.of(used).attrs
+    told = {"batch_size": 7, "e0_decay": 0.02, "selection_energy": 1.0, "selection_force": 10.0}
+    told |= {
+        "selection": "validation",
+        "cusp_reg": 1e-8,
+        "resnet": "true",
+        "lr_patience": 30,
+        "stop_patience": 60,
+    }
+    found["accuracy"].attrs |= told
+    history = found["history"]
+    last = {"born_again": (1, 15, 0), "matched_control": (1, 25, 0)}
+    for k, name in enumerate(("energy", "force", "atomic_energy")):
+        history[f"weight_{name}"] = xr.full_like(history.force_rmse.isel(split=0, drop=True), 77.0)
+        for role, weights in last.items():
+            history[f"weight_{name}"].loc[{"role": role, "epoch": history.epoch[-20:]}] = weights[k]
     table = claims.choices(found)
     ours = dict(zip(table.choice.values.tolist(), table.choice_ours.values.tolist(), strict=True))
     assert ours["batch size"] == "7"
-    assert "forces x 5, for every role; halved after 11 and" in ours["model selection"]
-    assert "(decay factor 0.5)" in ours["energy zero"]
-    found["accuracy"].attrs["selection"] = "training_loss"
-    assert "own training loss" in str(claims.choices(found).choice_ours.values)
+    assert ours["epoch cap"] == "not in the results"
+    assert "(decay factor 0.02)" in ours["energy zero"]
+    selection = ours["model selection"]
+    assert (
+        "energy x 1 + forces x 10, for every role; halved after 30 and stopped after 60"
+        in selection
+    )
+    assert ours["cusp of the l = 1 invariant"] == "cusp_reg = 1e-08, shortcut layers True"
     assert ours["independent runs"].startswith("3 seeds")
-    assert f"w_F {losses.TABLE_1.stages[-1][1].force:g}" in ours["last weights of Table 1"]
+    assert ours["last weights of Table 1"] == "Table 1 as printed, w_E 1, w_F 15, w_A 0"
+    assert "force weight 25 and no labels" in ours["everything else held constant"]
     assert ours["dataset"].startswith("data: 400 cells")
     without = claims.choices()
-    assert "not in the results" in without.choice_ours.values.tolist()
+    assert without.choice_ours.values.tolist().count("not in the results") == 10
     assert set(schema.KINDS["claims"]) >= set(map(str, table.variables))
+
+
+def test_the_papers_settings_are_the_defaults_of_a_training():
+    """What the audit quotes from the paper is what roles and trainings have by default."""
+    for role, weights in paper.WEIGHTS.items():
+        stage = roles.ROLES[role].schedule(500).stages[-1][1]
+        assert (stage.energy, stage.force, stage.atomic_energy) == weights
+    end = losses.TABLE_1.stages[-1][1]
+    assert (end.energy, end.force, end.atomic_energy) == paper.LAST_STAGE
+    for name, value in (paper.SCRIPT | paper.PATIENCE).items():
+        assert getattr(TrainingConfig(), name) == value
 
 
 def test_contradicting_files_are_named(planted, tmp_path):

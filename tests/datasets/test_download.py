@@ -45,7 +45,7 @@ def test_malicious_archive_is_refused_whole(
     archive = tmp_path / "bad.tgz"
     archive.write_bytes(pack({"data.h5": b"harmless"}, odd))
     with pytest.raises(InputError, match=rf"bad\.tgz: member '{odd.name}' {rule}"):
-        registry.unpack(archive, tmp_path / "deep" / "folder")
+        registry.extract(archive, tmp_path / "deep" / "folder")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.tgz", "deep"]
 
 
@@ -54,7 +54,7 @@ def test_unpacked_files_are_listed_with_their_sums(tmp_path, pack):
     archive = tmp_path / "good.tgz"
     archive.write_bytes(pack({"a/b/data.h5": b"1", "./data.h5": b"2", "note": b"3"}))
     folder = tmp_path / "folder"
-    registry.unpack(archive, folder)
+    registry.extract(archive, folder)
     found = registry.unpacked(folder, ".h5")
     assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in found} == {
         "a/b/data.h5": b"1",
@@ -69,7 +69,7 @@ def test_damaged_archive_is_refused(damage, tmp_path, pack):
     archive = tmp_path / "cut.tgz"
     archive.write_bytes(damage(pack({"data.h5": bytes(range(256)) * 500})))
     with pytest.raises(InputError, match=r"cut\.tgz: not a readable archive"):
-        registry.unpack(archive, tmp_path / "folder")
+        registry.extract(archive, tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["cut.tgz"]
 
 

@@ -1,6 +1,7 @@
 """The ASE calculator: its values, its neighbour list, its errors, and hippynn's own beside it."""
 
 import logging
+import pickle
 
 import numpy as np
 import pytest
@@ -195,11 +196,20 @@ def test_calculator_from_a_folder(potential, crystal, tmp_path):
     """A saved model makes the same calculator, and a missing one is an error."""
     hipnn.save(potential.module, tmp_path)
     atoms = crystal.copy()
-    atoms.calc = HipnnCalculator(str(tmp_path), device="cpu")
+    atoms.calc = hipnn.load(tmp_path).calculator(device="cpu")
     expected = with_calculator(crystal, potential).get_potential_energy()
     assert atoms.get_potential_energy() == pytest.approx(expected, rel=1e-12)
     with pytest.raises(InputError, match="no such model file"):
-        HipnnCalculator(tmp_path / "nothing")
+        hipnn.load(tmp_path / "nothing")
+
+
+def test_potential_in_another_process(potential, crystal):
+    """A pickled potential is the same one, and its module is a copy."""
+    sent = pickle.loads(pickle.dumps(potential))
+    forces = with_calculator(crystal, potential).get_forces()
+    np.testing.assert_array_equal(with_calculator(crystal, sent).get_forces(), forces)
+    assert sent.counts == potential.counts
+    assert sent.module is not potential.module
 
 
 def test_unsupported_model_falls_back_with_one_warning(crystal, caplog):

@@ -16,7 +16,6 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from kdlib import hipnn, units
 from kdlib.errors import InputError
 from kdlib.geometry import rdf
-from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.md import dynamics, lammps
 from kdlib.md.dynamics import DynamicsError, kinetic_temperature, thermalize
 from kdlib.md.lammps import box
@@ -140,17 +139,14 @@ def test_nve_is_ases_velocity_verlet(deformation):
         assert_same_trajectory(driver, atoms)
 
 
-@pytest.mark.parametrize("given", ["potential", "folder", "calculator"])
-def test_hipnn_moves_as_in_ase(given, small_config, tmp_path):
-    """A HIP-NN in memory, in its folder or as a calculator moves atoms as in ASE."""
+def test_hipnn_moves_as_in_ase(small_config):
+    """A HIP-NN moves atoms as in ASE."""
     potential = hipnn.Potential(hipnn.build(small_config, seed=1))
-    hipnn.save(potential.module, tmp_path)
     atoms = aluminium()
     atoms.rattle(0.1, seed=0)
     thermalize(atoms, 300.0, np.random.default_rng(0))
-    atoms.calc = HipnnCalculator(potential, device="cpu")
-    start = {"potential": potential, "folder": tmp_path, "calculator": atoms.calc}[given]
-    with lammps.Driver(start, atoms) as driver:
+    atoms.calc = potential.calculator(device="cpu")
+    with lammps.Driver(atoms.calc, atoms) as driver:
         assert_same_trajectory(driver, atoms)
 
 

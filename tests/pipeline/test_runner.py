@@ -20,7 +20,7 @@ import xarray as xr
 from kdlib import pipeline, results
 from kdlib.errors import InputError
 from kdlib.pipeline import notebook, profile, runner
-from kdlib.results import hashes as fingerprint
+from kdlib.results import hashes
 
 # papermill and its kernels: about a second for each notebook
 WRITE_X = "from pathlib import Path\nPath(results_dir, 'x.txt').write_text(str(factor))"
@@ -164,13 +164,13 @@ def test_editing_a_module_reruns_only_its_users(
         (package / name).write_text(source)
     table = package / "data" / "table.csv"
     table.write_text("1")
-    monkeypatch.setattr(fingerprint, "_ROOT", package)
+    monkeypatch.setattr(hashes, "_ROOT", package)
     monkeypatch.setattr("kdlib.results.sources._ROOT", package)
-    before = fingerprint.modules(["from kdlib import a"])
+    before = hashes.modules(["from kdlib import a"])
     assert list(before) == ["kdlib.a", "kdlib.b", "kdlib.deep", "kdlib.deep.core", "kdlib.units"]
 
     def changed() -> set[str]:
-        now = fingerprint.modules(["from kdlib import a"])
+        now = hashes.modules(["from kdlib import a"])
         return {name for name in now if now[name] != before[name]}
 
     (package / "figures.py").write_text("import kdlib.units as edited\n")
@@ -203,15 +203,15 @@ def test_provenance_does_not_count_as_a_change(tmp_path: Path) -> None:
     """The same numbers at another time have the same hash; one changed number has another."""
     meaning = {"units": "eV", "long_name": "energy"}
     series = xr.Dataset({"energy": ("frame", np.array([1.0, 2.0]), meaning)})
-    hashes = [
-        fingerprint.file(results.save(ds, tmp_path / "a.nc", kind="figure", wall_time=seconds))
+    found = [
+        hashes.file(results.save(ds, tmp_path / "a.nc", kind="figure", wall_time=seconds))
         for ds, seconds in (
             (series, 1.0),
             (series, 2.0),
             (series.map(np.negative, keep_attrs=True), 2.0),
         )
     ]
-    assert hashes[0] == hashes[1] != hashes[2]
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize(
@@ -449,6 +449,6 @@ def test_record_says_what_the_step_depended_on(
     record = json.loads((tmp_path / "results" / "notebooks" / "01_x.json").read_text())
     assert record["depends"]["parameters"] == {"factor": 5}
     assert list(record["depends"]["modules"]) == ["kdlib.units"]
-    digest = fingerprint.file(tmp_path / "results" / "x.txt")
+    digest = hashes.file(tmp_path / "results" / "x.txt")
     assert record["written"] == {"x.txt": digest}
     assert record["key"] == runner.key(record["depends"])

