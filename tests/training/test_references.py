@@ -107,7 +107,6 @@ def student(frames: list[Atoms], references: AtomReferences, folder) -> hipnn.Po
     return run.potential
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stoichiometry", ["mixed", "fixed"])
 def test_students_differ_by_the_teachers_constants_only(stoichiometry, tmp_path):
     """The same forces; atomic energies apart by the constants, also at another composition."""
