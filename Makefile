@@ -1,5 +1,5 @@
 # make reproduce   every figure of the paper from the embedded data (profile quick)
-# make test        the test suite
+# make test        the tests that take seconds; make test-all for all of them
 # Both create .venv when it is missing and need nothing but Python 3.11 or newer, and make.
 
 PYTHON ?= python3
@@ -10,11 +10,15 @@ STAMP := $(VENV)/.installed
 # Libraries that GPAW is built on. A build without FFTW is replaced, and a cached one never used.
 DFT_LIBRARIES := g++ libxc-dev libopenblas-dev libfftw3-dev
 
-.PHONY: reproduce figures dft test lint clean help
+# Two processes of one thread each: the tests compute on systems too small for more.
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+PYTEST := $(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+.PHONY: reproduce figures dft test test-all lint clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 reproduce: $(STAMP)  ## data to figures; PROFILE=laptop for four seeds (hours)
 	$(BIN)/kdlib run --profile $(PROFILE)
@@ -29,8 +33,11 @@ dft: $(STAMP)  ## GPAW, to label more frames; builds it, with Debian's compiler 
 		--quiet --constraint constraints.txt --no-cache-dir --no-binary gpaw --force-reinstall --no-deps gpaw
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dft]'
 
-test: $(STAMP)  ## all tests, notebooks included
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the tests that take seconds, on two cores
+	$(PYTEST) -m 'not slow and not notebooks'
+
+test-all: $(STAMP)  ## all tests: the smoke run of the notebooks, killed and resumed work
+	$(PYTEST)
 
 lint: $(STAMP)  ## style of code and notebooks, and which room imports which
 	$(BIN)/ruff check .

@@ -1,5 +1,9 @@
-"""Small physical systems that several test modules share."""
+"""Small physical systems, models and notebooks that several test modules share."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -34,7 +38,7 @@ def terminal(monkeypatch, capsys):
 
 
 def rattled(n: int = 2, seed: int = 0, amplitude: float = 0.15) -> Atoms:
-    """Aluminium crystal with every atom displaced, so that nothing vanishes by symmetry."""
+    """Aluminum crystal with every atom displaced, so that nothing vanishes by symmetry."""
     atoms = bulk("Al", a=4.1, cubic=True) * (n, n, n)
     atoms.rattle(amplitude, seed=seed)
     return atoms
@@ -42,13 +46,13 @@ def rattled(n: int = 2, seed: int = 0, amplitude: float = 0.15) -> Atoms:
 
 @pytest.fixture
 def crystal() -> Atoms:
-    """32 rattled aluminium atoms."""
+    """32 rattled aluminum atoms."""
     return rattled()
 
 
 @pytest.fixture(scope="session")
 def emt_frames() -> list[Atoms]:
-    """Forty 4-atom aluminium cells labelled by ASE's EMT, cheap to train on."""
+    """Forty 4-atom aluminum cells labeled by ASE's EMT, cheap to train on."""
     rng = np.random.default_rng(0)
     frames = []
     for k in range(40):
@@ -69,7 +73,7 @@ def small_config() -> hipnn.HipnnConfig:
 
 
 class Classical(hipnn.Potential):
-    """A potential whose calculator is ASE's EMT, which has an aluminium of its own."""
+    """A potential whose calculator is ASE's EMT, which has an aluminum of its own."""
 
     def calculator(self, **options: object) -> EMT:
         """Stable forces without training."""
@@ -80,3 +84,42 @@ class Classical(hipnn.Potential):
 def classical() -> Classical:
     """EMT under the name of a small architecture."""
     return Classical(hipnn.build(hipnn.HipnnConfig(4, 5, 1)))
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """Root of the checkout."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture
+def write_notebook(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a small notebook into `tmp_path/notebooks`."""
+
+    def write(
+        name: str,
+        *cells: str,
+        parameters: str | None = 'results_dir: str = ""  # where the files go',
+        reads: Sequence[str] = (),
+        writes: Sequence[str] = (),
+        **declared: object,
+    ) -> Path:
+        code = [nbformat.v4.new_code_cell(source) for source in cells]
+        if parameters is not None:
+            tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+            code.insert(0, tagged)
+        notebook = nbformat.v4.new_notebook(
+            cells=code,
+            metadata={
+                "kdlib": {"reads": list(reads), "writes": list(writes), **declared},
+                # installed nowhere: the run must not look for it
+                "kernelspec": {"name": "no-such-kernel", "display_name": "none"},
+                "language_info": {"name": "python"},
+            },
+        )
+        path = tmp_path / "notebooks" / f"{name}.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        nbformat.write(notebook, path)
+        return path
+
+    return write

@@ -20,7 +20,6 @@ def threads() -> tuple[int, int, int]:
     return torch.get_num_threads(), numba.get_num_threads(), numba.config.NUMBA_NUM_THREADS
 
 
-@pytest.mark.slow
 def test_a_worker_has_one_thread():
     """Neither torch nor numba starts more, and numba's pool has no idle threads to wake."""
     with processes.pool(1) as pool:
@@ -145,7 +144,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.cpu_count() == 1, reason="the number of threads must change")
 def test_a_script_may_import_torch_and_numba_at_its_top(tmp_path):
     """A spawned process imports the script, and both libraries, first: one thread all the same."""

@@ -23,8 +23,10 @@ from kdlib.distill.plan import Plan
 from kdlib.distill.sampling import structures
 from kdlib.distill.workflow import FINAL, Outcome
 from kdlib.geometry.cells import bare
+from kdlib.hipnn.potential import WEIGHTS
 from kdlib.results import hashes
-from kdlib.training.accuracy import PHASES, STATES, parity
+from kdlib.results.files import PROVENANCE
+from kdlib.training.accuracy import PHASES, STATES, student_parity
 
 
 def potentials(ds: xr.Dataset) -> pd.DataFrame:
@@ -153,7 +155,7 @@ def report(
     """
     home = Path(folder)
     jobs = _measurements(plan, outcome, home, m)
-    weights, parts = (home / hipnn.WEIGHTS).read_bytes(), []
+    weights, parts = (home / WEIGHTS).read_bytes(), []
     with progress.bar(total=len(jobs), desc="report", unit="measurement") as bar:
         for name, measure in jobs.items():
             bar.set_description_str(f"report: {name}")
@@ -178,7 +180,7 @@ def _measurements(
     fresh = pool.frames(k for k in pool.numbers if k >= sampling.PER_ROUND * outcome.final)
     hot = m.hot or plan.temperatures[1]
     jobs = {
-        "parity": lambda: parity(potential, fresh),
+        "parity": lambda: student_parity(potential, fresh),
         "rounds": lambda: by_round(outcome, plan),
         "survival": lambda: survival(home, outcome.final),
         "curves": lambda: measures.curves(student, teacher(), given, m),
@@ -204,7 +206,7 @@ def _kept(path: Path, key: str, measure: Callable[[], xr.Dataset]) -> xr.Dataset
     if path.is_file():
         found = results.load(path)
         if found.attrs.get("key") == key:
-            beside = results.PROVENANCE | {"kind", "key"}
+            beside = PROVENANCE | {"kind", "key"}
             return found.drop_attrs(deep=False).assign_attrs(
                 {name: value for name, value in found.attrs.items() if name not in beside}
             )

@@ -1,16 +1,57 @@
 """Measures of a student, on ASE's EMT as its own student."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.emt import EMT
 
 from kdlib.distill import measures
-from kdlib.distill.measures import Measures
+from kdlib.distill.measures import Measures, densities
 
-SMALL = Measures(n_atoms=32, nve_ps=0.4, npt_ps=2.0, timestep=4.0, rdf_ps=0.4)
-#: EMT's relaxed fcc copper, Angstrom^3/atom (its lattice constant is 3.59 Angstrom).
+SMALL = Measures(n_atoms=32, nve_ps=0.4, timestep=4.0, rest_steps=200, rdf_ps=0.4)
+#: Of densities: NPT of a picosecond, and of a fifth of one.
+SHORT = Measures(n_atoms=32, npt_ps=1.0, timestep=4.0, npt_frames=8)
+BRIEF = replace(SHORT, npt_ps=0.2)
+FINE = Measures(volumes=(0.985, 0.99, 0.995, 1.0, 1.005, 1.01, 1.015, 1.02))
+#: EMT's relaxed fcc copper, Angstrom^3/atom (its lattice constant is 3.59 Angstrom), and g/cm3.
 RELAXED = 3.59**3 / 4
+RELAXED_DENSITY = 63.546 * 1.66054 / RELAXED
+
+
+class Pressed(EMT):
+    """EMT with an energy linear in the volume, so with a constant pressure of its own."""
+
+    pressure = 0.004  # eV/Angstrom^3, that is 0.64 GPa
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=("positions", "cell")):
+        """Add the energy and its pressure to those of EMT."""
+        super().calculate(atoms, properties, system_changes)
+        self.results["energy"] -= self.pressure * self.atoms.get_volume()
+        self.results["stress"] = self.results["stress"] - self.pressure * np.array(
+            [1] * 3 + [0] * 3
+        )
+
+
+class Mute(EMT):
+    """EMT that knows no stress."""
+
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        """Refuse a stress."""
+        if name == "stress":
+            raise PropertyNotImplementedError(name)
+        return super().get_property(name, atoms, allow_calculation)
+
+
+class Bomb(EMT):
+    """EMT with enormous forces away from one corner."""
+
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        """Push every atom apart from the others."""
+        value = super().get_property(name, atoms, allow_calculation)
+        return 1e6 * np.sign(atoms.positions - 2.0) if name == "forces" else value
 
 
 def test_a_teacher_as_its_own_student_has_its_curve():
@@ -36,13 +77,7 @@ def test_energy_is_conserved_and_states_are_told_apart():
 
 
 def test_an_exploding_student_is_a_number_not_a_crash():
-    """A student without forces worth the name is stable for no time, and has no density."""
-
-    class Bomb(EMT):
-        def get_property(self, name, atoms=None, allow_calculation=True):
-            value = super().get_property(name, atoms, allow_calculation)
-            return 1e3 * np.sign(atoms.positions - 2.0) if name == "forces" else value
-
+    """A student without forces worth the name is stable for no time."""
     ds = measures.conservation(Bomb(), bulk("Cu"), 1600.0, 1.1, SMALL)
     np.testing.assert_array_equal(ds.stable, 0)
 
@@ -54,3 +89,41 @@ def test_rdf_of_a_teacher_as_its_own_student_is_at_the_floor():
     ds = measures.liquids(EMT(), EMT(), start, 1600.0, SMALL)
     assert float(ds.rdf_error) == pytest.approx(0, abs=1e-9)
     assert float(ds.rdf_floor) > 0.05
+
+
+@pytest.fixture(scope="module")
+def own():
+    """EMT as its own student."""
+    return densities(EMT(), EMT(), bulk("Cu"), SHORT).density
+
+
+def test_crystal_expands_with_temperature(own):
+    """At 300 K and no pressure EMT copper is a little less dense than relaxed, by at most 3 %."""
+    assert 0.97 * RELAXED_DENSITY < float(own.sel(model="student")) < RELAXED_DENSITY
+
+
+def test_a_teacher_as_its_own_student_has_its_density(own):
+    """No difference of pressure, none of density."""
+    assert float(own[0]) == pytest.approx(float(own[1]), rel=1e-12)
+
+
+def test_teacher_that_presses_outwards_is_less_dense():
+    """From EMT's run in the cold the other's density is told as its energy-volume curve has it."""
+    cold = replace(BRIEF, cold=10.0, npt_ps=0.4)
+    told = densities(EMT(), Pressed(), bulk("Cu", a=3.59), cold).density
+    curves = measures.curves(EMT(), Pressed(), [bulk("Cu", a=3.59)], FINE).relaxed_volume
+    teacher, student = curves.values[:, 0]
+    assert teacher > 1.003 * student
+    assert float(told[0] / told[1]) - 1 == pytest.approx(student / teacher - 1, rel=0.05)
+
+
+def test_teacher_without_stress_has_no_density():
+    """The student's is there all the same."""
+    speaking, mute = (densities(EMT(), t, bulk("Cu"), BRIEF).density for t in (EMT(), Mute()))
+    assert np.isnan(mute.sel(model="teacher"))
+    assert float(mute.sel(model="student")) == float(speaking.sel(model="student"))
+
+
+def test_an_exploding_student_has_no_density():
+    """A run that flies apart is a missing number, not a crash."""
+    assert densities(Bomb(), EMT(), bulk("Cu"), SHORT).density.isnull().all()

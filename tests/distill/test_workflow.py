@@ -13,8 +13,7 @@ import pytest
 from kdlib import datasets, distill, hipnn, teachers
 from kdlib.distill import sampling, students
 from kdlib.distill.labeled import Pool
-
-pytestmark = pytest.mark.slow
+from kdlib.training.accuracy import student_parity
 
 
 def test_the_delivered_student_predicts_the_teachers_energies(finished):
@@ -31,6 +30,17 @@ def test_the_delivered_student_predicts_the_teachers_energies(finished):
         energies.append(energy)
     assert np.std(errors) < 0.5 * np.std(energies)
     assert abs(np.mean(errors)) < 0.5 * np.std(energies)
+
+
+def test_points_of_a_delivered_student_have_the_errors_of_its_record(finished):
+    """Delivered with the energies of atoms, it is compared with the teacher's whole energies."""
+    folder, outcome = finished
+    pool = Pool(folder / "labels")
+    fresh = pool.frames(k for k in pool.numbers if k >= sampling.PER_ROUND * outcome.final)
+    ds, errors = student_parity(hipnn.load(folder), fresh), outcome.record[-1]["errors"]["all"]
+    for name in ("energy", "force"):
+        rmse = np.sqrt(np.mean((ds[f"predicted_{name}"] - ds[f"reference_{name}"]) ** 2))
+        assert rmse == pytest.approx(errors[f"{name}_rmse"], rel=1e-3)
 
 
 def test_nothing_has_learnt_from_the_final_frames(finished):
@@ -52,7 +62,7 @@ def test_the_same_call_repeats_nothing(tiny, finished, monkeypatch):
 
     monkeypatch.setattr(teachers.Teacher, "label", never)
     monkeypatch.setattr(sampling, "_explored", never)
-    monkeypatch.setattr(students.training.Loop, "run_epoch", never)
+    monkeypatch.setattr("kdlib.training.loop.Loop.run_epoch", never)
     again = distill.run(tiny, folder)
     assert again.record == outcome.record
     assert again.best.run_dir == outcome.best.run_dir
@@ -120,6 +130,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_distillation_goes_on(tiny, finished, tmp_path):
     """After SIGKILL in the middle, the same call ends with the same errors as an unbroken one."""
     folder, script = tmp_path / "killed", tmp_path / "script.py"

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from kdlib import hipnn
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential, batches
+from kdlib.hipnn.potential import WEIGHTS
 from kdlib.training.references import fit_e0
 
 CONFIGS = {
@@ -201,13 +202,13 @@ def test_saved_model_predicts_the_same(tmp_path, potential, crystal):
     np.testing.assert_array_equal(
         again.predict([crystal]).forces, potential.predict([crystal]).forces
     )
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [hipnn.CONFIG, hipnn.WEIGHTS]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [hipnn.CONFIG, WEIGHTS]
 
 
 def test_truncated_or_foreign_model_files_are_refused(tmp_path):
     """A damaged model is one clear error naming its folder."""
     hipnn.save(hipnn.build(CONFIGS["l_max 1"]), tmp_path)
-    weights = tmp_path / hipnn.WEIGHTS
+    weights = tmp_path / WEIGHTS
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-20])
     with pytest.raises(InputError, match=str(tmp_path)):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kdlib import pipeline
 from kdlib.__main__ import main
-from kdlib.pipeline import notebook, profile
+from kdlib.pipeline import notebook, profile, runner
 
 PARAMETERS = 'dataset: str = "al-pbe"  # frames'
 
@@ -57,7 +56,7 @@ def test_a_step_depends_on_every_file_of_a_pattern(
 
     def key() -> str:
         parameters = profile.load(mine).parameters(step)
-        return pipeline.key(pipeline.dependencies(step, parameters, mine.parent))
+        return runner.key(runner.dependencies(step, parameters, mine.parent))
 
     keys = [key()]
     for change in (

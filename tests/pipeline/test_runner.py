@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import xarray as xr
 
 from kdlib import pipeline, results
 from kdlib.errors import InputError
-from kdlib.pipeline import notebook, profile
+from kdlib.pipeline import notebook, profile, runner
 from kdlib.results import hashes
 
 # papermill and its kernels: about a second for each notebook
@@ -36,6 +37,22 @@ def chain(write_notebook: Callable[..., Path]) -> None:
     write_notebook("01_x", WRITE_X, parameters=FACTOR, writes=["x.txt"])
     write_notebook("02_y", WRITE_Y, reads=["x.txt"], writes=["y.txt"])
     write_notebook("03_alone", "1 + 1")
+
+
+@pytest.fixture
+def _without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run cells in this process, for tests of what runs and not of how it runs."""
+
+    def execute(step: notebook.Step, parameters: dict, folder: Path) -> Path:
+        declared, *rest = step.cells
+        scope: dict = {}
+        exec(declared, scope)
+        scope |= parameters
+        for cell in rest:
+            exec(cell, scope)
+        return shutil.copy(step.path, folder / "notebooks")
+
+    monkeypatch.setattr(runner, "execute", execute)
 
 
 @pytest.fixture
@@ -93,7 +110,7 @@ def test_second_run_skips_everything(run: Callable[..., dict], tmp_path: Path) -
     assert set(run(force=True).values()) == {"forced"}
 
 
-@pytest.mark.usefixtures("chain")
+@pytest.mark.usefixtures("chain", "_without_kernels")
 def test_changed_parameter_reaches_dependents(run: Callable[..., dict], tmp_path: Path) -> None:
     """A new value reruns the notebook that takes it and, its file being new, what reads that."""
     run()
@@ -105,8 +122,9 @@ def test_changed_parameter_reaches_dependents(run: Callable[..., dict], tmp_path
     assert (tmp_path / "results" / "y.txt").read_text() == "44"
 
 
+@pytest.mark.usefixtures("chain", "_without_kernels")
 def test_changed_cell_with_the_same_result_stops_there(
-    write_notebook: Callable[..., Path], run: Callable[..., dict], chain: None
+    write_notebook: Callable[..., Path], run: Callable[..., dict]
 ) -> None:
     """A code cell that is edited reruns its notebook; the same file spares the dependents."""
     run()
@@ -114,7 +132,7 @@ def test_changed_cell_with_the_same_result_stops_there(
     assert run() == {"01_x": "code cells changed", "02_y": "", "03_alone": ""}
 
 
-@pytest.mark.usefixtures("chain")
+@pytest.mark.usefixtures("chain", "_without_kernels")
 def test_altered_and_missing_results_are_made_again(
     run: Callable[..., dict], tmp_path: Path
 ) -> None:
@@ -167,18 +185,18 @@ def test_editing_a_module_reruns_only_its_users(
 def test_a_step_depends_on_the_dataset_it_names(write_notebook: Callable[..., Path]) -> None:
     """The packed frames of `al-pbe` belong to the key of a notebook whose parameter names them."""
     step = notebook.read(write_notebook("01_data", parameters='dataset: str = "al-pbe"  # frames'))
-    files = pipeline.dependencies(step, {}, Path())["files"]
+    files = runner.dependencies(step, {}, Path())["files"]
     assert "al-pbe.extxyz.xz" in files
-    assert files == pipeline.dependencies(step, {"dataset": "al-pbe"}, Path())["files"]
+    assert files == runner.dependencies(step, {"dataset": "al-pbe"}, Path())["files"]
 
 
 def test_workers_and_folder_are_not_part_of_the_key(write_notebook: Callable[..., Path]) -> None:
     """Where a run writes and how many processes train do not decide what comes out."""
     step = notebook.read(write_notebook("01_a"))
-    few = pipeline.dependencies(step, {"workers": 1, "results_dir": "here"}, Path())
-    many = pipeline.dependencies(step, {"workers": 8, "results_dir": "there"}, Path())
-    assert pipeline.key(few) == pipeline.key(many)
-    assert pipeline.key(few) != pipeline.key(pipeline.dependencies(step, {"seeds": [1]}, Path()))
+    few = runner.dependencies(step, {"workers": 1, "results_dir": "here"}, Path())
+    many = runner.dependencies(step, {"workers": 8, "results_dir": "there"}, Path())
+    assert runner.key(few) == runner.key(many)
+    assert runner.key(few) != runner.key(runner.dependencies(step, {"seeds": [1]}, Path()))
 
 
 def test_provenance_does_not_count_as_a_change(tmp_path: Path) -> None:
@@ -242,7 +260,7 @@ def test_missing_parameters_cell_is_refused(
         run()
 
 
-@pytest.mark.usefixtures("chain")
+@pytest.mark.usefixtures("chain", "_without_kernels")
 def test_only_names_the_maker_of_a_missing_input(run: Callable[..., dict]) -> None:
     """`--only` takes a prefix, and what the notebook reads must be there."""
     with pytest.raises(InputError, match=r"x.txt, which is missing: run notebook 01_x first"):
@@ -399,7 +417,7 @@ def test_second_run_on_the_same_results_is_refused(
         run()
 
 
-@pytest.mark.usefixtures("chain")
+@pytest.mark.usefixtures("chain", "_without_kernels")
 def test_truncated_record_means_run_again(run: Callable[..., dict], tmp_path: Path) -> None:
     """A record that cannot be read is as good as none."""
     run(only="01")
@@ -433,4 +451,4 @@ def test_record_says_what_the_step_depended_on(
     assert list(record["depends"]["modules"]) == ["kdlib.units"]
     digest = hashes.file(tmp_path / "results" / "x.txt")
     assert record["written"] == {"x.txt": digest}
-    assert record["key"] == pipeline.key(record["depends"])
+    assert record["key"] == runner.key(record["depends"])

@@ -28,6 +28,9 @@ from kdlib.hipnn.kernels import celllist
 from kdlib.md.dynamics import thermalize
 from kdlib.training import losses
 
+#: Rounding of float64: of energies in eV, of forces in eV/Angstrom.
+DOUBLE = 1e-9
+
 BACKENDS = ("fused", "hippynn")
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -93,8 +96,8 @@ def test_the_cell_of_an_open_molecule_is_not_looked_at(name, backend, untrained)
     atoms.pbc = False
     found = with_calculator(atoms, potential, backend=backend)
     energy = expected.get_potential_energy()
-    assert found.get_potential_energy() == pytest.approx(energy, rel=0, abs=1e-9)
-    np.testing.assert_allclose(found.get_forces(), expected.get_forces(), rtol=0, atol=1e-9)
+    assert found.get_potential_energy() == pytest.approx(energy, rel=0, abs=DOUBLE)
+    np.testing.assert_allclose(found.get_forces(), expected.get_forces(), rtol=0, atol=DOUBLE)
     assert potential.predict([atoms]).energy.item() == pytest.approx(energy, rel=0, abs=1e-8)
 
 
@@ -118,7 +121,7 @@ def test_a_slab_open_along_z_is_that_with_vacuum_or_refused_and_documented(untra
         assert "vacuum" in (Path(__file__).parents[2] / "README.md").read_text()
     else:
         expected = periodic.get_potential_energy()
-        assert slab.get_potential_energy() == pytest.approx(expected, rel=0, abs=1e-9)
+        assert slab.get_potential_energy() == pytest.approx(expected, rel=0, abs=DOUBLE)
 
 
 _ROUNDED = pytest.mark.xfail(
@@ -230,7 +233,7 @@ def test_a_tiny_coordinate_is_zero(tiny, backend, untrained):
     atoms.positions[1, 0] = tiny
     rounded = with_calculator(atoms, untrained(), backend=backend)
     expected = exact.get_potential_energy()
-    assert rounded.get_potential_energy() == pytest.approx(expected, rel=0, abs=1e-9)
+    assert rounded.get_potential_energy() == pytest.approx(expected, rel=0, abs=DOUBLE)
 
 
 RANGE = 6.0
@@ -337,7 +340,7 @@ import multiprocessing, sys
 import torch
 from ase.build import bulk
 from kdlib import hipnn
-from kdlib.calculator import HipnnCalculator
+from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
 
@@ -363,7 +366,7 @@ if __name__ == "__main__":
     answers = context.Queue()
     child = context.Process(target=work, args=(answers,))
     child.start()
-    child.join(20)
+    child.join(10)
     child.kill()
     found = answers.get(timeout=1)
     said = isinstance(found, str) and "fork" in found
@@ -388,7 +391,7 @@ def trained(aluminum, tmp_path_factory) -> Potential:
     """Small model of aluminum with a smooth enough surface to relax on."""
     run = training.fit(
         HipnnConfig(16, 8, 1),
-        training.TrainingConfig(max_epochs=40, batch_size=8),
+        training.TrainingConfig(max_epochs=20, batch_size=8),
         losses.LossWeights(),
         aluminum,
         datasets.split(aluminum),
@@ -397,7 +400,6 @@ def trained(aluminum, tmp_path_factory) -> Potential:
     return run.potential
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell_filter", "optimizer"),
     [(FrechetCellFilter, BFGS), (UnitCellFilter, BFGS), (FrechetCellFilter, FIRE)],
@@ -420,7 +422,7 @@ def test_relaxations_repeat(cell_filter, optimizer, trained):
 FORCES = """
 from ase.build import bulk
 from kdlib import hipnn
-from kdlib.calculator import HipnnCalculator
+from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.hipnn import HipnnConfig, Potential
 atoms = bulk("Al", cubic=True)
 potential = Potential(hipnn.build(HipnnConfig(8, 6, 1, cutoff=5.0, soft_max=4.5), 1))

@@ -1,11 +1,13 @@
 """Reports about labeling runs: two at once, failing teachers, edited data and odd structures."""
 
+import json
 import os
 import sys
 import time
 import types
 import warnings
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 
 import ase.io
 import numpy as np
@@ -16,58 +18,56 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import teachers
-from kdlib.distill import Plan, labeled, sampling
+from kdlib import distill, teachers
+from kdlib.distill import Plan, labeled, sampling, workflow
 from kdlib.distill.plan import keep
 from kdlib.distill.sampling import structures
 from kdlib.errors import InputError
 from kdlib.geometry import cells
 from kdlib.geometry.cells import closest_pair
 
-#: A distillation of seconds; it is a file because its workers must be able to import it.
+#: A distillation of seconds.
+BRIEF = Plan(
+    "emt", ("Cu",), temperatures=(300.0, 600.0), size="8-6-1", cutoff=5.0, n_atoms=8, n_start=16,
+    n_teacher_runs=1, teacher_steps=20, n_models=2, n_trajectories=2, n_steps=100, max_rounds=1,
+    round_epochs=8, final_epochs=8, target_force_rmse=1e-6,
+)  # fmt: skip
+#: It is a file because its workers must be able to import it.
 DISTILL = """
-import sys
+import json, sys
 from kdlib import distill
 
 if __name__ == "__main__":
-    plan = distill.Plan(
-        teacher=sys.argv[1], structures=("Cu",), temperatures=(300.0, 600.0), size="8-6-1",
-        cutoff=5.0, n_atoms=8, n_start=16, n_teacher_runs=1, teacher_steps=20, n_models=2,
-        n_trajectories=2, n_steps=100, max_rounds=1, round_epochs=8, final_epochs=8,
-        target_force_rmse=1e-6,
-    )
-    outcome = distill.run(plan, sys.argv[2])
-    distill.deliver(plan, outcome, sys.argv[2])
-    print(outcome.record[-1]["frames"])
+    distill.run(distill.Plan(**json.loads(sys.argv[1])), sys.argv[2])
 """
 
 
 @pytest.fixture
-def script(tmp_path) -> Path:
-    """File with the distillation; its arguments are the teacher and the folder."""
-    path = tmp_path / "distillation.py"
-    path.write_text(DISTILL.replace("from kdlib.__main__ import main\n", ""))
-    return path
+def _in_this_process(monkeypatch):
+    """Distill in a thread: processes of their own take seconds to start."""
+    threads = types.SimpleNamespace(pool=lambda: ThreadPoolExecutor(1))
+    monkeypatch.setattr(workflow, "processes", threads)
 
 
 @pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="Two distillations work in one folder without a lock.")
-def test_a_second_distillation_in_one_folder_is_refused(script, start, tmp_path):
+@pytest.mark.usefixtures("_in_this_process")
+def test_a_second_distillation_in_one_folder_is_refused(start, refusal, tmp_path):
     """The same distillation started twice at once: the second one says so, the first ends well.
 
     After yennanliu/RepoLens#222 and nanoporetech/tombo#30.
     """
-    folder = tmp_path / "out"
-    one = start(script, "emt", folder)
+    folder, script = tmp_path / "out", tmp_path / "distillation.py"
+    script.write_text(DISTILL)
+    one = start(script, json.dumps(asdict(BRIEF)), folder)
     deadline = time.monotonic() + 60
     while not (folder / "plan.json").exists():
+        assert one.poll() is None, one.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    two = start(script, "emt", folder)
-    _, said = two.communicate(timeout=280)
+    said = refusal(distill.run, BRIEF, folder)
     _, error = one.communicate(timeout=280)
     assert one.returncode == 0, error
-    assert two.returncode != 0
     assert "another" in said.lower()
 
 
@@ -113,36 +113,35 @@ def test_magnetic_moments_reach_the_teacher_or_are_refused(tmp_path, monkeypatch
     assert seen - {0.0} or "magn" in words.lower()
 
 
-MOODY = """
-import os
-from ase.calculators.emt import EMT
-
 class Moody(EMT):
+    """EMT that needs a variable of the environment."""
+
     def calculate(self, *args, **kwargs):
+        """Energies and forces, where the variable is set."""
         if "MOODY_POTENTIALS" not in os.environ:
             raise RuntimeError("MOODY_POTENTIALS is not set")
         super().calculate(*args, **kwargs)
 
-def factory():
-    return Moody()
-"""
 
-
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="Frames of a teacher that failed once stay refused.")
-def test_a_teacher_that_failed_for_a_while_is_asked_again(script, finish, tmp_path):
+@pytest.mark.xfail(
+    strict=True, raises=InputError, reason="Frames of a teacher that failed once stay refused."
+)
+@pytest.mark.usefixtures("_in_this_process")
+def test_a_teacher_that_failed_for_a_while_is_asked_again(monkeypatch, refusal, tmp_path):
     """Once the missing variable of a teacher that labeled nothing is set, the same command works.
 
     After refuel-ai/autolabel#176 and labmlai/lab#110.
     """
-    (tmp_path / "moody.py").write_text(MOODY)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment.pop("MOODY_POTENTIALS", None)
-    arguments = (script, "moody:factory", tmp_path / "out")
-    finish(*arguments, env=environment, timeout=280)
-    mended = finish(*arguments, env=environment | {"MOODY_POTENTIALS": "1"}, timeout=280)
-    assert mended.returncode == 0, mended.stderr
-    assert int(mended.stdout.split()[-1]) >= 14
+    module = types.ModuleType("moody")
+    module.factory = Moody
+    monkeypatch.setitem(sys.modules, "moody", module)
+    monkeypatch.delenv("MOODY_POTENTIALS", raising=False)
+    plan = replace(BRIEF, teacher="moody:factory")
+    refused = refusal(distill.run, plan, tmp_path / "out")
+    monkeypatch.setenv("MOODY_POTENTIALS", "1")
+    outcome = distill.run(plan, tmp_path / "out")
+    assert "MOODY_POTENTIALS is not set" in refused
+    assert outcome.record[-1]["frames"] >= 14
 
 
 def left_handed() -> Atoms:

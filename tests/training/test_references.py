@@ -14,6 +14,9 @@ from kdlib.training import TrainingConfig, fit
 from kdlib.training.losses import LossWeights
 from kdlib.training.references import AtomReferences
 
+#: Rounding of float64: of energies in eV, of forces in eV/Angstrom.
+DOUBLE = 1e-9
+
 #: Per-species constants of another teacher, eV.
 SHIFT = {"Cu": 31.7, "Au": -2.9}
 
@@ -104,7 +107,6 @@ def student(frames: list[Atoms], references: AtomReferences, folder) -> hipnn.Po
     return run.potential
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stoichiometry", ["mixed", "fixed"])
 def test_students_differ_by_the_teachers_constants_only(stoichiometry, tmp_path):
     """The same forces; atomic energies apart by the constants, also at another composition."""
@@ -116,12 +118,12 @@ def test_students_differ_by_the_teachers_constants_only(stoichiometry, tmp_path)
     unseen = alloy(1, seed=99)
     one, other = (s.predict([unseen]) for s in students)
     added = np.array([SHIFT[symbol] for symbol in unseen.symbols])
-    np.testing.assert_allclose(other.forces, one.forces, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(other.forces, one.forces, rtol=0, atol=DOUBLE)
     assert np.abs(one.forces).max() > 1e-3
     np.testing.assert_allclose(
-        other.atomic_energies, one.atomic_energies + added, rtol=0, atol=1e-9
+        other.atomic_energies, one.atomic_energies + added, rtol=0, atol=DOUBLE
     )
-    np.testing.assert_allclose(other.energy, one.energy + added.sum(), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(other.energy, one.energy + added.sum(), rtol=0, atol=DOUBLE)
 
 
 def test_references_survive_saving(tmp_path):
@@ -133,7 +135,7 @@ def test_references_survive_saving(tmp_path):
     hipnn.save(module, tmp_path)
     after = hipnn.load(tmp_path).predict([frame]).atomic_energies
     added = [SHIFT[symbol] for symbol in frame.symbols]
-    np.testing.assert_allclose(after - before, added, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(after - before, added, rtol=0, atol=DOUBLE)
     assert module.henergy.layers[0].weight.dtype == torch.float64
 
 

@@ -16,16 +16,19 @@ import xarray as xr
 from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors.torch import load_file
 
+import kdlib
 from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
 from kdlib.hipnn import batches
+from kdlib.hipnn.potential import WEIGHTS as WEIGHTS_FILE
 from kdlib.results import sources
-from kdlib.training import TrainingConfig, TrainingError, losses, roles
+from kdlib.training import TrainingConfig, TrainingError, losses, roles, runs
 from kdlib.training.loop import Loop
 from kdlib.training.losses import LossWeights, WeightSchedule
+from kdlib.training.runs import CHECKPOINT
 
 WEIGHTS = LossWeights(energy=1, force=10)
-PACKAGE = Path(training.__file__).parent
+PACKAGE = Path(kdlib.__file__).parent
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def settings() -> TrainingConfig:
 
 
 def weights_of(run_dir) -> dict[str, torch.Tensor]:
-    return load_file(run_dir / hipnn.WEIGHTS)
+    return load_file(run_dir / WEIGHTS_FILE)
 
 
 def taught(frames, shift=0.0):
@@ -104,14 +107,17 @@ import sys
 import torch
 from ase.io import read
 from kdlib import datasets, hipnn, training
-from kdlib.losses import TABLE_1
+from kdlib.training import roles
+from kdlib.training.losses import TABLE_1
 torch.set_num_threads(1)
 frames = datasets.load(sys.argv[1])
 teacher = hipnn.build(hipnn.HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5), 5)
 frames = hipnn.Potential(teacher).augment(frames)
 config = hipnn.HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5)
-settings = training.TrainingConfig(batch_size=2, max_epochs=60, checkpoint_every=3)
-training.fit(config, settings, TABLE_1.scaled(60), frames, datasets.split(frames), sys.argv[2])
+settings = training.TrainingConfig(batch_size=4, max_epochs=20, checkpoint_every=2)
+schedule = TABLE_1.scaled(20)
+for folder in sys.argv[2:]:
+    training.fit(config, settings, schedule, frames, datasets.split(frames), folder)
 """
 
 
@@ -123,12 +129,12 @@ def test_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, emt_frame
     data = tmp_path / "frames.extxyz"
     write(data, emt_frames)
 
-    def command(run_dir):
-        return [sys.executable, "-c", _SCRIPT, str(data), str(run_dir)]
+    def command(*run_dirs):
+        return [sys.executable, "-c", _SCRIPT, data, *run_dirs]
 
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     process = subprocess.Popen(command(broken))
-    checkpoint = broken / training.CHECKPOINT
+    checkpoint = broken / CHECKPOINT
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -136,8 +142,7 @@ def test_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, emt_frame
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (broken / training.HISTORY).exists()
-    subprocess.run(command(broken), check=True)
-    subprocess.run(command(whole), check=True)
+    subprocess.run(command(broken, whole), check=True)
     assert_same_weights(broken, whole)
     one, other = training.load_run(broken).history, training.load_run(whole).history
     xr.testing.assert_identical(
@@ -149,9 +154,9 @@ def test_finished_run_is_not_repeated(tmp_path, emt_frames, split, small_config,
     """The second call loads; a change of any setting, label or datum is another run."""
     run_dir = tmp_path / "run"
     training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
-    before = (run_dir / hipnn.WEIGHTS).stat().st_mtime_ns
+    before = (run_dir / WEIGHTS_FILE).stat().st_mtime_ns
     training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
-    assert (run_dir / hipnn.WEIGHTS).stat().st_mtime_ns == before
+    assert (run_dir / WEIGHTS_FILE).stat().st_mtime_ns == before
     with pytest.raises(InputError, match="holds another run"):
         training.fit(small_config, settings, LossWeights(force=30), emt_frames, split, run_dir)
 
@@ -184,7 +189,7 @@ def test_key_follows_settings_split_and_code(
         training.run_key(small_config, settings, plain, emt_frames, other_split),
         training.run_key(hipnn.HipnnConfig(), settings, plain, *data),
     }
-    monkeypatch.setattr(training, "_code", lambda: ("other code",))
+    monkeypatch.setattr(runs, "_code", lambda: ("other code",))
     others.add(training.run_key(small_config, settings, plain, *data))
     assert len(others) == 6
 
@@ -249,22 +254,27 @@ def package(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("module", "old", "new", "counts"),
     [
-        ("losses.py", "return rmse + difference.abs()", "return rmse - difference.abs()", True),
-        ("fused/kernels.py", "import math", "import math  # a comment", False),
-        ("losses.py", "Eq. 3: RMSE plus MAE", "Eq. 3: the sum of RMSE and MAE", False),
-        ("losses.py", "from collections.abc", "\n\nfrom collections.abc", False),
+        (
+            "training/losses.py",
+            "return rmse + difference.abs()",
+            "return rmse - difference.abs()",
+            True,
+        ),
+        ("hipnn/kernels/elementary.py", "import math", "import math  # a comment", False),
+        ("training/losses.py", "Eq. 3: RMSE plus MAE", "Eq. 3: the sum of RMSE and MAE", False),
+        ("training/losses.py", "from collections.abc", "\n\nfrom collections.abc", False),
         ("figures/style.py", "import matplotlib", "import json\nimport matplotlib", False),
-        ("calculator.py", "import numpy as np", "import json\nimport numpy as np", False),
-        ("batches.py", "import numpy as np", "import json\nimport numpy as np", True),
+        ("md/dynamics.py", "import numpy as np", "import json\nimport numpy as np", False),
+        ("hipnn/batches.py", "import numpy as np", "import json\nimport numpy as np", True),
     ],
 )
 def test_key_follows_what_the_code_computes(package, module, old, new, counts):
     """A changed loss counts; a comment, a docstring, a blank line, a figure or MD does not."""
-    before = training._code.__wrapped__()
+    before = runs._code.__wrapped__()
     source = (package / module).read_text()
     assert old in source
     (package / module).write_text(source.replace(old, new, 1))
-    assert (training._code.__wrapped__() != before) == counts
+    assert (runs._code.__wrapped__() != before) == counts
 
 
 _IMPORTS = """
@@ -272,7 +282,7 @@ import sys
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from kdlib import datasets, hipnn, losses, training
+from kdlib import datasets, hipnn, training
 frames = []
 for k in range(40):
     atoms = bulk("Al", cubic=True)
@@ -284,7 +294,7 @@ for k in range(40):
 config = hipnn.HipnnConfig(4, 5, 1, cutoff=5.0, soft_max=4.5)
 frames = hipnn.Potential(hipnn.build(config)).augment(frames)
 settings = training.TrainingConfig(max_epochs=2, checkpoint_every=1)
-weights = losses.LossWeights(atomic_energy=1, stress=1)
+weights = training.LossWeights(atomic_energy=1, stress=1)
 training.fit(config, settings, weights, frames, datasets.split(frames), sys.argv[1])
 print(*(name for name in sys.modules if name.startswith("kdlib.")))
 """
@@ -368,7 +378,7 @@ def test_damaged_checkpoint_is_named(tmp_path, emt_frames, split, small_config, 
     run_dir = tmp_path / "run"
     training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
     (run_dir / training.HISTORY).unlink()
-    (run_dir / training.CHECKPOINT).write_bytes(b"not a checkpoint")
+    (run_dir / CHECKPOINT).write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match=r"checkpoint\.safetensors: not a readable checkpoint"):
         training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
 from kdlib.hipnn import batches, kernels
+from kdlib.hipnn.potential import WEIGHTS
 from kdlib.training import TrainingConfig, accuracy, losses
 from kdlib.training.losses import LossWeights, WeightSchedule
 
@@ -245,7 +246,7 @@ def test_stress_of_weight_zero_changes_no_bit(
     for name, frames in (("with", stressed), ("without", without_stress)):
         path = tmp_path / name
         runs[name] = training.fit(small_config, settings, LossWeights(), frames, split, path)
-    one, other = (load_file(run.run_dir / hipnn.WEIGHTS) for run in runs.values())
+    one, other = (load_file(run.run_dir / WEIGHTS) for run in runs.values())
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
     given, lacking = runs["with"].history, runs["without"].history

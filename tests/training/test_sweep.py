@@ -16,6 +16,7 @@ from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError
 from kdlib.results import schema
 from kdlib.training import TrainingConfig, sweep
+from kdlib.training.runs import CHECKPOINT
 
 
 @pytest.fixture
@@ -146,14 +147,14 @@ def test_finished_trainings_are_not_repeated(
 @pytest.mark.slow
 def test_sweep_survives_a_dying_worker(tmp_path, emt_frames, split, small_config, settings):
     """Killing a worker process costs its current training, which is repeated."""
-    longer = replace(settings, max_epochs=150, checkpoint_every=5)
+    longer = replace(settings, max_epochs=40, checkpoint_every=2)
     todo = sweep.tasks(["control"], [small_config], longer, [0])
     killed = []
 
     def kill_the_worker():
         deadline = time.monotonic() + 100
         while time.monotonic() < deadline and not killed:
-            if list((tmp_path / "runs").glob(f"*/{training.CHECKPOINT}")):
+            if list((tmp_path / "runs").glob(f"*/{CHECKPOINT}")):
                 mine = str(os.getpid())
                 for stat in Path("/proc").glob("[0-9]*/stat"):
                     fields = stat.read_text().rsplit(")", 1)[1].split()
@@ -168,7 +169,7 @@ def test_sweep_survives_a_dying_worker(tmp_path, emt_frames, split, small_config
     runs = sweep.run(todo, emt_frames, split, tmp_path, workers=1)
     killer.join()
     assert killed
-    assert runs[0].history.sizes["epoch"] == 150
+    assert runs[0].history.sizes["epoch"] == 40
 
 
 def test_training_that_fails_is_not_hidden(tmp_path, emt_frames, split, small_config, settings):
