@@ -2,8 +2,8 @@
 
 Each trajectory j of a round has its own temperature, density and start (crystal or melt), drawn
 from the round and j. Its MD is driven by one of the models; the others say along the way what they
-would have done (:mod:`kdlib.md.exploration`). The most disputed configuration of each trajectory is a
-candidate if it is still physical: no pair too close, no force beyond reason.
+would have done (:mod:`kdlib.md.exploration`). The most disputed configuration of each trajectory is
+a candidate if it is still physical: no pair too close, no force beyond reason.
 """
 
 import pathlib

@@ -2,8 +2,8 @@
 
 Every measurement has a process of its own, one after the other. NVE of liquid aluminium by
 velocity Verlet with all cores, in blocks of steps, neighbour lists rebuilt as they fall; peak
-memory per atom as in :mod:`kdlib.benchmarks.memory`; training time per epoch on one thread, as in a sweep;
-the total energy along 10 ps of NVE on the fused kernels.
+memory per atom as in :mod:`kdlib.benchmarks.memory`; training time per epoch on one thread, as in a
+sweep; the total energy along 10 ps of NVE on the fused kernels.
 Nothing else may run on the machine meanwhile.
 
 Contestants:
@@ -11,7 +11,8 @@ Contestants:
 - ``"stock"``: hippynn's own calculator with its default skin;
 - ``"stock_best"``: the same with the skin that is fastest for it among several;
 - ``"hippynn"`` and ``"fused"``: our calculator's backends;
-- ``"lammps"``: LAMMPS with an embedded-atom potential (:mod:`kdlib.benchmarks.side_by_side.lammps`).
+- ``"lammps"``: LAMMPS with an embedded-atom potential
+  (:mod:`kdlib.benchmarks.side_by_side.lammps`).
 
 A contestant too slow or too large for a size is not run there. Time per atom hardly depends on the
 size, so its times at the largest size that it ran are taken over, and ``status`` says
@@ -80,8 +81,8 @@ def run(
         Results folder with a trained teacher and student of seed 0; without it both are trained
         for ``protocol.brief_epochs`` epochs first.
     lammps
-        Executable; by default where :func:`kdlib.benchmarks.side_by_side.lammps.find` looks. Without LAMMPS its rows
-        stay empty.
+        Executable; by default where :func:`kdlib.benchmarks.side_by_side.lammps.find` looks. Without
+        LAMMPS its rows stay empty.
     """
     began = time.perf_counter()
     try:

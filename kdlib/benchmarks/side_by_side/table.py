@@ -44,7 +44,8 @@ def with_ratios(ds: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     ds
-        ``step_time``, ``memory_per_atom`` and ``epoch_time`` of :func:`kdlib.benchmarks.side_by_side.plan.empty`.
+        ``step_time``, ``memory_per_atom`` and ``epoch_time`` of
+        :func:`kdlib.benchmarks.side_by_side.plan.empty`.
     """
     times = ds.step_time.sel(component="total", drop=True).median("repeat")
     epochs = ds.epoch_time.median("epoch")

@@ -38,10 +38,11 @@ Hessian of the pair's energy times d). The kernels carry these equations beside 
 Covered: one interaction layer, l_max 0 and 1, inverse-distance sensitivities with the cosine
 cutoff, any number of species, float32 and float64, on the CPU. :func:`supports` says what is not.
 
-Modules: :mod:`~kdlib.hipnn.kernels.layer` swaps the layers, :mod:`~kdlib.hipnn.kernels.autograd` makes the sums
-differentiable, :mod:`~kdlib.hipnn.kernels.loops` runs the :mod:`~kdlib.hipnn.kernels.sums` over atoms;
-:mod:`~kdlib.hipnn.kernels.forcefield` is the path for molecular dynamics, with its
-:mod:`~kdlib.hipnn.kernels.mdloops`, :mod:`~kdlib.hipnn.kernels.verlet` and :mod:`~kdlib.hipnn.kernels.celllist`.
+Modules: :mod:`~kdlib.hipnn.kernels.layer` swaps the layers, :mod:`~kdlib.hipnn.kernels.autograd`
+makes the sums differentiable, :mod:`~kdlib.hipnn.kernels.loops` runs the
+:mod:`~kdlib.hipnn.kernels.sums` over atoms; :mod:`~kdlib.hipnn.kernels.forcefield` is the path for
+molecular dynamics, with its :mod:`~kdlib.hipnn.kernels.mdloops`,
+:mod:`~kdlib.hipnn.kernels.verlet` and :mod:`~kdlib.hipnn.kernels.celllist`.
 """
 
 from kdlib.hipnn.kernels.autograd import pair_forces

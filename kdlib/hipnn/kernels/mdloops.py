@@ -2,12 +2,12 @@
 
 No array here has a row per pair. Distances are found anew in both passes (cheaper than memory),
 from float64 positions; what is inside the cutoff is cast to the model's precision and staged as in
-:mod:`kdlib.hipnn.kernels.pairs`. The force pass adds to both atoms of a pair, in float64, so that the sum
-of all forces vanishes to rounding; callers in several threads pass an array each.
+:mod:`kdlib.hipnn.kernels.pairs`. The force pass adds to both atoms of a pair, in float64, so that
+the sum of all forces vanishes to rounding; callers in several threads pass an array each.
 
 Arguments shared by the loops: ``placed`` (n_atoms + n_ghosts, 3) float64 positions, Angstrom;
-``row`` and ``index`` of the :class:`~kdlib.hipnn.kernels.neighbortable.NeighborTable`; ``longest``, its
-longest row; ``species`` (n_atoms + n_ghosts) channels; atoms ``start`` to ``stop`` are the chunk.
+``row`` and ``index`` of the :class:`~kdlib.hipnn.kernels.neighbortable.NeighborTable`; ``longest``,
+its longest row; ``species`` (n_atoms + n_ghosts) channels; atoms ``start`` to ``stop`` are the chunk.
 """
 
 import numpy as np
