@@ -12,7 +12,7 @@ from os import PathLike
 from ase import Atoms
 
 from kdlib.datasets import ani_al, readers, registry
-from kdlib.datasets.checks import CLOSEST_PAIR, LARGEST_FORCE, NET_FORCE, check
+from kdlib.datasets.checks import LARGEST_FORCE, NET_FORCE, check
 from kdlib.datasets.energies import atomic_energies, augmented, energies_table, with_energies
 from kdlib.datasets.registry import names, write_packed
 from kdlib.datasets.splits import (
@@ -29,7 +29,6 @@ from kdlib.datasets.summary import coverage, phase_of, summary
 from kdlib.errors import InputError
 
 __all__ = [
-    "CLOSEST_PAIR",
     "LARGEST_FORCE",
     "NET_FORCE",
     "PARTS",

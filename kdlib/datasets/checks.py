@@ -7,10 +7,8 @@ import numpy as np
 from ase import Atoms
 
 from kdlib.errors import InputError
-from kdlib.geometry.neighbors import neighbor_pairs
+from kdlib.geometry.cells import OVERLAP, closest_pair
 
-#: Two atoms closer than this (Angstrom) are a broken frame, not compressed matter.
-CLOSEST_PAIR = 0.5
 #: A larger force (eV/Angstrom) on an atom is a calculation that failed, or another unit.
 LARGEST_FORCE = 1e3
 #: Forces whose sum over the atoms exceeds this (eV/Angstrom for each atom) are not the gradient of
@@ -19,7 +17,8 @@ LARGEST_FORCE = 1e3
 NET_FORCE = 0.1
 #: Labels that a frame need not have, but that must be right where it has them.
 _OPTIONAL = ("stress", "energies")
-#: Range of the search for close pairs, Angstrom; one of 0.5 would take twenty times longer.
+#: Range of the search for close pairs, Angstrom: one of 0.5, with its tiny bins, takes twenty times
+#: longer.
 _REACH = 2.0
 
 
@@ -92,13 +91,10 @@ def broken_rule(atoms: Atoms) -> str | None:
 
 
 def _too_close(atoms: Atoms) -> str | None:
-    pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, _REACH)
-    if not len(pairs):
+    distance = closest_pair(atoms, within=_REACH).distance
+    if distance >= OVERLAP:
         return None
-    distance = np.linalg.norm(pairs.vectors(atoms.positions, atoms.cell.array), axis=1).min()
-    if distance >= CLOSEST_PAIR:
-        return None
-    return f"two atoms are {distance:.2f} Angstrom apart, closer than {CLOSEST_PAIR}"
+    return f"two atoms are {distance:.2f} Angstrom apart, closer than {OVERLAP}"
 
 
 def _impossible_forces(forces: np.ndarray) -> str | None:

@@ -28,6 +28,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from kdlib.datasets import ani_al, registry
 from kdlib.datasets.checks import broken
 from kdlib.errors import InputError
+from kdlib.geometry.cells import bare
 
 _PREFIXES = ("REF_", "ref_", "DFT_", "dft_", "QM_", "qm_")
 
@@ -75,11 +76,12 @@ def labelled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
     }
     labels = (*ENERGY_NAMES, *FORCES_NAMES, *STRESS_NAMES, *VIRIAL_NAMES, energy_key, forces_key)
     info = {key: value for key, value in atoms.info.items() if key not in labels}
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=info)
-    bare.calc = SinglePointCalculator(
-        bare, **{name: value for name, value in found.items() if value is not None}
+    frame = bare(atoms)
+    frame.info = info
+    frame.calc = SinglePointCalculator(
+        frame, **{name: value for name, value in found.items() if value is not None}
     )
-    return bare
+    return frame
 
 
 def _energy(everything: dict, known: dict, key: str) -> object:

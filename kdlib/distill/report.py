@@ -22,6 +22,7 @@ from kdlib.distill.measures import FULL, Measures
 from kdlib.distill.plan import Plan
 from kdlib.distill.sampling import structures
 from kdlib.distill.workflow import FINAL, Outcome
+from kdlib.geometry.cells import bare
 from kdlib.hipnn.potential import WEIGHTS
 from kdlib.results import hashes
 from kdlib.results.files import PROVENANCE
@@ -269,5 +270,4 @@ def _melt(fresh: list[Atoms]) -> tuple[Atoms, float]:
     """Melt of the last exploration to start from, and its temperature."""
     molten = [a for a in fresh if a.info["molten"]]
     start = molten[0] if molten else fresh[0]
-    bare = Atoms(start.numbers, start.positions, cell=start.cell, pbc=True)
-    return bare, float(start.info["temperature_K"])
+    return bare(start), float(start.info["temperature_K"])

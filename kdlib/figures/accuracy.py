@@ -13,12 +13,15 @@ from kdlib.figures.style import (
     ROLE_LOOKS,
     TWO_COLUMNS,
     canvas,
+    frame_points,
     in_units,
     label,
     letter,
+    line,
     log_ticks,
     recipe,
-    style,
+    reference,
+    runs,
 )
 
 _COMPARED = ("teacher", "student", "control", "matched_control")
@@ -63,14 +66,14 @@ def fig2_pareto(ds: xr.Dataset) -> Figure:
 def _tradeoff(ax: Axes, ds: xr.Dataset, cost: xr.DataArray) -> None:
     """Error against cost for every role and backend; a stepped line is the Pareto front."""
     error = ds.force_rmse.sel(split="test")
-    style.frame_points(ax, "y", error.values)
-    style.frame_points(ax, "x", cost.values)
+    frame_points(ax, "y", error.values)
+    frame_points(ax, "x", cost.values)
     for backend in cost.backend.values.tolist():
         x = cost.sel(backend=backend)
         for role in error.role.values.tolist():
             look, filled = ROLE_LOOKS[role], backend != "fused"
             y = error.sel(role=role)
-            style.runs(ax, x, y, look, filled=filled)
+            runs(ax, x, y, look, filled=filled)
             if role == "teacher":
                 continue
             edge = front(x.values, over_seeds(y)["mean"].values)
@@ -123,17 +126,17 @@ def fig3_capacity(ds: xr.Dataset) -> Figure:
 
 
 def _against_size(ax: Axes, ds: xr.Dataset, error: xr.DataArray, words: str) -> None:
-    style.frame_points(ax, "y", error.values)
-    style.frame_points(ax, "x", ds.n_parameters.values.astype(float))
+    frame_points(ax, "y", error.values)
+    frame_points(ax, "x", ds.n_parameters.values.astype(float))
     for role in error.role.values.tolist():
         values = error.sel(role=role)
         if not values.notnull().any():  # the teacher has no error against itself
             continue
         if role == "teacher":
-            style.reference(ax, _largest(values), ROLE_LOOKS[role])
-            style.runs(ax, ds.n_parameters, values, ROLE_LOOKS[role])
+            reference(ax, _largest(values), ROLE_LOOKS[role])
+            runs(ax, ds.n_parameters, values, ROLE_LOOKS[role])
         else:
-            style.line(ax, ds.n_parameters, values, ROLE_LOOKS[role])
+            line(ax, ds.n_parameters, values, ROLE_LOOKS[role])
     ax.set_xlabel("Trainable parameters")
     ax.set_ylabel(label(error, words))
     log_ticks(ax, "x")
@@ -186,13 +189,13 @@ def _paired(ax: Axes, error: xr.DataArray, words: str) -> None:
     place = np.arange(len(roles))
     error = error.transpose("role", "seed")
     ax.plot(place, error.values, color="0.75", linewidth=0.7, zorder=1)
-    style.frame_points(ax, "y", error.values, margin=0.25)
+    frame_points(ax, "y", error.values, margin=0.25)
     names = []
     for x, role in zip(place, roles, strict=True):
         look = ROLE_LOOKS[role]
         values = error.sel(role=role)
         at = xr.DataArray([float(x)], dims="architecture")
-        style.runs(ax, at, values.expand_dims("architecture"), look)
+        runs(ax, at, values.expand_dims("architecture"), look)
         change = ratio(values.values, error.sel(role="teacher").values).map(lambda q: 100 * (q - 1))
         text = look.label.replace(" ", "\n", 1)
         if role != "teacher" and np.isfinite(change.value):

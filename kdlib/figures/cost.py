@@ -12,11 +12,11 @@ from kdlib.figures.style import (
     TWO_COLUMNS,
     Look,
     canvas,
+    frame_points,
     label,
     letter,
     log_ticks,
     recipe,
-    style,
 )
 
 _PARTS = ("neighbor_list", "model", "integrator")
@@ -37,7 +37,7 @@ def fig5_cost(ds: xr.Dataset) -> Figure:
     times, atoms = step_time(ds)
     repeats = ds.step_time.sel(component="total")
     size = ds.n_parameters
-    style.frame_points(left, "y", repeats.values)
+    frame_points(left, "y", repeats.values)
     for backend in times.backend.values.tolist():
         look = BACKEND_LOOKS[backend]
         words = f"{look.label}, {atoms[backend]:,} atoms"
@@ -47,14 +47,14 @@ def fig5_cost(ds: xr.Dataset) -> Figure:
         _joined(left, size, times.sel(backend=backend), look, backend, words)
     left.set_ylabel(label(times, "time per MD step"))
     if "memory_per_atom" in ds:
-        style.frame_points(right, "y", ds.memory_per_atom.values)
+        frame_points(right, "y", ds.memory_per_atom.values)
         for backend in ds.backend.values.tolist():
             look, memory = BACKEND_LOOKS[backend], ds.memory_per_atom.sel(backend=backend)
             _joined(right, size, memory, look, backend, look.label)
         right.set_ylabel(label(ds.memory_per_atom))
     for ax, text in ((left, "A"), (right, "B")):
         ax.set_xlabel("Trainable parameters")
-        style.frame_points(ax, "x", size.values.astype(float))
+        frame_points(ax, "x", size.values.astype(float))
         log_ticks(ax, "x")
         log_ticks(ax, "y")
         letter(ax, text)

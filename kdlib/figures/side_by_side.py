@@ -10,11 +10,11 @@ from kdlib.figures.style import (
     TWO_COLUMNS,
     Look,
     canvas,
+    frame_points,
     label,
     letter,
     log_ticks,
     recipe,
-    style,
 )
 
 _LOOKS = {
@@ -71,8 +71,8 @@ def benchmark(ds: xr.Dataset) -> Figure:
 
 
 def _times(ax: Axes, times: xr.DataArray, status: xr.DataArray) -> None:
-    style.frame_points(ax, "y", times.values)
-    style.frame_points(ax, "x", times.n_atoms.values.astype(float))
+    frame_points(ax, "y", times.values)
+    frame_points(ax, "x", times.n_atoms.values.astype(float))
     for name in times.contestant.values.tolist():
         look, here = _LOOKS[name], times.sel(contestant=name)
         low, mid, high = (here.quantile(q, "repeat").values for q in (0.25, 0.5, 0.75))
@@ -92,7 +92,7 @@ def _times(ax: Axes, times: xr.DataArray, status: xr.DataArray) -> None:
 
 
 def _memory(ax: Axes, memory: xr.DataArray) -> None:
-    style.frame_points(ax, "y", memory.values)
+    frame_points(ax, "y", memory.values)
     names = memory.contestant.values.tolist()
     for k, name in enumerate(names):
         look, here = _LOOKS[name], memory.sel(contestant=name)
@@ -110,7 +110,7 @@ def _epochs(ax: Axes, seconds: xr.DataArray) -> None:
     """One pair of points per architecture and batch size."""
     median = seconds.median("epoch").stack(case=("architecture", "batch_size"))
     median = median.dropna("case", how="all")
-    style.frame_points(ax, "y", median.values)
+    frame_points(ax, "y", median.values)
     for backend in median.backend.values.tolist():
         look = BACKEND_LOOKS["stock" if backend == "hippynn" else backend]
         ax.plot(

@@ -7,10 +7,19 @@ import numpy as np
 from ase import Atoms
 from ase.build import make_supercell
 
+from kdlib.errors import InputError
 from kdlib.geometry.neighbors import neighbor_pairs
 
-#: Range of the first search, Angstrom: in condensed matter every atom has a neighbour in it.
+#: Two atoms closer than this (Angstrom) are a broken configuration, not compressed matter: the
+#: shortest bond there is, that of H2, measures 0.74.
+OVERLAP = 0.5
+#: Range of the first search, Angstrom: in condensed matter every atom has a neighbor in it.
 FIRST_REACH = 3.5
+
+
+def bare(atoms: Atoms) -> Atoms:
+    """Copy of species, positions, cell and periodicity alone: no velocities, labels or notes."""
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
 
 class Closest(NamedTuple):
@@ -21,39 +30,47 @@ class Closest(NamedTuple):
     vector: np.ndarray
     """(3,), Angstrom."""
     distance: float
-    """Angstrom; infinite for a single atom without images."""
+    """Angstrom; infinite where there is no pair."""
 
 
-def closest_pair(atoms: Atoms, reach: float = FIRST_REACH) -> Closest:
+_NO_PAIR = Closest(0, 0, np.full(3, np.inf), np.inf)
+
+
+def closest_pair(atoms: Atoms, within: float = np.inf) -> Closest:
     """Closest pair of a frame, images of the cell included.
 
     Parameters
     ----------
     atoms
         Frame, periodic in all three directions or in none.
-    reach
-        Range of the first search, Angstrom; doubled until it finds a pair.
+    within
+        Pairs further apart than this (Angstrom) are not looked for, which saves time: the distance
+        is then infinite.
     """
-    if len(atoms) < 2 and not atoms.pbc.any():
-        return Closest(0, 0, np.full(3, np.inf), np.inf)
-    pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
-    if not len(pairs):
-        return closest_pair(atoms, 2 * reach)
-    vectors = pairs.vectors(atoms.positions, atoms.cell.array)
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    k = int(squares.argmin())
-    return Closest(int(pairs.first[k]), int(pairs.second[k]), vectors[k], float(squares[k] ** 0.5))
+    reach = min(FIRST_REACH, within)
+    while len(atoms) > 1 or atoms.pbc.any():
+        pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
+        if len(pairs):
+            vectors = pairs.vectors(atoms.positions, atoms.cell.array)
+            squares = np.einsum("ij,ij->i", vectors, vectors)
+            k = int(squares.argmin())
+            i, j = int(pairs.first[k]), int(pairs.second[k])
+            return Closest(i, j, vectors[k], float(squares[k] ** 0.5))
+        if reach >= within:
+            break
+        reach = min(2 * reach, within)
+    return _NO_PAIR
 
 
 def supercell(atoms: Atoms, n_atoms: int) -> Atoms:
-    """Supercell with about so many atoms, as nearly cubic as its multiples allow.
+    """Supercell with about this many atoms, as nearly cubic as its multiples allow.
 
     Parameters
     ----------
     atoms
         Periodic structure.
     n_atoms
-        Wanted number.
+        Wanted number of atoms.
     """
     copies = max(1, round(n_atoms / len(atoms)))
     best, least = np.eye(3, dtype=int), np.inf
@@ -65,8 +82,7 @@ def supercell(atoms: Atoms, n_atoms: int) -> Atoms:
         badness += 0.2 * abs(np.linalg.det(matrix) / copies - 1)
         if badness < least - 1e-9:
             best, least = matrix, badness
-    found = make_supercell(atoms, best)
-    return Atoms(found.numbers, found.positions, cell=found.cell, pbc=True)
+    return bare(make_supercell(atoms, best))
 
 
 def _multiples(copies: int) -> list[np.ndarray]:
@@ -85,6 +101,31 @@ def _multiples(copies: int) -> list[np.ndarray]:
             if 0.75 * copies <= unit * counts.prod() <= 1.3 * copies:
                 found.append(np.diag(counts) @ base)
     return found or [np.eye(3, dtype=int)]
+
+
+def tile(atoms: Atoms, n_atoms: int) -> Atoms:
+    """Copies of a cell side by side, as nearly a cube as their number allows.
+
+    Parameters
+    ----------
+    atoms
+        Periodic cell.
+    n_atoms
+        A multiple of the number of ``atoms``.
+    """
+    copies, remainder = divmod(n_atoms, len(atoms))
+    if remainder or copies < 1:
+        raise InputError(f"{n_atoms} atoms are not a multiple of a cell of {len(atoms)} atoms")
+    lengths = atoms.cell.lengths()
+
+    def elongation(repeats: tuple[int, int, int]) -> float:
+        return max(lengths * repeats) / min(lengths * repeats)
+
+    divisors = [k for k in range(1, copies + 1) if copies % k == 0]
+    repeats = [
+        (a, b, copies // (a * b)) for a in divisors for b in divisors if copies % (a * b) == 0
+    ]
+    return bare(atoms).repeat(min(repeats, key=elongation))
 
 
 def scaled(atoms: Atoms, ratio: float) -> Atoms:

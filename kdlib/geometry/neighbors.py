@@ -1,7 +1,7 @@
-"""Neighbour lists: every pair of atoms inside the cutoff, with periodic images.
+"""Neighbor lists: every pair of atoms inside the cutoff, with periodic images.
 
 A list is *full* (pair ``i -> j`` and pair ``j -> i``) and sorted by its first atom, so that the
-neighbours of atom ``i`` are the slice ``row[i]:row[i + 1]`` (compressed sparse rows, CSR). Cells
+neighbors of atom ``i`` are the slice ``row[i]:row[i + 1]`` (compressed sparse rows, CSR). Cells
 may be triclinic and smaller than the cutoff: an atom then sees its own images.
 """
 
@@ -18,11 +18,11 @@ class Pairs:
     Attributes
     ----------
     first, second
-        Centre atom i and neighbour j, (n_pairs,) int64.
+        Center atom i and neighbor j, (n_pairs,) int64.
     shifts
         Lattice translations of j in cell vectors, (n_pairs, 3) int32.
     row
-        Start of each atom's neighbours, (n_atoms + 1,) int64.
+        Start of each atom's neighbors, (n_atoms + 1,) int64.
     """
 
     first: np.ndarray
@@ -41,6 +41,17 @@ class Pairs:
             Cell vectors as rows, (3, 3), Angstrom.
         """
         return positions[self.second] - positions[self.first] + self.shifts @ cell
+
+    def distances(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """Lengths of :meth:`vectors`, (n_pairs,), Angstrom."""
+        vectors = self.vectors(positions, cell)
+        return np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+
+    def nearest(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """Distance of each atom's nearest neighbor, (n_atoms,), Angstrom; inf without one."""
+        found = np.full(len(self.row) - 1, np.inf)
+        np.minimum.at(found, self.first, self.distances(positions, cell))
+        return found
 
     def __len__(self) -> int:
         return len(self.first)
@@ -87,32 +98,52 @@ class NeighborList:
     skin
         Extra range, Angstrom. It is applied once: no pair inside ``cutoff`` is missed as long as
         no atom has moved by more than ``skin / 2`` since the list was built.
+
+    Attributes
+    ----------
+    pairs
+        The pairs, None before the first update.
+    n_builds
+        How often the list was built.
     """
 
     def __init__(self, cutoff: float, skin: float = 1.0) -> None:
         self.cutoff, self.skin = float(cutoff), float(skin)
         self.pairs: Pairs | None = None
         self.n_builds = 0
-        self._built_for: Atoms | None = None
+        self._built_for: tuple[np.ndarray, ...] | None = None
 
     def update(self, atoms: Atoms) -> bool:
         """Bring the list up to date with ``atoms``; True when it had to be rebuilt."""
         if self._still_valid(atoms):
             return False
-        self.pairs = neighbor_pairs(
-            atoms.positions, atoms.cell.array, atoms.pbc, self.cutoff + self.skin
-        )
-        self._built_for = Atoms(
-            atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
-        )
+        self.pairs = self._search(atoms)
+        self._built_for = tuple(array.copy() for array in _geometry(atoms))
         self.n_builds += 1
         return True
 
+    def closest(self, atoms: Atoms) -> tuple[int, float]:
+        """Atom with the nearest neighbor, and its distance in Angstrom; inf without pairs."""
+        distances = self.pairs.distances(atoms.positions, atoms.cell.array)
+        if not len(distances):
+            return -1, np.inf
+        k = int(distances.argmin())
+        return int(self.pairs.first[k]), float(distances[k])
+
+    def _search(self, atoms: Atoms) -> Pairs:
+        reach = self.cutoff + self.skin
+        return neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
+
     def _still_valid(self, atoms: Atoms) -> bool:
-        old = self._built_for
-        if old is None or len(old) != len(atoms) or (old.numbers != atoms.numbers).any():
+        if self._built_for is None:
             return False
-        if (old.pbc != atoms.pbc).any() or (old.cell.array != atoms.cell.array).any():
+        (before, *known), (now, *fixed) = self._built_for, _geometry(atoms)
+        if not all(np.array_equal(a, b) for a, b in zip(known, fixed, strict=True)):
             return False
-        moved = atoms.positions - old.positions
-        return bool((moved**2).sum(1).max(initial=0.0) <= (self.skin / 2) ** 2)
+        # False also for NaN: a list for positions that are not finite is never kept.
+        return bool(((now - before) ** 2).sum(1).max(initial=0.0) <= (self.skin / 2) ** 2)
+
+
+def _geometry(atoms: Atoms) -> tuple[np.ndarray, ...]:
+    """Positions, which may change a little, and what must not change while a list is kept."""
+    return atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc

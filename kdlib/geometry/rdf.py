@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from importlib import resources
 from itertools import combinations
 
-import numba
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from kdlib._numba import compiled
 from kdlib.errors import InputError
 
 #: File inside the package with the measured g(r); its first line names the source.
@@ -103,13 +103,13 @@ def _checked(positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.nd
     return positions, cell
 
 
-@numba.njit(cache=True)
+@compiled()
 def _images(separation: float, reach: float) -> tuple[int, int]:
     """Bounds of the integers k for which |separation + k| <= reach."""
     return int(np.ceil(-reach - separation)), int(np.floor(reach - separation)) + 1
 
 
-@numba.njit(cache=True)
+@compiled()
 def _count_pairs(
     fractional: np.ndarray, cell: np.ndarray, reach: np.ndarray, r_max: float, counts: np.ndarray
 ) -> None:

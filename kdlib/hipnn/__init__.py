@@ -10,10 +10,19 @@ from kdlib.hipnn.network import (
     n_parameters,
     soft_min,
 )
-from kdlib.hipnn.potential import CONFIG, Potential, Validity, complete_state, load, save
+from kdlib.hipnn.potential import (
+    CONFIG,
+    WEIGHTS,
+    Potential,
+    Validity,
+    complete_state,
+    load,
+    save,
+)
 
 __all__ = [
     "CONFIG",
+    "WEIGHTS",
     "HipnnCalculator",
     "HipnnConfig",
     "HipnnModule",

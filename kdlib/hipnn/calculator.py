@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
-import numba
 import numpy as np
 import torch
 from ase import Atoms
@@ -18,16 +17,14 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
-from kdlib._hippynn import lean
+from kdlib._hippynn import HippynnCalculator
 from kdlib.errors import InputError
+from kdlib.geometry.cells import OVERLAP
 from kdlib.geometry.neighbors import NeighborList
 from kdlib.hipnn import kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.kernels import ForceField, VerletList
 from kdlib.hipnn.network import HipnnModule, hippynn_graph
-
-with lean():
-    from hippynn.interfaces.ase_interface import HippynnCalculator
 
 if TYPE_CHECKING:  # Potential.calculator is the way from there to here
     from kdlib.hipnn.potential import Potential
@@ -36,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 #: Implementations that :class:`HipnnCalculator` can run a network with.
 BACKENDS = ("fused", "hippynn")
-#: Atoms nearer than this (Angstrom) are an error in the input, not physics.
-CLOSEST_PAIR = 0.5
 #: Builds of the neighbour list between looks at whether a configuration is like any in training.
 CHECK_EVERY = 16
 
@@ -103,7 +98,7 @@ class HipnnCalculator(Calculator):
             self.neighbor_list = VerletList(self.config.cutoff, skin)
             self._model = ForceField(module)
         else:
-            self.neighbor_list = _Neighbors(self.config.cutoff, skin)
+            self.neighbor_list = NeighborList(self.config.cutoff, skin)
             self._model = _Layers(module)
         self._validity, self._warned = potential.validity, set()
         self._n_checked = 0
@@ -169,21 +164,21 @@ class HipnnCalculator(Calculator):
 
     def _check_distances(self, atoms: Atoms) -> None:
         i, distance = self.neighbor_list.closest(atoms)
-        if not distance >= CLOSEST_PAIR:
+        if not distance >= OVERLAP:
             raise InputError(
                 f"atom {i} is {distance:.3g} Angstrom from another; the least allowed is "
-                f"{CLOSEST_PAIR} Angstrom"
+                f"{OVERLAP} Angstrom"
             )
 
     def _check_validity(self, atoms: Atoms) -> None:
-        """Warn, once for each range, of a configuration unlike any in training."""
+        """Warn, once for each limit, of a configuration unlike any in training."""
         if self._validity is None or self.neighbor_list.n_builds % CHECK_EVERY != 1:
             return
-        for sentence in self._validity.left_by(atoms):
-            what = " ".join(sentence.split()[:4])
-            if what not in self._warned:
-                self._warned.add(what)
-                warnings.warn(f"outside the training set: {sentence}", UnseenWarning, stacklevel=2)
+        for found in self._validity.left_by(atoms):
+            limit = (found.kind, found.species, found.limit)
+            if limit not in self._warned:
+                self._warned.add(limit)
+                warnings.warn(f"outside the training set: {found}", UnseenWarning, stacklevel=2)
 
 
 def torch_device(name: str) -> torch.device:
@@ -210,34 +205,6 @@ def _supported(module: HipnnModule, backend: str, device: torch.device) -> str:
         return backend
     logger.warning("no fused kernels for this model (%s): using hippynn's layers", reason)
     return "hippynn"
-
-
-class _Neighbors(NeighborList):
-    """The neighbour list of hippynn's layers, with a look at the closest pair."""
-
-    def closest(self, atoms: Atoms) -> tuple[int, float]:
-        """Atom with the nearest neighbour, and its distance in Angstrom; inf without pairs."""
-        p = self.pairs
-        return _closest(atoms.positions, atoms.cell.array, p.row, p.second, p.shifts)
-
-
-@numba.njit(cache=True)
-def _closest(
-    positions: np.ndarray, cell: np.ndarray, row: np.ndarray, second: np.ndarray, shifts: np.ndarray
-) -> tuple[int, float]:
-    """Return the atom with the nearest neighbour and its distance, Angstrom; inf without pairs."""
-    atom, least = -1, np.inf
-    for i in range(len(positions)):
-        for p in range(row[i], row[i + 1]):
-            d2 = 0.0
-            for k in range(3):
-                d = positions[second[p], k] - positions[i, k]
-                for m in range(3):
-                    d += shifts[p, m] * cell[m, k]
-                d2 += d * d
-            if not d2 >= least:  # also for NaN
-                atom, least = i, d2
-    return atom, np.sqrt(least)
 
 
 class _Layers:

@@ -18,19 +18,11 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from torch import Tensor
 
-from kdlib._hippynn import lean
+from kdlib._hippynn import HEnergy, Hipnn, HipnnQuad, HipnnVec, Sensitivity, graphs
 from kdlib.datasets import species
 from kdlib.errors import InputError
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn.batches import Batch
-
-with lean():
-    import hippynn
-    from hippynn.layers.targets import HEnergy
-    from hippynn.networks.hipnn import Hipnn, HipnnQuad, HipnnVec
-
-# hippynn looks for pairs below its first sensitivity in every call; we refuse such frames on input.
-hippynn.settings.WARN_LOW_DISTANCES = False
 
 # hippynn draws initial weights from torch's one generator: one thread at a time, or seeds mix.
 _DRAWING = threading.Lock()
@@ -142,7 +134,7 @@ class HipnnConfig:
             "dist_hard_max": self.cutoff,
             "n_interaction_layers": self.n_interaction_layers,
             "n_atom_layers": self.n_atom_layers,
-            "sensitivity_type": "inverse",
+            "sensitivity_type": Sensitivity,
             "resnet": self.resnet,
             **cusp,
         }
@@ -295,13 +287,12 @@ def n_parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p is not e0 and p.is_floating_point())
 
 
-def hippynn_graph(module: HipnnModule) -> "hippynn.graphs.nodes.base.MultiNode":
+def hippynn_graph(module: HipnnModule) -> graphs.nodes.base.MultiNode:
     """Hippynn's own energy node over the same network (periodic), for its tools and its calculator.
 
     The node shares the module's tensors: training one trains the other.
     """
-    from hippynn.graphs import inputs, networks, targets
-
+    inputs, networks, targets = graphs.inputs, graphs.networks, graphs.targets
     species = inputs.SpeciesNode(db_name="species")
     positions = inputs.PositionsNode(db_name="coordinates")
     cell = inputs.CellNode(db_name="cell")

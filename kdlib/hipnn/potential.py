@@ -27,6 +27,7 @@ from torch import Tensor
 from kdlib.datasets import with_energies
 from kdlib.errors import InputError
 from kdlib.files import replacing
+from kdlib.geometry.cells import bare
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import batches
 from kdlib.hipnn.calculator import HipnnCalculator
@@ -34,6 +35,43 @@ from kdlib.hipnn.network import HipnnConfig, HipnnModule, Prediction, build, n_p
 
 #: Share of the range by which configurations may leave it without a warning.
 MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One way in which a configuration leaves the ranges of a training set.
+
+    Attributes
+    ----------
+    kind
+        ``"unseen pair"``, ``"close pair"``, ``"more crowded"`` or ``"less crowded"``.
+    species
+        ``"Al-Cu"`` of a pair, ``"Al"`` of an atom.
+    value
+        Distance (Angstrom) or crowding.
+    limit
+        The least or the most in training; the cutoff for a pair that training never had.
+    """
+
+    kind: str
+    species: str
+    value: float
+    limit: float
+
+    def __str__(self) -> str:
+        if self.kind == "unseen pair":
+            return (
+                f"a pair {self.species} is closer than {self.limit:g} Angstrom, and none was in "
+                "training"
+            )
+        if self.kind == "close pair":
+            return (
+                f"a pair {self.species} is {self.value:.2f} Angstrom apart, closer than any in "
+                f"training ({self.limit:.2f})"
+            )
+        return (
+            f"{self.species} is {self.kind} ({self.value:.1f}) than in training ({self.limit:.1f})"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,8 +118,8 @@ class Validity:
         """What a model's JSON file keeps."""
         return asdict(self)
 
-    def left_by(self, atoms: Atoms) -> list[str]:
-        """How a configuration leaves the ranges, a sentence each; empty if it does not.
+    def left_by(self, atoms: Atoms) -> list[Departure]:
+        """How a configuration leaves the ranges; empty if it does not.
 
         Parameters
         ----------
@@ -89,23 +127,21 @@ class Validity:
             Configuration.
         """
         near, dense = _measured(atoms, self.cutoff)
-        said = []
+        found = []
         for name, distance in near.items():
             least = self.closest.get(name)
             if least is None:
-                said.append(f"a pair {name} is closer than {self.cutoff:g} Angstrom, "
-                            "and none was in training")  # fmt: skip
+                found.append(Departure("unseen pair", name, distance, self.cutoff))
             elif distance < least * (1 - MARGIN):
-                said.append(f"a pair {name} is {distance:.2f} Angstrom apart, closer than any in "
-                            f"training ({least:.2f})")  # fmt: skip
+                found.append(Departure("close pair", name, distance, least))
         for name, (low, high) in dense.items():
             smallest, largest = self.crowding.get(name, (np.inf, -np.inf))
             margin = MARGIN * largest
             if high > largest + margin:
-                said.append(f"{name} is more crowded ({high:.1f}) than in training ({largest:.1f})")
+                found.append(Departure("more crowded", name, high, largest))
             elif low < smallest - margin:
-                said.append(f"{name} is less crowded ({low:.1f}) than in training ({smallest:.1f})")
-        return said
+                found.append(Departure("less crowded", name, low, smallest))
+        return found
 
 
 def _measured(
@@ -175,8 +211,8 @@ class Potential:
         dtype, device = self.config.torch_dtype, next(self.module.parameters()).device
         for k, atoms in enumerate(frames):
             self.module.check_species(atoms.numbers, f"frame {atoms.info.get('frame', k)}")
-        bare = [Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc) for a in frames]
-        single = [batches.from_atoms(atoms, self.config.cutoff, dtype) for atoms in bare]
+        # Without their own labels, which a batch would take for targets.
+        single = [batches.from_atoms(bare(atoms), self.config.cutoff, dtype) for atoms in frames]
         parts = [
             self.module(chunk.to(device), forces, stress)
             for chunk in batches.chunks(single, max_atoms)

@@ -8,7 +8,6 @@ checked by a function that the metadata name,
 `{"kdlib": {"checks": {"training": "kdlib.training:TrainingConfig.of"}}}`.
 """
 
-import ast
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -172,12 +171,3 @@ def check_value(step: Step, name: str, value: Any) -> None:
             resolve_name(step.checks[name])(value)
         except InputError as error:
             raise InputError(f"{step.path.name}: {error}") from error
-
-
-def text_constants(source: str) -> set[str]:
-    """Return all string literals of Python source."""
-    return {
-        node.value
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }

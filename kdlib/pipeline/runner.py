@@ -24,7 +24,7 @@ from kdlib.errors import InputError
 from kdlib.pipeline import notebook
 from kdlib.pipeline.notebook import Step
 from kdlib.pipeline.profile import Profile
-from kdlib.results import hashes
+from kdlib.results import hashes, sources
 
 NOT_IN_KEY = frozenset({"results_dir", "workers"})
 """Parameters that say where and with how many processes, but not what is computed."""
@@ -130,7 +130,7 @@ def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> di
     texts = {value for value in values.values() if isinstance(value, str)}
     named = {str(path) for text in texts for path in _files(text)}
     contents = {name: hashes.file(Path(name)) for name in named}
-    contents |= hashes.packaged_data(texts | notebook.text_constants("\n".join(step.cells)))
+    contents |= hashes.packaged_data(texts | sources.text_constants("\n".join(step.cells)))
     contents |= {name: hashes.file(results / name) for name in step.reads}
     return {
         "code cells": hashes.digest(*step.cells),

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import kdlib
-from kdlib.pipeline import notebook
 from kdlib.results import sources
 from kdlib.results.files import fingerprint
 
@@ -52,15 +51,15 @@ def packaged_data(texts: Iterable[str]) -> dict[str, str]:
 def modules(cells: Iterable[str]) -> dict[str, str]:
     """Return the hashes of the kdlib modules that some code imports, directly or through others.
 
-    A module that names a file of `kdlib/datasets/data` depends on that file, too; its docstrings and
-    comments do not count.
+    A module that names a file of `kdlib/datasets/data` depends on that file, too; its docstrings
+    and comments do not count.
     """
     return {name: _module(path) for name, path in sources.closure("\n".join(cells)).items()}
 
 
 def _module(path: Path) -> str:
     source = path.read_text()
-    data = packaged_data(notebook.text_constants(source))
+    data = packaged_data(sources.text_constants(source))
     return digest(sources.syntax(source), *data.values())
 
 

@@ -81,6 +81,15 @@ def imported_modules(source: str, package: str = "", deferred: bool = True) -> s
     return names
 
 
+def text_constants(source: str) -> set[str]:
+    """Return all string literals of Python source."""
+    return {
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
 def _module_path(name: str) -> Path | None:
     """Return the source file of a kdlib module; None for other names and for the package itself."""
     first, *rest = name.split(".")

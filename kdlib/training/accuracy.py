@@ -298,12 +298,9 @@ def first_shell_of(frames: Sequence[Atoms]) -> float:
 
 
 def _nearest(atoms: Atoms, reach: float = 4.0) -> np.ndarray:
-    """Distance of each atom's nearest neighbour, of those that have one within reach, Angstrom."""
+    """Distance of each atom's nearest neighbor, at most ``reach``, Angstrom."""
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
-    lengths = np.linalg.norm(pairs.vectors(atoms.positions, atoms.cell.array), axis=1)
-    found = np.full(len(atoms), np.inf)
-    np.minimum.at(found, pairs.first, lengths)
-    return np.where(np.isfinite(found), found, reach)
+    return np.minimum(pairs.nearest(atoms.positions, atoms.cell.array), reach)
 
 
 def _coordination(atoms: Atoms, radius: float) -> np.ndarray:

@@ -4,6 +4,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
 
 from kdlib.distill.sampling import structures
 from kdlib.errors import InputError
@@ -74,6 +75,43 @@ def test_pressed_pair_has_the_distance_asked_for():
         kinds.add("".join(sorted(found.symbols[pair])))
         assert len(pair) == 2
     assert kinds == {"NaNa", "ClNa", "ClCl"}
+
+
+def test_bare_copy_keeps_the_geometry_alone():
+    """Species, positions, cell and periodicity stay; velocities, labels and notes do not."""
+    atoms = bulk("Cu")
+    atoms.info["frame"], atoms.calc = 3, EMT()
+    atoms.set_momenta([[1.0, 0.0, 0.0]])
+    copy = cells.bare(atoms)
+    assert copy == bulk("Cu")
+    assert (copy.info, copy.calc, copy.has("momenta")) == ({}, None, False)
+    copy.positions += 1.0
+    np.testing.assert_array_equal(atoms.positions, 0.0)
+
+
+def test_pairs_beyond_a_range_are_not_looked_for():
+    """Copper's neighbors are 2.55 Angstrom apart, whatever range they are found in."""
+    atoms = bulk("Cu", a=2.55 * np.sqrt(2))
+    assert closest_pair(atoms, within=2.5).distance == np.inf
+    for within in (2.6, 4.0, np.inf):
+        assert closest_pair(atoms, within=within).distance == pytest.approx(2.55)
+
+
+@pytest.mark.parametrize(
+    ("copies", "shape"), [(1, (1, 1, 1)), (8, (2, 2, 2)), (12, (2, 2, 3)), (96, (4, 4, 6))]
+)
+def test_tile_is_nearly_a_cube(copies, shape):
+    """Copies are laid out as evenly as their number allows, at the same density."""
+    block = bulk("Al", cubic=True)
+    tiled = cells.tile(block, 4 * copies)
+    np.testing.assert_allclose(np.sort(tiled.cell.lengths() / block.cell.lengths()), shape)
+    assert len(tiled) == 4 * copies
+
+
+def test_tile_needs_a_multiple():
+    """A number of atoms that copies cannot make is refused."""
+    with pytest.raises(InputError, match="10 atoms are not a multiple of a cell of 4 atoms"):
+        cells.tile(bulk("Al", cubic=True), 10)
 
 
 def closest_like_pair(atoms):

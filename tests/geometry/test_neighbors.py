@@ -1,4 +1,4 @@
-"""Neighbour lists against brute force and ASE."""
+"""Neighbor lists against brute force and ASE."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_pairs_are_those_of_ase(name):
     np.testing.assert_allclose(order(ours), order(theirs), atol=2e-6)
 
 
-def test_rows_hold_the_neighbours_of_their_atom():
+def test_rows_hold_the_neighbors_of_their_atom():
     """The CSR rows and the sorted list of first atoms say the same."""
     atoms = cells()["triclinic"]
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, 6.0)
@@ -90,3 +90,21 @@ def test_no_pair_is_missed_while_the_list_is_kept():
     kept = neighbors.pairs.vectors(atoms.positions, atoms.cell.array)
     in_range = (np.linalg.norm(kept, axis=1) < 4.0).sum()
     assert in_range == len(neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, 4.0))
+
+
+def test_list_names_the_closest_pair_and_the_nearest_neighbors():
+    """Of an atom pushed towards another; an atom without neighbors has none."""
+    atoms = bulk("Al", cubic=True) * (2, 2, 2)
+    atoms.positions[5] = atoms.positions[20] + [0.0, 0.7, 0.0]
+    neighbors = NeighborList(cutoff=4.0, skin=1.0)
+    neighbors.update(atoms)
+    atom, distance = neighbors.closest(atoms)
+    assert atom in (5, 20)
+    assert distance == pytest.approx(0.7)
+    nearest = neighbors.pairs.nearest(atoms.positions, atoms.cell.array)
+    apart = atoms.get_all_distances(mic=True) + 99 * np.eye(len(atoms))
+    np.testing.assert_allclose(nearest, apart.min(axis=1))
+    lonely = Atoms("Al", [[0, 0, 0]])
+    neighbors.update(lonely)
+    assert neighbors.closest(lonely) == (-1, np.inf)
+    assert neighbors.pairs.nearest(lonely.positions, lonely.cell.array) == np.inf

@@ -64,7 +64,7 @@ def test_training_frames_are_inside():
 )
 def test_compressed_and_expanded_crystals_are_outside(scale, words):
     """What is closer or more crowded, or less crowded, is named as that."""
-    said = " ".join(Validity.of([rattled()], CUTOFF).left_by(rattled(scale)))
+    said = " ".join(map(str, Validity.of([rattled()], CUTOFF).left_by(rattled(scale))))
     for word in words:
         assert word in said
 
@@ -72,7 +72,10 @@ def test_compressed_and_expanded_crystals_are_outside(scale, words):
 def test_unseen_pairs_are_outside():
     """A pair of species that training never brought together is named."""
     apart = Atoms("CuAu", [[0, 0, 0], [0, 0, 8]])
-    assert "Au-Cu" in Validity.of([apart], CUTOFF).left_by(Atoms("CuAu", [[0, 0, 0], [0, 0, 3]]))[0]
+    ranges = Validity.of([apart], CUTOFF)
+    found = ranges.left_by(Atoms("CuAu", [[0, 0, 0], [0, 0, 3]]))[0]
+    assert (found.kind, found.species, found.value) == ("unseen pair", "Au-Cu", 3.0)
+    assert str(found) == "a pair Au-Cu is closer than 5 Angstrom, and none was in training"
 
 
 def test_ranges_survive_the_model_file(tmp_path):
@@ -100,3 +103,28 @@ def test_calculator_warns_once_outside_and_never_inside():
     texts = [str(one.message) for one in said if one.category is UnseenWarning]
     assert sum("Cu is more crowded" in text for text in texts) == 1
     assert any("closer than any in training" in text for text in texts)
+
+
+def test_calculator_warns_of_every_limit_that_is_left():
+    """Too close and never together, more and less crowded: each species is told once of each."""
+    module = hipnn.build(HipnnConfig(8, 8, 1, species=("Cu", "Au"), cutoff=CUTOFF, soft_max=4.5))
+    ranges = Validity.of([rattled()], CUTOFF)
+    closest = {pair: 9.0 for pair in ranges.closest if pair != "Au-Cu"}
+    potential = Potential(module, validity=Validity(closest, ranges.crowding, CUTOFF))
+    calculator = HipnnCalculator(potential, device="cpu")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for scale in (1.3, *[1.0] * (CHECK_EVERY - 1), 0.8):
+            calculator.get_potential_energy(rattled(scale))
+    texts = [str(one.message) for one in said if one.category is UnseenWarning]
+    for start in (
+        "a pair Au-Au is",
+        "a pair Cu-Cu is",
+        "a pair Au-Cu is closer",
+        *(
+            f"{species} is {change} crowded"
+            for species in ("Au", "Cu")
+            for change in ("more", "less")
+        ),
+    ):
+        assert sum(text.startswith(f"outside the training set: {start}") for text in texts) == 1

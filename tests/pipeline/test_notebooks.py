@@ -18,6 +18,7 @@ from kdlib.datasets import records
 from kdlib.errors import InputError
 from kdlib.pipeline import notebook as steps
 from kdlib.pipeline import profile
+from kdlib.results import sources
 
 PROJECT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
@@ -98,7 +99,7 @@ def test_code_is_calls_to_the_library(path: Path) -> None:
 def test_files_are_declared(path: Path) -> None:
     """Skipping trusts the metadata: what the code names is declared, what it writes is named."""
     step = steps.read(path)
-    texts = set().union(*(steps.text_constants(cell) for cell in step.cells))
+    texts = set().union(*(sources.text_constants(cell) for cell in step.cells))
     named = {text for text in texts if text.endswith(".nc") and text != ".nc"}
     assert named <= {*step.reads, *step.writes}
     assert step.writes

@@ -44,13 +44,9 @@ differentiable, :mod:`~kdlib.hipnn.kernels.loops` runs the :mod:`~kdlib.hipnn.ke
 :mod:`~kdlib.hipnn.kernels.mdloops`, :mod:`~kdlib.hipnn.kernels.verlet` and :mod:`~kdlib.hipnn.kernels.celllist`.
 """
 
-from kdlib.hipnn.kernels import compiled
 from kdlib.hipnn.kernels.autograd import pair_forces
 from kdlib.hipnn.kernels.forcefield import ForceField
 from kdlib.hipnn.kernels.layer import accelerate, restore, supports
 from kdlib.hipnn.kernels.verlet import VerletList
 
 __all__ = ["ForceField", "VerletList", "accelerate", "pair_forces", "restore", "supports"]
-
-# As Python does with its bytecode: what was compiled from older sources must not run.
-compiled.discard_stale()

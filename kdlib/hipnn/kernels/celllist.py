@@ -17,8 +17,9 @@ on the number of threads.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from kdlib._numba import compiled
 from kdlib.errors import InputError
 from kdlib.hipnn.kernels.neighbortable import NeighborTable, place
 from kdlib.hipnn.kernels.threads import torch_threads
@@ -99,7 +100,7 @@ def _grid(
     return low, bins, bins / np.maximum(high - low, 1e-300)
 
 
-@njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def _wrapped(positions, inverse, pbc):
     n = positions.shape[0]
     fractional, wrap = np.empty((n, 3)), np.zeros((n, 3), np.int32)
@@ -116,7 +117,7 @@ def _wrapped(positions, inverse, pbc):
     return fractional, wrap
 
 
-@njit(cache=True)
+@compiled()
 def _images(f, periodic, reach):
     """First and last translation that bring coordinate f within ``reach`` of [0, 1]."""
     if not periodic:
@@ -124,7 +125,7 @@ def _images(f, periodic, reach):
     return int(np.ceil(-reach - f)), int(np.floor(1.0 + reach - f))
 
 
-@njit(cache=True)
+@compiled()
 def _ghosts(fractional, pbc, reach):
     n, total = fractional.shape[0], 0
     for i in range(n):
@@ -149,12 +150,12 @@ def _ghosts(fractional, pbc, reach):
     return owner, shift
 
 
-@njit(cache=True)
+@compiled()
 def _bin(f, low, scale, n):
     return min(max(int((f - low) * scale), 0), n - 1)
 
 
-@njit(cache=True)
+@compiled()
 def _binned(fractional, owner, shift, low, bins, scale):
     """Counting sort: atoms and ghosts in the order of their bins, its inverse, bins' starts."""
     n = fractional.shape[0]
@@ -178,7 +179,7 @@ def _binned(fractional, owner, shift, low, bins, scale):
     return order, home, starts
 
 
-@njit(cache=True)
+@compiled()
 def _window(fractional, i, low, bins, scale, margin):
     """Bins that the sphere around atom i touches: first and last along each axis, (2, 3)."""
     window = np.empty((2, 3), np.int64)
@@ -189,7 +190,7 @@ def _window(fractional, i, low, bins, scale, margin):
     return window
 
 
-@njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def _count(fractional, x, y, z, home, starts, low, bins, scale, margin, square):
     """Where each atom's row starts, (n_atoms + 1,), from the number of its neighbours."""
     n = fractional.shape[0]
@@ -211,7 +212,7 @@ def _count(fractional, x, y, z, home, starts, low, bins, scale, margin, square):
     return row
 
 
-@njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def _fill(fractional, x, y, z, home, starts, low, bins, scale, margin, square, order, row, longest):
     """Neighbours of every atom, in the order of the bins.
 

@@ -19,15 +19,12 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from kdlib._hippynn import lean
+from kdlib._hippynn import ResNetWrapper
 from kdlib.errors import InputError
 from kdlib.hipnn.kernels import mdloops
 from kdlib.hipnn.kernels.layer import accelerate, supports
 from kdlib.hipnn.kernels.threads import Workers
 from kdlib.hipnn.kernels.verlet import VerletList
-
-with lean():
-    from hippynn.layers.transform import ResNetWrapper
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class ForceField:
             float64: ``energy`` () and ``energies`` (n_atoms,), eV; on request ``forces``
             (n_atoms, 3), eV/Angstrom, and ``stress`` (3, 3), eV/Angstrom^3.
         """
-        table, cell = neighbor_list.table, atoms.cell.array
+        table, cell = neighbor_list.pairs, atoms.cell.array
         n_shares = max(1, min(torch.get_num_threads(), len(atoms) // self._least_share))
         task = self._task(atoms, neighbor_list, set(properties), n_shares)
         borders = [share * len(atoms) // n_shares for share in range(n_shares + 1)]
@@ -109,7 +106,7 @@ class ForceField:
     def _task(
         self, atoms: Atoms, neighbor_list: VerletList, properties: set[str], n_shares: int
     ) -> _Task:
-        table = neighbor_list.table
+        table = neighbor_list.pairs
         placed = table.place(atoms.positions, atoms.cell.array)
         channels = self._module._species_index[torch.from_numpy(atoms.numbers.astype(np.int64))]
         species = channels.numpy().astype(np.int32)

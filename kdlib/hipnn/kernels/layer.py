@@ -11,20 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib._hippynn import lean
+from kdlib._hippynn import (
+    CosCutoff,
+    GaussianSensitivityModule,
+    Hipnn,
+    InteractLayer,
+    InteractLayerVec,
+    InverseSensitivityModule,
+    Sensitivity,
+)
 from kdlib.errors import InputError
 from kdlib.hipnn.kernels import loops
 from kdlib.hipnn.kernels.autograd import PairGraph, Radial, environment, pair_forces
-
-with lean():
-    from hippynn.layers.hiplayers import (
-        GaussianSensitivityModule,
-        InteractLayer,
-        InteractLayerVec,
-        InverseSensitivityModule,
-    )
-    from hippynn.layers.hiplayers.sensitivity import CosCutoff
-    from hippynn.networks.hipnn import Hipnn
 
 _log = logging.getLogger(__name__)
 
@@ -134,7 +132,8 @@ def _obstacle(layer: torch.nn.Module) -> str | None:
     if type(layer) not in _FUSED | _STOCK:
         return f"no fused kernel for {type(layer).__name__}"
     sensitivity = layer.sensitivity
-    if type(sensitivity) not in (InverseSensitivityModule, GaussianSensitivityModule):
+    known = (Sensitivity, InverseSensitivityModule, GaussianSensitivityModule)
+    if type(sensitivity) not in known:
         return f"no fused kernel for sensitivities of type {type(sensitivity).__name__}"
     if type(sensitivity.cutoff) is not CosCutoff:
         return f"no fused kernel for cutoffs of type {type(sensitivity.cutoff).__name__}"

@@ -14,6 +14,7 @@ environment and its gradient are (n_atoms, 4, n_species, n_sensitivities).
 import numpy as np
 from numba import njit, prange
 
+from kdlib._numba import compiled
 from kdlib.hipnn.kernels.elementary import FASTMATH
 from kdlib.hipnn.kernels.pairs import FREE, N_ROWS, gather, padded, resolve
 from kdlib.hipnn.kernels.sums import (
@@ -33,7 +34,7 @@ N_BLOCKS = 32
 _N_SHARES = 4
 
 
-@njit(cache=True)
+@compiled()
 def rows_of(first, n_atoms):
     """Start of each atom's pairs, (n_atoms + 1,); empty when ``first`` is not sorted."""
     row = np.zeros(n_atoms + 1, np.int64)
@@ -49,7 +50,7 @@ def rows_of(first, n_atoms):
     return row
 
 
-@njit(cache=True)
+@compiled()
 def channels_of(one_hot):
     """Which channel of each row (n_atoms, n_species) is 1; empty if a row is not one-hot."""
     out = np.empty(one_hot.shape[0], np.int64)
@@ -84,7 +85,7 @@ def _stage(vectors, row, second, species, n_species, s, i, cutoff, table, index)
     return n
 
 
-@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
+@compiled(parallel=True, fastmath=FASTMATH, error_model="numpy")
 def environment(vectors, row, second, species, cutoff, m, sigma, out):
     """Fill ``out`` with the environment of every atom."""
     n_atoms, n_species = out.shape[0], out.shape[2]
@@ -97,7 +98,7 @@ def environment(vectors, row, second, species, cutoff, m, sigma, out):
                 sum_environment(table, n, m, h, out[i, :, s])
 
 
-@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
+@compiled(parallel=True, fastmath=FASTMATH, error_model="numpy")
 def parameter_gradient(vectors, row, second, species, cutoff, m, sigma, weight):
     """Gradients by m and sigma of the sum of ``weight`` times the environment."""
     n_atoms, n_species = weight.shape[0], weight.shape[2]
@@ -113,7 +114,7 @@ def parameter_gradient(vectors, row, second, species, cutoff, m, sigma, weight):
     return partial.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
+@compiled(parallel=True, fastmath=FASTMATH, error_model="numpy")
 def slopes(vectors, row, second, species, cutoff, m, sigma, g, out):
     """Fill ``out`` (n_pairs, 3) with dE/dr of each pair, for g = dE/d(environment)."""
     n_atoms, n_species = g.shape[0], g.shape[2]
@@ -129,7 +130,7 @@ def slopes(vectors, row, second, species, cutoff, m, sigma, g, out):
                         out[index[p], c] = table[FREE + 1 + c, p]
 
 
-@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
+@compiled(parallel=True, fastmath=FASTMATH, error_model="numpy")
 def slope_gradient(vectors, row, second, species, cutoff, m, sigma, g, direction, out):
     """Gradients of sum_p direction_p . slope_p: by g into ``out``; by m and sigma returned."""
     n_atoms, n_species = g.shape[0], g.shape[2]
@@ -146,7 +147,7 @@ def slope_gradient(vectors, row, second, species, cutoff, m, sigma, g, direction
     return partial.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True)
+@compiled(parallel=True, fastmath=FASTMATH, error_model="numpy")
 def curvatures(vectors, row, second, species, cutoff, m, sigma, g, direction, out):
     """Fill ``out`` (n_pairs, 3) with the Hessian of each pair's energy times ``direction``."""
     n_atoms, n_species = g.shape[0], g.shape[2]
@@ -159,7 +160,7 @@ def curvatures(vectors, row, second, species, cutoff, m, sigma, g, direction, ou
                 pair_curvatures(table, n, cutoff, m, h, sigma, g[i, :, s], index, direction, out)
 
 
-@njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def gather_forces(slopes, row, second):
     """Sum of the slopes of pairs that start at an atom minus those that end there, (n_atoms, 3)."""
     n_atoms = row.size - 1
@@ -174,7 +175,7 @@ def gather_forces(slopes, row, second):
     return partial.sum(axis=0)
 
 
-@njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def spread_forces(forces, row, second):
     """Adjoint of `gather_forces`: force on the first atom of each pair minus that on the second."""
     n_atoms = row.size - 1

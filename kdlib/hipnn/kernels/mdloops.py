@@ -13,6 +13,7 @@ longest row; ``species`` (n_atoms + n_ghosts) channels; atoms ``start`` to ``sto
 import numpy as np
 from numba import njit
 
+from kdlib._numba import compiled
 from kdlib.hipnn.kernels.elementary import FASTMATH
 from kdlib.hipnn.kernels.pairs import FREE, N_ROWS, UX, UY, UZ, X, padded, resolve
 from kdlib.hipnn.kernels.sums import SCALE, pair_slopes, sum_environment
@@ -42,7 +43,7 @@ def _select(placed, i, row, index, species, channel, cutoff, table, near):
     return n
 
 
-@njit(fastmath=FASTMATH, error_model="numpy", nogil=True, cache=True)
+@compiled(fastmath=FASTMATH, error_model="numpy", nogil=True)
 def chunk_environment(placed, row, index, longest, species, start, stop, cutoff, m, sigma, out):
     """Fill ``out`` (stop - start, 4, n_species, n_sensitivities) with environments."""
     n_species = out.shape[2]
@@ -70,7 +71,7 @@ def _add_virial(table, n, virial):
             virial[a, b] += total
 
 
-@njit(fastmath=FASTMATH, error_model="numpy", nogil=True, cache=True)
+@compiled(fastmath=FASTMATH, error_model="numpy", nogil=True)
 def chunk_forces(
     placed, row, index, longest, species, start, stop, cutoff, m, sigma, g, forces, virial, strained
 ):
@@ -108,7 +109,7 @@ def chunk_forces(
         forces[i, 2] += fz
 
 
-@njit(cache=True)
+@compiled()
 def total_forces(forces, owner):
     """Sum (n_shares, n_atoms + n_ghosts, 3) over shares, and ghosts to owners; (n_atoms, 3)."""
     n_atoms = forces.shape[1] - owner.size

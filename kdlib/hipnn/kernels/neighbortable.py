@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from kdlib._numba import compiled
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class NeighborTable:
         return first, atom[self.index], shift[self.index] + self.wrap[first]
 
 
-@njit(cache=True)
+@compiled()
 def place(positions, cell, owner, shift, wrap):
     """Positions of wrapped atoms and of ghosts."""
     n = positions.shape[0]
