@@ -6,9 +6,9 @@ would have done (:mod:`kdlib.md.exploration`). The most disputed configuration o
 a candidate if it is still physical: no pair too close, no force beyond reason.
 """
 
-import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -19,9 +19,9 @@ from al_pbe import campaign
 from al_pbe.campaign import CLOSEST_PAIR
 from al_pbe.labeling import label
 from al_pbe.sampling import ACTIVE
-from kdlib import progress, units
+from kdlib import hipnn, progress, units
 from kdlib.hipnn import Potential
-from kdlib.md.exploration import Excursion, Path, follow, judged
+from kdlib.md.exploration import Excursion, Trajectory, disagreement, follow, largest_force
 
 #: Frame numbers of one round.
 PER_ROUND = 1000
@@ -121,7 +121,7 @@ def explore(
 
 def _most_disputed(
     potentials: Sequence[Potential],
-    path: Path,
+    path: Trajectory,
     number: int,
     j: int,
     temperature: float,
@@ -130,7 +130,9 @@ def _most_disputed(
 ) -> Candidate | None:
     if not path.frames:
         return None
-    disputed, largest = judged(potentials, path.frames)
+    forces, frame_index = hipnn.ensemble_forces(potentials, path.frames)
+    disputed = disagreement(forces, frame_index)
+    largest = largest_force(forces[0], frame_index)
     physical = np.flatnonzero(largest < p.largest_force)
     if not len(physical):
         return None
@@ -197,9 +199,9 @@ def round_of(
 
 def label_round(
     chosen: Sequence[Atoms],
-    folder: pathlib.Path,
+    folder: Path,
     labeller: Callable[[Atoms], Atoms] = label,
-) -> list[pathlib.Path]:
+) -> list[Path]:
     """Label what a round has chosen; can be stopped and goes on.
 
     Parameters

@@ -225,7 +225,9 @@ def _trajectory(
     watched = path.frames or path.melting  # where a run ended early, what came before is learnt
     if not watched:
         return {}, row
-    disputed, largest = exploration.judged(potentials, watched)
+    forces, frame_index = hipnn.ensemble_forces(potentials, watched)
+    disputed = exploration.disagreement(forces, frame_index)
+    largest = exploration.largest_force(forces[0], frame_index)
     row |= {"disagreement": disputed.max(), "median_disagreement": float(np.median(disputed))}
     distances = np.array([closest_pair(atoms).distance for atoms in watched])
     apart = distances >= plan.closest_pair * shortest

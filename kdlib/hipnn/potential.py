@@ -253,6 +253,21 @@ class Potential:
         return HipnnCalculator(self, **options)
 
 
+def ensemble_forces(
+    potentials: Sequence[Potential], frames: Sequence[Atoms]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Forces of several models on the same frames.
+
+    Returns
+    -------
+    tuple
+        Forces (n_models, n_atoms, 3), eV/Angstrom, and the frame of each atom, (n_atoms,).
+    """
+    predictions = [potential.predict(frames) for potential in potentials]
+    forces = np.stack([found.forces.values for found in predictions])
+    return forces, predictions[0].frame_index.values
+
+
 def _as_dataset(parts: Sequence[Prediction], frames: Sequence[Atoms]) -> xr.Dataset:
     def joined(name: str) -> np.ndarray:
         return torch.cat([getattr(part, name).detach().cpu() for part in parts]).double().numpy()

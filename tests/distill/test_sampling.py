@@ -9,7 +9,7 @@ from kdlib.distill import sampling, workflow
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn import HipnnConfig, build, save
 from kdlib.md import exploration
-from kdlib.md.exploration import Path
+from kdlib.md.exploration import Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,9 @@ def _copper(n: int):
 @pytest.mark.parametrize(
     ("path", "kinds"),
     [
-        (Path(_copper(3), "", 1.0), {"fresh", "disputed"}),
-        (Path([], "exploded", 0.0, _copper(3)), {"disputed"}),
-        (Path([], "exploded", 0.0), set()),
+        (Trajectory(_copper(3), "", 1.0), {"fresh", "disputed"}),
+        (Trajectory([], "exploded", 0.0, _copper(3)), {"disputed"}),
+        (Trajectory([], "exploded", 0.0), set()),
     ],
 )
 def test_a_melt_that_exploded_is_learnt_but_not_measured_on(
@@ -49,7 +49,8 @@ def test_a_melt_that_exploded_is_learnt_but_not_measured_on(
     assert row["survived"] == path.survived
     if path.melting:
         (atoms,) = found.values()
-        disputed, _ = exploration.judged([sampling.hipnn.load(d) for d in run_dirs], path.melting)
+        models = [sampling.hipnn.load(d) for d in run_dirs]
+        disputed = exploration.disagreement(*sampling.hipnn.ensemble_forces(models, path.melting))
         assert atoms.info["disagreement"] == pytest.approx(disputed.max(), abs=1e-4)
         assert atoms.info["part"] == "train"
 
@@ -77,7 +78,7 @@ def test_a_touch_is_neither_the_end_of_a_run_nor_labelled(monkeypatch, tiny, run
     frames[-1].positions[1] = frames[-1].positions[0] + [0.0, 0.0, 1.2]
     seen = []
     monkeypatch.setattr(
-        exploration, "follow", lambda atoms, calc, e: seen.append(e) or Path(frames, "", 1.0)
+        exploration, "follow", lambda atoms, calc, e: seen.append(e) or Trajectory(frames, "", 1.0)
     )
     found, _ = sampling._trajectory(
         replace(tiny, largest_force=1e9),
