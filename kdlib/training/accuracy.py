@@ -102,13 +102,6 @@ def trimmed_rmse(errors: np.ndarray, trimmed: float = TRIMMED) -> float:
 def residuals(potential: Potential, frames: Sequence[Atoms]) -> dict[str, np.ndarray]:
     """Model minus reference.
 
-    Parameters
-    ----------
-    potential
-        Model.
-    frames
-        Frames with energies and forces, perhaps with stresses and atomic energies.
-
     Returns
     -------
     dict
@@ -156,8 +149,6 @@ def evaluate(potential: Potential, frames: Sequence[Atoms], split: Split) -> xr.
 
     Parameters
     ----------
-    potential
-        Model.
     frames, split
         Data and their frozen division; where frames carry the atomic energies of the model's own
         teacher, it is compared with those, too.
