@@ -208,10 +208,10 @@ def _add_distill(commands: argparse._SubParsersAction) -> None:
     add("--volume", type=float, nargs=2, dest="volumes", metavar="V", help="range, 1: as given")
     add("--size", help="small, medium, large, or like 32-16-2")
     add("--labels", help="atomic energies: none, constant or fading")
-    add("--data", nargs="+", metavar="FILE", help="labelled frames of your own (DFT) to mix in")
+    add("--data", nargs="+", metavar="FILE", help="labeled frames of your own (DFT) to mix in")
     add("--data-weight", type=float, metavar="W", help="of such a frame in the loss (default 1)")
     add("--target-force-rmse", type=float, metavar="E", help="eV/Angstrom on fresh frames")
-    add("--max-frames", type=_positive, metavar="N", help="labelled frames at most")
+    add("--max-frames", type=_positive, metavar="N", help="labeled frames at most")
     add("--max-minutes", type=float, metavar="M", help="time at most")
     add("--seed", type=int, help="of everything random")
     add("--rdf-ps", type=float, default=0.0, metavar="PS",

@@ -229,7 +229,7 @@ _PARITY: Kind = {
     "atomic_energy_other": Variable(
         ("atom",), "eV", "atomic energy of a teacher of another seed", True
     ),
-    "coordination": Variable(("atom",), "1", "neighbours in the first shell", False, True),
+    "coordination": Variable(("atom",), "1", "neighbors in the first shell", False, True),
     "atom_phase": Variable(("atom",), _TEXT, "phase of the atom's frame"),
     "atom_frame": Variable(("atom",), "1", "frame that the atom belongs to", True),
 }
@@ -339,7 +339,7 @@ def describe(ds: xr.Dataset, kind: str) -> xr.Dataset:
     """
     described = ds.copy()
     described.attrs["kind"] = kind
-    for name, variable in (_schema(kind) or _recognised(ds)).items():
+    for name, variable in (_schema(kind) or _recognized(ds)).items():
         if name not in described.variables:
             continue
         array = described[name]
@@ -391,7 +391,7 @@ def _schema(kind: str) -> Kind:
     return KINDS[kind]
 
 
-def _recognised(ds: xr.Dataset) -> Kind:
+def _recognized(ds: xr.Dataset) -> Kind:
     """Variables without a meaning of their own that a kind knows by name and dimensions."""
     return {
         name: variable
