@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdlib.distill import partition, sampling
+from kdlib.distill import partition
 from kdlib.distill.labeled import Pool
 
 pytestmark = pytest.mark.slow
@@ -14,10 +14,8 @@ def compared(tiny, finished, tmp_path_factory):
     """Comparison at two seeds, with frames."""
     folder, outcome = finished
     pool = Pool(folder / "labels")
-    last = sampling.PER_ROUND * outcome.final
-    learnt, fresh = (
-        pool.frames(k for k in pool.numbers if (k < last) == early) for early in (True, False)
-    )
+    learnt, fresh = pool.before(outcome.final), pool.of(outcome.final)
+    learnt, fresh = pool.frames(learnt), pool.frames(fresh)
     kept = tmp_path_factory.mktemp("partition")
     again = lambda: partition.compare(tiny, outcome, learnt, fresh, kept, 2, 20)  # noqa: E731
     return again(), again, learnt, outcome

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from kdlib.distill import sampling
 from kdlib.distill.labeled import Pool
 from kdlib.hipnn import load
 from kdlib.training.accuracy import parity
@@ -48,7 +47,7 @@ def test_points_of_a_delivered_student_have_the_errors_of_its_record(finished):
     """Delivered with the energies of atoms, it is compared with the teacher's whole energies."""
     folder, outcome = finished
     pool = Pool(folder / "labels")
-    fresh = pool.frames(k for k in pool.numbers if k >= sampling.PER_ROUND * outcome.final)
+    fresh = pool.frames(pool.of(outcome.final))
     ds, errors = parity(load(folder), fresh), outcome.record[-1]["errors"]["all"]
     for name in ("energy", "force"):
         rmse = np.sqrt(np.mean(_difference(ds, name) ** 2))
