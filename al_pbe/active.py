@@ -20,6 +20,7 @@ from al_pbe.campaign import CLOSEST_PAIR
 from al_pbe.labeling import label
 from al_pbe.sampling import ACTIVE
 from kdlib import hipnn, progress, units
+from kdlib.errors import InputError
 from kdlib.hipnn import Potential
 from kdlib.md.exploration import Excursion, Trajectory, disagreement, follow, largest_force
 
@@ -174,7 +175,15 @@ def round_of(
         To be labelled; ``info["frame"]`` is 6000 + 1000 (round - 1) + trajectory.
     xarray.Dataset
         ``disagreement``, ``median_disagreement`` (eV/Angstrom), ``survived`` over ``trajectory``.
+
+    Raises
+    ------
+    InputError
+        More trajectories than a round has numbers of frames.
     """
+    if n_trajectories > PER_ROUND:
+        raise InputError(f"active learning: {n_trajectories} trajectories, but a round has numbers "
+                         f"for {PER_ROUND} frames")  # fmt: skip
     found: dict[int, Candidate] = {}
     with progress.bar(total=n_trajectories, desc="exploring", unit="trajectory") as bar:
         for j in range(n_trajectories):
