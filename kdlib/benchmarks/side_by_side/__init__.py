@@ -81,8 +81,8 @@ def run(
         Results folder with a trained teacher and student of seed 0; without it both are trained
         for ``protocol.brief_epochs`` epochs first.
     lammps
-        Executable; by default where :func:`kdlib.benchmarks.side_by_side.lammps.find` looks. Without
-        LAMMPS its rows stay empty.
+        Executable; by default where :func:`kdlib.benchmarks.side_by_side.lammps.find` looks.
+        Without LAMMPS its rows stay empty.
     """
     began = time.perf_counter()
     try:
