@@ -2,14 +2,14 @@
 
 from kdlib.benchmarks.backends import BACKENDS
 from kdlib.benchmarks.memory import MemoryProtocol, max_atoms, memory_per_atom
-from kdlib.benchmarks.speed import TimingProtocol, side_by_side, time_per_step
+from kdlib.benchmarks.speed import TimingProtocol, find, time_per_step
 
 __all__ = [
     "BACKENDS",
     "MemoryProtocol",
     "TimingProtocol",
+    "find",
     "max_atoms",
     "memory_per_atom",
-    "side_by_side",
     "time_per_step",
 ]

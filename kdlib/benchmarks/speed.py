@@ -103,7 +103,7 @@ def time_per_step(
     return ds.assign(step_time=times)
 
 
-def side_by_side(folder: str | Path) -> tuple[xr.Dataset | None, str]:
+def find(folder: str | Path) -> tuple[xr.Dataset | None, str]:
     """Find what ``kdlib bench`` has measured, in a results folder or shipped with the checkout.
 
     Parameters

@@ -105,13 +105,13 @@ def test_a_benchmark_says_where_and_when_it_was_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = {"created": "2026-01-02T03:04:05+00:00", "cpu_model": "Abacus"}
     monkeypatch.setattr(results, "load", lambda path: xr.Dataset(attrs=made))
-    ds, told = benchmarks.side_by_side(tmp_path / "run")
+    ds, told = benchmarks.find(tmp_path / "run")
     assert ds is None
     assert told.endswith("kdlib bench makes one")
     for folder, start in (("figures", "not of this run"), ("run", "benchmark of this folder")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "benchmark.nc").touch()
-        ds, told = benchmarks.side_by_side(tmp_path / "run")
+        ds, told = benchmarks.find(tmp_path / "run")
         assert ds.attrs == made
         assert told.startswith(start)
         assert "measured on 2026-01-02 on Abacus" in told
