@@ -147,7 +147,8 @@ def test_finished_trainings_are_not_repeated(
 @pytest.mark.slow
 def test_sweep_survives_a_dying_worker(tmp_path, emt_frames, split, small_config, settings):
     """Killing a worker process costs its current training, which is repeated."""
-    longer = replace(settings, max_epochs=40, checkpoint_every=2)
+    # kernels that are compiled once for all processes
+    longer = replace(settings, max_epochs=40, checkpoint_every=2, backend="fused")
     todo = sweep.tasks(["control"], [small_config], longer, [0])
     killed = []
 
