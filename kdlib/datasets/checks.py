@@ -114,7 +114,7 @@ def _configuration(atoms: Atoms) -> bytes:
 
 
 def _difference(atoms: Atoms, other: Atoms) -> str:
-    """What a repeated frame says otherwise; if nothing, it could be both learnt and tested."""
+    """What a repeated frame says otherwise; if nothing, it could be both learned and tested."""
     now, then = (frame.calc.results["energy"] for frame in (atoms, other))
     if np.isclose(now, then, rtol=0, atol=1e-3 * len(atoms)):
         return ""

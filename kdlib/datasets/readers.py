@@ -48,7 +48,7 @@ STRESS_NAMES = _prefixed("stress")
 VIRIAL_NAMES = _prefixed("virial", "virials")
 
 
-def labelled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
+def labeled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
     """Frame with nothing but its structure, its information and its labels under their ASE names.
 
     Constraints are left out: a model must learn the forces on fixed atoms, too. Labels that are not
@@ -225,7 +225,7 @@ def _read_one(path: Path, energy_key: str, forces_key: str) -> list[Atoms]:
     frames: list[Atoms] = []
     try:
         for atoms in ase.io.iread(path, do_not_split_by_at_sign=True):
-            frames.append(labelled(atoms, energy_key, forces_key))  # noqa: PERF401 - counts frames
+            frames.append(labeled(atoms, energy_key, forces_key))  # noqa: PERF401 - counts frames
     except InputError as error:
         raise InputError(f"{path}: frame {len(frames)}: {error}") from error
     except Exception as error:
