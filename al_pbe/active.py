@@ -6,9 +6,9 @@ along the way (:mod:`kdlib.md.exploration`). Each trajectory's most disputed con
 still physical (no pair too close, no excessive force) is a candidate.
 """
 
-import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -19,9 +19,10 @@ from al_pbe import campaign
 from al_pbe.campaign import CLOSEST_PAIR
 from al_pbe.labeling import label
 from al_pbe.sampling import ACTIVE
-from kdlib import progress, units
+from kdlib import hipnn, progress, units
+from kdlib.errors import InputError
 from kdlib.hipnn import Potential
-from kdlib.md.exploration import Excursion, Path, follow, judged
+from kdlib.md.exploration import Excursion, Trajectory, disagreement, follow, largest_force
 
 #: Frame numbers reserved for each round.
 PER_ROUND = 1000
@@ -103,7 +104,7 @@ def explore(
 
 def _most_disputed(
     potentials: Sequence[Potential],
-    path: Path,
+    path: Trajectory,
     number: int,
     j: int,
     temperature: float,
@@ -149,7 +150,15 @@ def round_of(
         Frames to label; ``info["frame"]`` is 6000 + 1000 (round - 1) + trajectory.
     xr.Dataset
         ``disagreement``, ``median_disagreement`` (eV/Angstrom), ``survived`` over ``trajectory``.
+
+    Raises
+    ------
+    InputError
+        More trajectories than a round has numbers of frames.
     """
+    if n_trajectories > PER_ROUND:
+        raise InputError(f"active learning: {n_trajectories} trajectories, but a round has numbers "
+                         f"for {PER_ROUND} frames")  # fmt: skip
     found: dict[int, Candidate] = {}
     with progress.bar(total=n_trajectories, desc="exploring", unit="trajectory") as bar:
         for j in range(n_trajectories):

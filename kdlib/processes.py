@@ -76,8 +76,6 @@ def pool(
 
     Parameters
     ----------
-    workers
-        Number of processes; by default one per core.
     tasks_per_process
         Tasks after which a process is replaced by a fresh one; by default it serves to the end.
     threads

@@ -17,7 +17,11 @@ GPA = _ase.GPa
 #: eV per K, Boltzmann's constant.
 KB = _ase.kB
 #: g/cm^3 per (g/mol)/Angstrom^3.
-GRAM_PER_CM3 = 1e24 / _ase._Nav
+GRAM_PER_CM3 = 1e24 / _ase.mol
+#: fs per ps, the unit of time of LAMMPS (its units ``metal``).
+PS = 1000.0
+#: GPa per bar, the unit of pressure of LAMMPS.
+GPA_PER_BAR = 1e-4
 
 
 def number_density(mass_density: float, molar_mass: float) -> float:
@@ -30,4 +34,4 @@ def number_density(mass_density: float, molar_mass: float) -> float:
     molar_mass
         In g/mol.
     """
-    return mass_density * 1e3 / molar_mass * _ase._Nav * 1e-30
+    return mass_density * 1e3 / molar_mass * _ase.mol * 1e-30

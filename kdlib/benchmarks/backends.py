@@ -15,7 +15,7 @@ from ase.calculators.calculator import BaseCalculator
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
 from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator
-from kdlib.results.schema import BACKENDS as BACKENDS
+from kdlib.results.schema import BACKENDS
 
 #: Backend -> numbers of atoms that it runs.
 Sizes = Mapping[str, Sequence[int]]
@@ -35,7 +35,7 @@ def contestant(
     device
         ``"cpu"``, ``"cuda"`` or ``"auto"``.
     skin
-        Of the neighbour list, Angstrom (the stock calculator applies it twice).
+        Skin of the neighbor list, Angstrom (the stock calculator applies it twice).
 
     Raises
     ------

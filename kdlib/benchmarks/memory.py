@@ -30,6 +30,7 @@ from ase import Atoms
 from kdlib import hipnn, processes, progress
 from kdlib.benchmarks.backends import Sizes, contestant, grid
 from kdlib.errors import InputError
+from kdlib.geometry.cells import bare
 from kdlib.hipnn import Potential
 from kdlib.hipnn.calculator import torch_device
 from kdlib.md import dynamics, liquid
@@ -43,17 +44,17 @@ class MemoryProtocol:
     """How the peak memory of a run is measured."""
 
     n_steps: int = 3
-    """Steps of NVE at each size, after the first build of the neighbour list."""
+    """Steps of NVE at each size, after the first build of the neighbor list."""
     timestep: float = 1.0
     """In fs."""
     temperature: float = 1200.0
-    """Of the velocities, K."""
+    """Temperature of the velocities, K."""
     skin: float = 1.0
-    """Of the neighbour list, Angstrom; more skin is more pairs."""
+    """Skin of the neighbor list, Angstrom; more skin is more pairs."""
     device: str = "auto"
     """``"cpu"``, ``"cuda"`` or ``"auto"``."""
     seed: int = 0
-    """Of the velocities."""
+    """Seed for the velocities."""
 
 
 def memory_per_atom(
@@ -90,7 +91,6 @@ def memory_per_atom(
     ds = grid(potentials, sizes)
     shape = tuple(ds.sizes[dim] for dim in ("architecture", "backend", "n_atoms"))
     peak = xr.DataArray(np.full(shape, np.nan), ds.coords, ("architecture", "backend", "n_atoms"))
-    bare = Atoms(start.numbers, start.positions, cell=start.cell, pbc=start.pbc)
     # Every task has a process of its own, with as many threads as a run would have here.
     fresh = processes.pool(workers, tasks_per_process=1, threads=processes.threads())
     with tempfile.TemporaryDirectory() as folder, fresh as pool:
@@ -101,7 +101,7 @@ def memory_per_atom(
             for backend, numbers in sizes.items():
                 ordered = sorted(set(numbers))
                 job = pool.submit(
-                    peak_bytes, Path(folder) / label, backend, bare, ordered, protocol
+                    peak_bytes, Path(folder) / label, backend, bare(start), ordered, protocol
                 )
                 futures[job] = {"architecture": label, "backend": backend, "n_atoms": ordered}
         _collect(futures, peak)
@@ -157,7 +157,7 @@ def peak_bytes(
 def _run(
     potential: Potential, backend: str, start: Atoms, n_atoms: int, protocol: MemoryProtocol
 ) -> None:
-    atoms = liquid.tile(start, n_atoms, protocol.temperature, protocol.seed)
+    atoms = liquid.enlarged(start, n_atoms, protocol.temperature, protocol.seed)
     atoms.calc = contestant(potential, backend, protocol.device, protocol.skin)
     dynamics.nve(atoms, protocol.n_steps, protocol.timestep)
 

@@ -1,7 +1,7 @@
-"""What a potential is worth and costs: accuracy, time per MD step, memory, atoms per device.
+"""Time per MD step of a potential (section 3.4 of the paper).
 
-Section 3.4 of the paper. The contestants, `backend` in the results, are those of
-:mod:`kdlib.benchmarks.backends`. Nothing else may run on the machine while times are taken.
+The contestants, `backend` in the results, are those of :mod:`kdlib.benchmarks.backends`. Nothing
+else may run on the machine while times are taken.
 """
 
 from collections.abc import Sequence
@@ -13,20 +13,12 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib import progress, results
-from kdlib.benchmarks.backends import BACKENDS as BACKENDS
 from kdlib.benchmarks.backends import Sizes, contestant, grid
-from kdlib.benchmarks.memory import MemoryProtocol as MemoryProtocol
-from kdlib.benchmarks.memory import max_atoms as max_atoms
-from kdlib.benchmarks.memory import memory_per_atom as memory_per_atom
 from kdlib.errors import InputError
 from kdlib.hipnn import Potential
 from kdlib.md import dynamics, liquid
 from kdlib.md.dynamics import DynamicsError
 from kdlib.results.schema import COMPONENTS
-from kdlib.training.accuracy import evaluate
-
-#: Errors of a potential on every part of a dataset.
-accuracy = evaluate
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,7 @@ class TimingProtocol:
     """How the time of an MD step is measured: NVE by velocity Verlet."""
 
     n_steps: int = 1000
-    """Steps of each repeat; long enough for the neighbour list to be rebuilt several times (the
+    """Steps of each repeat; long enough for the neighbor list to be rebuilt several times (the
     fastest of a few hundred atoms at 1200 K crosses half a skin of 1 Angstrom in some 20 fs)."""
     warmup_steps: int = 20
     """Steps before the clock starts: kernels are compiled, caches filled."""
@@ -43,13 +35,13 @@ class TimingProtocol:
     timestep: float = 1.0
     """In fs."""
     temperature: float = 1200.0
-    """Of the velocities at the start, K."""
+    """Temperature of the velocities at the start, K."""
     skin: float = 1.0
-    """Of the neighbour list, Angstrom (the stock calculator applies it twice)."""
+    """Skin of the neighbor list, Angstrom (the stock calculator applies it twice)."""
     device: str = "auto"
     """``"cpu"``, ``"cuda"`` or ``"auto"``."""
     seed: int = 0
-    """Of the velocities."""
+    """Seed for the velocities."""
 
     def __post_init__(self) -> None:
         if self.n_steps < 1 or self.warmup_steps < 1 or self.repeats < 1:
@@ -62,7 +54,7 @@ def time_per_step(
     start: Atoms,
     protocol: TimingProtocol = TimingProtocol(),
 ) -> xr.Dataset:
-    """Time of an MD step per atom, split into neighbour list, model and integrator.
+    """Time of an MD step per atom, split into neighbor list, model and integrator.
 
     Parameters
     ----------
@@ -74,13 +66,13 @@ def time_per_step(
     start
         Small equilibrated liquid that is repeated to every size.
     protocol
-        What is run and timed.
+        Lengths of the runs, and what their velocities are.
 
     Returns
     -------
     xarray.Dataset
         ``step_time(architecture, backend, n_atoms, component, repeat)``, us/atom/step. The
-        integrator is what neighbour list and model leave of the total: velocity Verlet and ASE's
+        integrator is what neighbor list and model leave of the total: velocity Verlet and ASE's
         own work around the calculator.
     """
     ds = grid(potentials, sizes)
@@ -92,18 +84,45 @@ def time_per_step(
         for potential, backend, n in runs:
             label = potential.config.label
             bar.set_description_str(f"{label} {backend} {n}")
-            atoms = liquid.tile(start, n, protocol.temperature, protocol.seed)
+            atoms = liquid.enlarged(start, n, protocol.temperature, protocol.seed)
             atoms.calc = contestant(potential, backend, protocol.device, protocol.skin)
             where = {"architecture": label, "backend": backend, "n_atoms": n}
             try:
-                times.loc[where] = _step_times(atoms, protocol)
+                dynamics.nve(atoms, protocol.warmup_steps, protocol.timestep)
+                seconds = timed_blocks(atoms, protocol.n_steps, protocol.timestep, protocol.repeats)
+                times.loc[where] = seconds * 1e6 / (n * protocol.n_steps)
             except DynamicsError as error:
                 progress.line(f"{label} {backend} {n} atoms: not timed ({error})")
             bar.update()
     return ds.assign(step_time=times)
 
 
-def side_by_side(folder: str | Path) -> tuple[xr.Dataset | None, str]:
+def timed_blocks(
+    atoms: Atoms, n_steps: int, timestep: float, repeats: int, budget: float = np.inf
+) -> np.ndarray:
+    """Seconds of blocks of NVE, one after the other: (component, block).
+
+    Parameters
+    ----------
+    atoms
+        Configuration with velocities and a calculator that is warm: kernels compiled, neighbor list
+        built. Advanced in place.
+    n_steps
+        Steps of each block.
+    timestep
+        In fs.
+    repeats
+        Number of blocks at most.
+    budget
+        No block starts after this many seconds of blocks.
+    """
+    blocks: list[np.ndarray] = []
+    while len(blocks) < repeats and np.sum(blocks, axis=0, initial=0.0).max() < budget:
+        blocks.append(dynamics.nve(atoms, n_steps, timestep).seconds.values)
+    return np.transpose(blocks)
+
+
+def recorded(folder: str | Path) -> tuple[xr.Dataset | None, str]:
     """Find what ``kdlib bench`` has measured, in a results folder or shipped with the checkout.
 
     Parameters
@@ -130,13 +149,3 @@ def side_by_side(folder: str | Path) -> tuple[xr.Dataset | None, str]:
         ds,
         f"not of this run: the benchmark that ships with kdlib, {made}; kdlib bench makes one",
     )
-
-
-def _step_times(atoms: Atoms, protocol: TimingProtocol) -> np.ndarray:
-    """Return us/atom/step, (component, repeat), of consecutive runs after a warm-up."""
-    dynamics.nve(atoms, protocol.warmup_steps, protocol.timestep)
-    seconds = [
-        dynamics.nve(atoms, protocol.n_steps, protocol.timestep).seconds.values
-        for _ in range(protocol.repeats)
-    ]
-    return np.transpose(seconds) * 1e6 / (len(atoms) * protocol.n_steps)

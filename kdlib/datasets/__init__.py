@@ -96,8 +96,6 @@ def fetch(name: str, base_url: str = "") -> str:
 
     Parameters
     ----------
-    name
-        ``"ani-al"``.
     base_url
         Instead of GitHub's address for raw files; by default that of the environment variable
         KDLIB_MIRROR, where there is one.

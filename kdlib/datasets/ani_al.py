@@ -95,13 +95,7 @@ def load() -> Loaded:
 
 
 def read(files: Sequence[Path]) -> Loaded:
-    """Frames of HDF5 files, in eV and eV/Angstrom, with forces that are forces; not checked yet.
-
-    Parameters
-    ----------
-    files
-        In the layout of ANI-Al.
-    """
+    """Frames of HDF5 files, in eV and eV/Angstrom, with forces that are forces; not checked yet."""
     frames = [atoms for path in files for atoms in _frames(path)]
     if not frames:
         raise InputError(f"{files[0]}: holds no frames")

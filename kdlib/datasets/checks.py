@@ -27,8 +27,6 @@ def check(frames: Sequence[Atoms], source: str) -> list[Atoms]:
 
     Parameters
     ----------
-    frames
-        Labelled configurations.
     source
         File or dataset that error messages name.
 
@@ -51,8 +49,6 @@ def broken(frames: Sequence[Atoms], where: Sequence[str] = ()) -> Iterator[tuple
 
     Parameters
     ----------
-    frames
-        Labelled configurations.
     where
         What messages call each frame, by default ``frame <position>``.
     """

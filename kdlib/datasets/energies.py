@@ -40,8 +40,6 @@ def with_energies(frames: Sequence[Atoms], energies: Sequence[np.ndarray]) -> li
 
     Parameters
     ----------
-    frames
-        Configurations, usually with labels.
     energies
         One (n_atoms,) array for each frame, eV.
 
@@ -97,13 +95,6 @@ def energies_table(frames_by_seed: Mapping[int, Sequence[Atoms]]) -> xr.Dataset:
 
 def augmented(frames: Sequence[Atoms], table: xr.Dataset) -> dict[int, list[Atoms]]:
     """Frames with the atomic energies of each teacher of a result file.
-
-    Parameters
-    ----------
-    frames
-        Those that the table was made from.
-    table
-        As :func:`energies_table` returns it.
 
     Returns
     -------

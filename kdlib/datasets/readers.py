@@ -56,8 +56,6 @@ def labelled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
 
     Parameters
     ----------
-    atoms
-        Frame as ASE reads it.
     energy_key, forces_key
         Names of the labels; empty for the usual ones.
 

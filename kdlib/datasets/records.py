@@ -16,13 +16,7 @@ RECORDS = {
 
 
 def record(name: str) -> xr.Dataset | None:
-    """One of the records, or None where the package does not hold it.
-
-    Parameters
-    ----------
-    name
-        A key of :data:`RECORDS`.
-    """
+    """One of the records, or None where the package does not hold it."""
     if name not in RECORDS:
         raise InputError(f"{name}: none of the records {', '.join(RECORDS)}")
     path = resources.files("kdlib") / "datasets" / "data" / RECORDS[name]

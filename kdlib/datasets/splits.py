@@ -19,25 +19,18 @@ WEIGHT = "loss_weight"
 
 @dataclass(frozen=True)
 class Split:
-    """Frozen division of a dataset.
-
-    Attributes
-    ----------
-    train, valid, test, transfer
-        Indices into the list of frames, ascending.
-    seed, fractions
-        What the division was drawn with.
-    sha256
-        Over the identities in each part and the data themselves.
-    """
+    """Frozen division of a dataset."""
 
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
     transfer: np.ndarray
+    """Indices into the list of frames, ascending."""
     seed: int
     fractions: tuple[float, float, float]
+    """What the division was drawn with."""
     sha256: str
+    """Over the identities in each part and the data themselves."""
 
 
 def split(
@@ -97,8 +90,6 @@ def fingerprint(frames: Sequence[Atoms], labels: Sequence[str] = ("energy", "for
 
     Parameters
     ----------
-    frames
-        Labelled frames.
     labels
         Names of the labels that count; one that a frame lacks counts as such.
     """

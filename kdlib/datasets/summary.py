@@ -16,11 +16,6 @@ from kdlib.geometry.cells import closest_pair
 def summary(frames: Sequence[Atoms]) -> pd.DataFrame:
     """Table of composition, sizes, ranges of energies and forces, and closest pairs.
 
-    Parameters
-    ----------
-    frames
-        Frames with energies and forces.
-
     Returns
     -------
     pandas.DataFrame

@@ -50,7 +50,7 @@ def rdf(
     Returns
     -------
     xarray.DataArray
-        g, dimension ``r`` (centres of the bins, Angstrom), without unit; the attributes hold
+        g, dimension ``r`` (centers of the bins, Angstrom), without unit; the attributes hold
         n_atoms, n_samples, density (atoms/Angstrom^3) and bin_width (Angstrom).
     """
     positions, cell = _checked(positions, cell)
@@ -72,11 +72,11 @@ def rdf(
         "density": n_atoms / volume,
         "bin_width": r_max / n_bins,
     }
-    return xr.DataArray(g, coords={"r": centres(r_max, n_bins)}, name="g", attrs=attrs)
+    return xr.DataArray(g, coords={"r": centers(r_max, n_bins)}, name="g", attrs=attrs)
 
 
-def centres(r_max: float, n_bins: int) -> xr.Variable:
-    """Return the centres of ``n_bins`` equal bins between 0 and ``r_max``, Angstrom."""
+def centers(r_max: float, n_bins: int) -> xr.Variable:
+    """Return the centers of ``n_bins`` equal bins between 0 and ``r_max``, Angstrom."""
     edges = np.linspace(0.0, r_max, n_bins + 1)
     return _r_axis((edges[1:] + edges[:-1]) / 2)
 
@@ -170,7 +170,7 @@ def pieces(
 
 
 def coordination(g: xr.DataArray, r_cut: float) -> float:
-    """Mean number of neighbours closer than ``r_cut`` (Angstrom), from g(r) and its density."""
+    """Mean number of neighbors closer than ``r_cut`` (Angstrom), from g(r) and its density."""
     width = g.attrs["bin_width"]
     inner, outer = g.r - width / 2, g.r + width / 2
     shells = 4.0 / 3.0 * np.pi * (np.minimum(outer, r_cut) ** 3 - inner**3).clip(min=0.0)
@@ -190,10 +190,11 @@ def rdf_error(
         Another one; where its grid differs (the experiment's), it is interpolated linearly to the
         bins of ``g``.
     r_min, r_max
-        Bounds, Angstrom. Bins count whose centre lies between them.
+        Bounds, Angstrom. Bins count whose center lies between them.
     """
     if not (_covers(g, r_min, r_max) and _covers(reference, r_min, r_max)):
         raise InputError(f"both g(r) must cover {r_min:g} to {r_max:g} Angstrom to be compared")
+    # Above r_max lie images of the small cell; below r_min no atoms, but the experiment's ripples.
     inside = g.sel(r=slice(r_min, r_max))
     width = float(np.diff(g.r).mean())
     if not inside.r.isin(reference.r).all():
@@ -236,12 +237,13 @@ def noise_floor(
     """
     if len(parts) < 2:
         raise InputError("a noise floor needs at least two pieces")
+    # Pairs share pieces: their errors are correlated, which leaves the mean as it is.
     errors = [rdf_error(a, b, r_min, r_max) for a, b in combinations(parts, 2)]
     return float(np.mean(errors) / np.sqrt(parts_per_run))
 
 
 def experiment(temperature: int = 1198) -> xr.DataArray:
-    """Measured g(r) of liquid aluminium.
+    """Measured g(r) of liquid aluminum.
 
     Parameters
     ----------

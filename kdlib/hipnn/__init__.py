@@ -16,6 +16,7 @@ from kdlib.hipnn.potential import (
     Potential,
     Validity,
     complete_state,
+    ensemble_forces,
     load,
     save,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Validity",
     "build",
     "complete_state",
+    "ensemble_forces",
     "hippynn_graph",
     "load",
     "n_parameters",

@@ -15,50 +15,35 @@ from kdlib.geometry.neighbors import neighbor_pairs
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames laid end to end; pairs are sorted by ``first``, so that they are rows of a CSR table.
-
-    Attributes
-    ----------
-    numbers
-        Atomic numbers, (n_atoms,) int64.
-    frame
-        Frame that an atom belongs to, (n_atoms,) int64.
-    n_frames
-        Number of frames.
-    first, second
-        Centre atom i and neighbour j of each pair, (n_pairs,) int64; i -> j and j -> i both.
-    vectors
-        r_j + shift - r_i, (n_pairs, 3), Angstrom.
-    row
-        Pairs of atom i are ``row[i]:row[i + 1]``, (n_atoms + 1,) int64.
-    energy
-        Reference energies of the cells, (n_frames,), eV.
-    forces
-        Reference forces, (n_atoms, 3), eV/Angstrom.
-    atomic_energies
-        A teacher's atomic energies, (n_atoms,), eV.
-    stress
-        Reference stresses dE/dstrain / V, (n_frames, 3, 3), eV/Angstrom^3; NaN where a frame has
-        none, so that frames with and without go into one batch.
-    volume
-        Volumes of the cells, (n_frames,), Angstrom^3; NaN where a frame is not periodic.
-    weight
-        Weights of the frames in the loss, (n_frames,); None: all count the same.
-    """
+    """Frames laid end to end; pairs are sorted by ``first``, so that they are rows of a CSR table."""
 
     numbers: Tensor
+    """Atomic numbers, (n_atoms,) int64."""
     frame: Tensor
+    """Frame that an atom belongs to, (n_atoms,) int64."""
     n_frames: int
+    """Number of frames."""
     first: Tensor
     second: Tensor
+    """Centre atom i and neighbour j of each pair, (n_pairs,) int64; i -> j and j -> i both."""
     vectors: Tensor
+    """r_j + shift - r_i, (n_pairs, 3), Angstrom."""
     row: Tensor
+    """Pairs of atom i are ``row[i]:row[i + 1]``, (n_atoms + 1,) int64."""
     energy: Tensor | None = None
+    """Reference energies of the cells, (n_frames,), eV."""
     forces: Tensor | None = None
+    """Reference forces, (n_atoms, 3), eV/Angstrom."""
     atomic_energies: Tensor | None = None
+    """A teacher's atomic energies, (n_atoms,), eV."""
     stress: Tensor | None = None
+    """Reference stresses dE/dstrain / V, (n_frames, 3, 3), eV/Angstrom^3; NaN where a frame has
+    none, so that frames with and without go into one batch.
+    """
     volume: Tensor | None = None
+    """Volumes of the cells, (n_frames,), Angstrom^3; NaN where a frame is not periodic."""
     weight: Tensor | None = None
+    """Weights of the frames in the loss, (n_frames,); None: all count the same."""
 
     @property
     def n_atoms(self) -> int:

@@ -42,46 +42,31 @@ _TAGS = {
 
 @dataclass(frozen=True)
 class HipnnConfig:
-    """Architecture of a HIP-NN; the defaults are the paper's teacher (A.1).
-
-    Attributes
-    ----------
-    n_features
-        Width of every layer.
-    n_sensitivities
-        Radial basis functions of the interaction layer.
-    n_atom_layers
-        Feed-forward layers after each interaction layer.
-    n_interaction_layers
-        Message-passing steps; the paper uses one.
-    l_max
-        Highest tensor order of the sensitivities: 0, 1 or 2.
-    soft_min, soft_max
-        Centres of the first and the last sensitivity function, Angstrom.
-    cutoff
-        Hard cutoff, Angstrom.
-    species
-        Chemical symbols the model knows.
-    cusp_reg
-        Added under the square root of the l > 0 invariants (as in the authors' student script).
-    resnet
-        Residual connections around every layer (as in the authors' student script).
-    dtype
-        ``"float32"`` or ``"float64"``.
-    """
+    """Architecture of a HIP-NN; the defaults are the paper's teacher (A.1)."""
 
     n_features: int = 128
+    """Width of every layer."""
     n_sensitivities: int = 40
+    """Radial basis functions of the interaction layer."""
     n_atom_layers: int = 4
+    """Feed-forward layers after each interaction layer."""
     n_interaction_layers: int = 1
+    """Message-passing steps; the paper uses one."""
     l_max: int = 1
+    """Highest tensor order of the sensitivities: 0, 1 or 2."""
     soft_min: float = 1.5
     soft_max: float = 7.0
+    """Centres of the first and the last sensitivity function, Angstrom."""
     cutoff: float = 7.5
+    """Hard cutoff, Angstrom."""
     species: tuple[str, ...] = ("Al",)
+    """Chemical symbols the model knows."""
     cusp_reg: float = 1e-8
+    """Added under the square root of the l > 0 invariants (as in the authors' student script)."""
     resnet: bool = True
+    """Residual connections around every layer (as in the authors' student script)."""
     dtype: str = "float32"
+    """``"float32"`` or ``"float64"``."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "species", tuple(self.species))
@@ -149,27 +134,18 @@ def _text(value: object, field: Field) -> str:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about a batch.
-
-    Attributes
-    ----------
-    energy
-        (n_frames,), eV.
-    atomic_energies
-        (n_atoms,), eV; they add up to ``energy``.
-    hierarchicality
-        HIP-NN's non-hierarchicality per frame, (n_frames,), dimensionless.
-    forces
-        (n_atoms, 3), eV/Angstrom, or None.
-    virial
-        dE/dstrain, (n_frames, 3, 3), eV, or None; the stress is virial / |cell volume|.
-    """
+    """What a model says about a batch."""
 
     energy: Tensor
+    """(n_frames,), eV."""
     atomic_energies: Tensor
+    """(n_atoms,), eV; they add up to ``energy``."""
     hierarchicality: Tensor
+    """HIP-NN's non-hierarchicality per frame, (n_frames,), dimensionless."""
     forces: Tensor | None = None
+    """(n_atoms, 3), eV/Angstrom, or None."""
     virial: Tensor | None = None
+    """dE/dstrain, (n_frames, 3, 3), eV, or None; the stress is virial / |cell volume|."""
 
 
 class HipnnModule(torch.nn.Module):
@@ -310,11 +286,6 @@ def soft_min(frames: Sequence[Atoms]) -> float:
 
     It is the paper's, 1.5 Angstrom, for aluminium and for whatever keeps that distance. Where atoms
     come closer, as in molecules, it lies below their closest pair, or a model would hardly see it.
-
-    Parameters
-    ----------
-    frames
-        Data that a model is to learn from.
     """
     usual = HipnnConfig.soft_min
     if species(frames) == HipnnConfig.species:

@@ -39,24 +39,16 @@ MARGIN = 0.05
 
 @dataclass(frozen=True)
 class Departure:
-    """One way in which a configuration leaves the ranges of a training set.
-
-    Attributes
-    ----------
-    kind
-        ``"unseen pair"``, ``"close pair"``, ``"more crowded"`` or ``"less crowded"``.
-    species
-        ``"Al-Cu"`` of a pair, ``"Al"`` of an atom.
-    value
-        Distance (Angstrom) or crowding.
-    limit
-        The least or the most in training; the cutoff for a pair that training never had.
-    """
+    """One way in which a configuration leaves the ranges of a training set."""
 
     kind: str
+    """``"unseen pair"``, ``"close pair"``, ``"more crowded"`` or ``"less crowded"``."""
     species: str
+    """``"Al-Cu"`` of a pair, ``"Al"`` of an atom."""
     value: float
+    """Distance (Angstrom) or crowding."""
     limit: float
+    """The least or the most in training; the cutoff for a pair that training never had."""
 
     def __str__(self) -> str:
         if self.kind == "unseen pair":
@@ -76,21 +68,14 @@ class Departure:
 
 @dataclass(frozen=True)
 class Validity:
-    """Ranges of a training set.
-
-    Attributes
-    ----------
-    closest
-        ``"Al-Cu"`` (symbols in alphabetical order) -> closest pair of the species, Angstrom.
-    crowding
-        Symbol -> smallest and largest crowding.
-    cutoff
-        Of the crowding, Angstrom.
-    """
+    """Ranges of a training set."""
 
     closest: Mapping[str, float]
+    """``"Al-Cu"`` (symbols in alphabetical order) -> closest pair of the species, Angstrom."""
     crowding: Mapping[str, tuple[float, float]]
+    """Symbol -> smallest and largest crowding."""
     cutoff: float
+    """Of the crowding, Angstrom."""
 
     @classmethod
     def of(cls, frames: Sequence[Atoms], cutoff: float) -> "Validity":
@@ -119,13 +104,7 @@ class Validity:
         return asdict(self)
 
     def left_by(self, atoms: Atoms) -> list[Departure]:
-        """How a configuration leaves the ranges; empty if it does not.
-
-        Parameters
-        ----------
-        atoms
-            Configuration.
-        """
+        """How a configuration leaves the ranges; empty if it does not."""
         near, dense = _measured(atoms, self.cutoff)
         found = []
         for name, distance in near.items():
@@ -222,11 +201,6 @@ class Potential:
     def augment(self, frames: Sequence[Atoms]) -> list[Atoms]:
         """Frames that carry this potential's atomic energies beside their own labels (eq. 4).
 
-        Parameters
-        ----------
-        frames
-            Configurations, usually with labels.
-
         Returns
         -------
         list[Atoms]
@@ -251,6 +225,21 @@ class Potential:
     def calculator(self, **options: object) -> HipnnCalculator:
         """ASE calculator; ``options`` as in :class:`kdlib.hipnn.calculator.HipnnCalculator`."""
         return HipnnCalculator(self, **options)
+
+
+def ensemble_forces(
+    potentials: Sequence[Potential], frames: Sequence[Atoms]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Forces of several models on the same frames.
+
+    Returns
+    -------
+    tuple
+        Forces (n_models, n_atoms, 3), eV/Angstrom, and the frame of each atom, (n_atoms,).
+    """
+    predictions = [potential.predict(frames) for potential in potentials]
+    forces = np.stack([found.forces.values for found in predictions])
+    return forces, predictions[0].frame_index.values
 
 
 def _as_dataset(parts: Sequence[Prediction], frames: Sequence[Atoms]) -> xr.Dataset:
@@ -284,10 +273,6 @@ def save(module: HipnnModule, run_dir: str | Path, settings: dict | None = None)
 
     Parameters
     ----------
-    module
-        Model.
-    run_dir
-        Folder, made if missing.
     settings
         JSON-able record of how the model came about, kept beside the architecture.
     """

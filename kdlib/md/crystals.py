@@ -13,8 +13,6 @@ They are computed alike for DFT and for models, from energies alone, with any AS
   with :math:`B = (C_{11} + 2 C_{12}) / 3`;
 - the energy to form a vacancy in a cell of fixed volume, atoms relaxed,
   :math:`E_v = E_{N-1} - \frac{N - 1}{N} E_N`.
-
-Trained models against DFT on crystals that no training saw.
 """
 
 from collections.abc import Callable
@@ -47,13 +45,13 @@ class CrystalProtocol:
     symbol: str = "Al"
     """Element."""
     volume: float = 16.5
-    """Centre of the energy-volume curves, Angstrom^3/atom."""
+    """Center of the energy-volume curves, Angstrom^3/atom."""
     ratios: tuple[float, ...] = (0.88, 0.91, 0.94, 0.97, 1.0, 1.03, 1.06, 1.09, 1.12)
     """Volumes of the curves, in units of ``volume``."""
     c_over_a: float = 1.65
-    """Of hcp; PBE aluminium relaxes to 1.65."""
+    """Ratio of hcp; PBE aluminum relaxes to 1.65."""
     strains: tuple[float, ...] = (0.015, 0.03, 0.045)
-    """Of the elastic constants; by the symmetry of fcc, negative ones have the same energies."""
+    """Strains of the elastic constants; in fcc, negative ones have the same energies."""
     vacancy_cells: int = 2
     """Cubic fcc cells along each axis of the cell with the vacancy."""
     vacancy_force: float = 0.02
@@ -111,7 +109,7 @@ def properties(
     calculators
         Makes the calculators.
     protocol
-        What is strained by how much.
+        Which crystals are strained by how much.
     vacancy
         Whether the vacancy is computed.
 

@@ -1,17 +1,14 @@
-r"""Molecular dynamics of liquid aluminium with ASE's integrators.
+r"""Molecular dynamics with ASE's integrators, and what the motion of the atoms says.
 
 Every run advances the given atoms in place, as ASE does, and returns an xarray Dataset: the
-thermodynamic series, and the seconds spent in the neighbour list, the model and the integrator.
-Positions are never wrapped, so that displacements can be read off them (:mod:`kdlib.md.dynamics`).
+thermodynamic series, and the seconds spent in the neighbor list, the model and the integrator.
 
-The record of an MD run, and what it says about the motion of the atoms.
-
-Displacements are read off positions that were never wrapped,
+Positions are never wrapped, so that displacements can be read off them,
 
 .. math:: \mathrm{MSD}(t) = \langle |r_i(t_0 + t) - r_i(t_0)|^2 \rangle, \qquad
           D = \tfrac{1}{6} \frac{d}{dt} \mathrm{MSD}(t)
 
-without the motion of the centre of mass, averaged over atoms and time origins t_0.
+without the motion of the center of mass, averaged over atoms and time origins t_0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,14 +33,14 @@ class LiquidCriterion:
     """When a run counts as liquid: its atoms diffuse, and they have left their places."""
 
     min_diffusion: float = 1e-4
-    """In Angstrom^2/fs; about a tenth of liquid aluminium's near 1000 K (0.7-0.9 A^2/ps)."""
+    """In Angstrom^2/fs; about a tenth of liquid aluminum's near 1000 K (0.7-0.9 A^2/ps)."""
     min_displacement: float = 1.0
     """Root-mean-square displacement over the longest lag, Angstrom. In a crystal about to melt it
-    stays below 0.6 (sqrt 2 times an amplitude of 10-15 % of the distance between neighbours)."""
+    stays below 0.6 (sqrt 2 times an amplitude of 10-15 % of the distance between neighbors)."""
 
 
 class Recorder:
-    """Samples of a run as they come, made a Dataset at its end.
+    """Collects samples during a run and makes a Dataset of them at its end.
 
     Parameters
     ----------
@@ -118,7 +115,7 @@ def _described(units: str, long_name: str) -> dict[str, str]:
     return {"units": units, "long_name": long_name}
 
 
-def slope(x: xr.DataArray, y: xr.DataArray) -> float:
+def slope(x: xr.DataArray | np.ndarray, y: xr.DataArray | np.ndarray) -> float:
     """Slope of the straight line of least squares; NaN for fewer than two points."""
     return float(np.polyfit(x, y, 1)[0]) if x.size > 1 else np.nan
 
@@ -138,7 +135,7 @@ def mean_squared_displacement(run: xr.Dataset) -> xr.DataArray:
     """
     positions = run.positions.transpose("time", "atom", "xyz").values
     positions = positions - np.average(positions, axis=1, weights=run.mass, keepdims=True)
-    n_lags = len(positions) // 2 + 1
+    n_lags = len(positions) // 2 + 1  # longer lags have few, overlapping time origins
     msd = [0.0] + [
         float(((positions[k:] - positions[:-k]) ** 2).sum(-1).mean()) for k in range(1, n_lags)
     ]
@@ -159,7 +156,7 @@ def diffusion(msd: xr.DataArray, ballistic: float = 300.0) -> float:
     msd
         From :func:`mean_squared_displacement`.
     ballistic
-        Shorter lags (fs) are left out: there, atoms fly or rattle in the cage of neighbours.
+        Shorter lags (fs) are left out: there, atoms fly or rattle in the cage of neighbors.
 
     Returns
     -------
@@ -182,7 +179,7 @@ MAX_TEMPERATURE = 20000.0
 
 
 class DynamicsError(RuntimeError):
-    """A run that left physics: atoms flew apart, collided, or forces are not finite."""
+    """A run that became unphysical: atoms flew apart, collided, or forces are not finite."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +197,7 @@ class MeltProtocol:
     equilibration_steps: int = 1500
     """Steps at the temperature of the liquid."""
     timestep: float = 2.0
-    """In fs; a fiftieth of aluminium's shortest phonon period (about 100 fs)."""
+    """In fs; a fiftieth of aluminum's shortest phonon period (about 100 fs)."""
     friction: float = 0.02
     """Langevin friction, 1/fs: velocities are forgotten in 50 fs."""
 
@@ -251,6 +248,59 @@ def nve(
     return ds
 
 
+def conservation(
+    atoms: Atoms, n_steps: int, timestep: float = 1.0, n_samples: int = 200
+) -> xr.Dataset:
+    """Change of the total energy along NVE, as far as the run stays physical.
+
+    Parameters
+    ----------
+    atoms
+        Configuration with velocities and a calculator; advanced in place.
+    n_steps
+        Number of steps.
+    timestep
+        In fs.
+    n_samples
+        Samples that the run is wanted at, equally spaced.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``temperature(time)`` K, ``potential_energy(time)`` eV/atom, and ``energy_change(time)``
+        eV/atom, that of the total energy since the first sample;
+        ``energy_drift`` eV/atom/ps (slope of a straight line) and ``stable`` ps, the time until a
+        run became unphysical. Without a single sample the series are NaN, at time 0.
+    """
+    every = max(1, n_steps // n_samples)
+    times, samples = [], []
+    for k in range(n_steps // every):
+        try:  # run by run from sample to sample, so that an accident costs only what follows it
+            run = nve(atoms, every, timestep, sample_every=every)
+        except DynamicsError:
+            break
+        times.append((k + 1) * every * timestep)
+        names = ("temperature", "potential_energy", "total_energy")
+        samples.append([float(run[name][-1]) for name in names])
+    time = np.array(times or [0.0])
+    temperature, potential, energy = np.reshape(samples or [np.nan] * 3, (-1, 3)).T
+    drift, stable, about = slope(time / 1000, energy), time[-1] / 1000, _described
+    return xr.Dataset(
+        {
+            "temperature": ("time", temperature, about("K", "temperature")),
+            "potential_energy": ("time", potential, about("eV/atom", "potential energy per atom")),
+            "energy_change": (
+                "time",
+                energy - energy[0],
+                about("eV/atom", "change of the total energy"),
+            ),
+            "energy_drift": ((), drift, about("eV/atom/ps", "drift of the total energy")),
+            "stable": ((), stable, about("ps", "NVE without an accident")),
+        },
+        {"time": ("time", time, about("fs", "time"))},
+    )
+
+
 def nvt(
     atoms: Atoms,
     temperature: float,
@@ -275,7 +325,7 @@ def nvt(
     timestep
         In fs.
     seed
-        Of the velocities and of the Langevin forces.
+        Seed for the velocities and the Langevin forces.
     sample_every
         Steps between samples.
     thermostat
@@ -321,8 +371,9 @@ def _thermostat(
     if kind != "nose-hoover":
         raise InputError(f"unknown thermostat {kind!r}; there are 'nose-hoover' and 'langevin'")
     stop_drift(atoms)
-    # ASE's chain counts 3 N degrees of freedom, but the centre of mass rests.
-    effective = temperature * (1 - 1 / max(len(atoms), 2))
+    # ASE's chain gives k T / 2 to each of 3 N degrees of freedom; the center of mass, which rests,
+    # takes none of it, so the others would be too hot by 3 N / (3 N - 3).
+    effective = temperature * (degrees_of_freedom(atoms) / (3 * len(atoms)))
     return NoseHooverChainNVT(
         atoms, timestep * units.FS, temperature_K=effective, tdamp=relaxation * units.FS
     )
@@ -340,12 +391,12 @@ def melt(
     Parameters
     ----------
     atoms
-        Crystal with a calculator (:func:`liquid_aluminium`); the liquid afterwards, with the
-        centre of mass at rest.
+        Crystal with a calculator (:func:`liquid_aluminum`); the liquid afterwards, with the
+        center of mass at rest.
     protocol
         Temperatures and lengths of the three stages.
     seed
-        Of velocities and random forces.
+        Seed for velocities and random forces.
     sample_every
         Steps between samples of the series.
     max_temperature
@@ -412,7 +463,7 @@ def _advance(
 def _timed_step(
     integrator: MolecularDynamics, step: int, max_temperature: float, desc: str
 ) -> float:
-    """Seconds of one step; DynamicsError with the number of the step if it left physics."""
+    """Seconds of one step; DynamicsError with the number of the step if it became unphysical."""
     start = perf_counter()
     try:
         integrator.step()
@@ -429,7 +480,7 @@ def _timed_step(
 
 
 def _calculator_seconds(atoms: Atoms) -> np.ndarray:
-    """Accumulated seconds in neighbour list and model; NaN for a calculator without a clock."""
+    """Accumulated seconds in neighbor list and model; NaN for a calculator without a clock."""
     timings = getattr(atoms.calc, "timings", {})
     return np.array([timings.get("neighbor_list", np.nan), timings.get("model", np.nan)])
 
@@ -445,15 +496,19 @@ def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> No
 
 
 def stop_drift(atoms: Atoms) -> None:
-    """Take the motion of the centre of mass out of the velocities."""
+    """Take the motion of the center of mass out of the velocities."""
     momenta, mass = atoms.get_momenta(), atoms.get_masses()
     atoms.set_momenta(momenta - mass[:, None] * momenta.sum(axis=0) / mass.sum())
 
 
+def degrees_of_freedom(atoms: Atoms) -> int:
+    """Degrees of freedom that a temperature is shared among; the center of mass has none."""
+    return max(3 * len(atoms) - 3, 1)
+
+
 def kinetic_temperature(atoms: Atoms) -> float:
-    """Temperature of the velocities, K; the centre of mass is no degree of freedom."""
-    dof = max(3 * len(atoms) - 3, 1)
-    return 2 * kinetic_energy(atoms) / (dof * units.KB)
+    """Temperature of the velocities, K."""
+    return 2 * kinetic_energy(atoms) / (degrees_of_freedom(atoms) * units.KB)
 
 
 def kinetic_energy(atoms: Atoms) -> float:

@@ -5,35 +5,32 @@ between the models of an ensemble,
 
 .. math:: d = \max_i \sqrt{\langle |F_i^m - \langle F_i \rangle|^2 \rangle_m} ,
 
-as in DP-GEN (DOI 10.1016/j.cpc.2020.107206). A run that leaves physics (atoms collide, the
-temperature explodes) is no failure of the exploration: what came before it is what the models know
-least.
+as in DP-GEN (DOI 10.1016/j.cpc.2020.107206). A run that becomes unphysical (atoms
+collide, the temperature explodes) is no failure of the exploration: what came before it is what the
+models know least.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
-import xarray as xr
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
 from kdlib import progress
 from kdlib.errors import InputError
-from kdlib.geometry.cells import closest_pair
+from kdlib.geometry.cells import OVERLAP, bare, closest_pair
 from kdlib.md import dynamics
 from kdlib.md.dynamics import DynamicsError
 
 
 @dataclass(frozen=True)
 class Excursion:
-    """One run of MD that is looked at as it goes: Langevin dynamics, molten first or not."""
+    """One run of Langevin dynamics that is sampled as it goes, with or without a melt first."""
 
     temperature: float
-    """Of the thermostat, K."""
+    """Temperature of the thermostat, K."""
     n_steps: int
-    """Steps that are watched."""
+    """Steps after the melt."""
     sample_every: int
     """Steps between configurations."""
     timestep: float = 2.0
@@ -43,16 +40,16 @@ class Excursion:
     melt_steps: int = 0
     """Steps of the melt, rounded up to whole samples."""
     relaxation: float = 200.0
-    """Of the thermostat, fs."""
-    closest: float = 0.5
+    """Relaxation time of the thermostat, fs."""
+    closest: float = OVERLAP
     """The run ends when two atoms come closer, Angstrom."""
     seed: int = 0
-    """Of velocities and random forces."""
+    """Seed for velocities and random forces."""
 
 
 @dataclass(frozen=True)
-class Path:
-    """What an excursion has seen.
+class Trajectory:
+    """Configurations that an excursion went through.
 
     Attributes
     ----------
@@ -72,7 +69,7 @@ class Path:
     melting: list[Atoms] = field(default_factory=list)
 
 
-def follow(atoms: Atoms, calculator: BaseCalculator, excursion: Excursion) -> Path:
+def follow(atoms: Atoms, calculator: BaseCalculator, excursion: Excursion) -> Trajectory:
     """Run an excursion.
 
     Parameters
@@ -80,20 +77,20 @@ def follow(atoms: Atoms, calculator: BaseCalculator, excursion: Excursion) -> Pa
     atoms
         Configuration to start from; not changed.
     calculator
-        Forces.
+        Gives the forces.
     excursion
-        What is run.
+        Temperature, length and end of the run.
     """
     e = excursion
-    moving = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    moving = bare(atoms)
     moving.calc = calculator
     n_melting = -(-e.melt_steps // e.sample_every) if e.hot else 0
     melting, ending = _watched(moving, e.hot, n_melting, e, e.seed)
     wanted = e.n_steps // e.sample_every
     if ending:
-        return Path([], ending, 0.0, melting)
+        return Trajectory([], ending, 0.0, melting)
     frames, ending = _watched(moving, e.temperature, wanted, e, e.seed + n_melting)
-    return Path(frames, ending, len(frames) / wanted, melting)
+    return Trajectory(frames, ending, len(frames) / wanted, melting)
 
 
 def _watched(
@@ -104,7 +101,7 @@ def _watched(
     try:
         for sample in progress.bar(range(n_samples), desc="MD", unit="sample"):
             _advance(moving, temperature, e.sample_every, e, seed + sample)
-            frame = Atoms(moving.numbers, moving.positions, cell=moving.cell, pbc=moving.pbc)
+            frame = bare(moving)
             distance = closest_pair(frame).distance
             if distance < e.closest:
                 return frames, f"two atoms came as close as {distance:.2f} Angstrom"
@@ -121,50 +118,29 @@ def _advance(atoms: Atoms, temperature: float, n_steps: int, e: Excursion, seed:
     )  # fmt: skip
 
 
-class Predictor(Protocol):
-    """A model that evaluates many frames at once, as :class:`kdlib.hipnn.Potential` does."""
-
-    def predict(self, frames: Sequence[Atoms]) -> xr.Dataset:
-        """``forces(atom, xyz)``, eV/Angstrom, and ``frame_index(atom)``."""
-
-
-def disagreement(potentials: Sequence[Predictor], frames: Sequence[Atoms]) -> np.ndarray:
-    """Largest standard deviation of an atom's force between models, per frame, eV/Angstrom.
+def disagreement(forces: np.ndarray, frame_index: np.ndarray) -> np.ndarray:
+    """Largest standard deviation of an atom's force between models, (n_frames,), eV/Angstrom.
 
     Parameters
     ----------
-    potentials
-        Ensemble of at least two.
-    frames
-        Configurations.
+    forces
+        Forces of at least two models on the same frames, (n_models, n_atoms, 3), eV/Angstrom.
+    frame_index
+        Frame of each atom, from 0, (n_atoms,).
     """
-    return judged(potentials, frames)[0]
-
-
-def judged(
-    potentials: Sequence[Predictor], frames: Sequence[Atoms]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Disagreement of an ensemble, and the largest force that its first member finds.
-
-    Parameters
-    ----------
-    potentials
-        Ensemble of at least two.
-    frames
-        Configurations.
-
-    Returns
-    -------
-    tuple of numpy.ndarray
-        Both (n_frames,), eV/Angstrom.
-    """
-    if len(potentials) < 2:
+    if len(forces) < 2:
         raise InputError("active learning needs an ensemble of at least two models")
-    predictions = [potential.predict(frames) for potential in potentials]
-    index = predictions[0].frame_index.values
-    forces = np.stack([found.forces.values for found in predictions])
+    # The divisor is the number of models, not one less: this is a ranking, not an error bar.
     spread = np.sqrt(((forces - forces.mean(0)) ** 2).sum(2).mean(0))
-    disputed, largest = np.zeros(len(frames)), np.zeros(len(frames))
-    np.maximum.at(disputed, index, spread)
-    np.maximum.at(largest, index, np.linalg.norm(forces[0], axis=1))
-    return disputed, largest
+    return _largest_by_frame(spread, frame_index)
+
+
+def largest_force(forces: np.ndarray, frame_index: np.ndarray) -> np.ndarray:
+    """Largest force in each frame, (n_frames,), from forces of one model (n_atoms, 3)."""
+    return _largest_by_frame(np.linalg.norm(forces, axis=1), frame_index)
+
+
+def _largest_by_frame(values: np.ndarray, frame_index: np.ndarray) -> np.ndarray:
+    largest = np.zeros(frame_index.max(initial=-1) + 1)
+    np.maximum.at(largest, frame_index, values)
+    return largest

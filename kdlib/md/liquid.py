@@ -1,7 +1,4 @@
-"""Liquid aluminium: its density, and configurations to start a run from.
-
-Configurations that MD starts from: a melt for aluminium, repeated frames for anything else.
-"""
+"""Liquids to start a run from: a melt for aluminum, copies of a frame for anything else."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,13 +10,16 @@ from ase.calculators.emt import EMT
 from ase.data import atomic_masses, atomic_numbers
 
 from kdlib import datasets, units
-from kdlib.errors import InputError
-from kdlib.md import dynamics, liquid
+from kdlib.geometry import cells
+from kdlib.md import dynamics
 from kdlib.md.dynamics import MeltProtocol, thermalize
+
+#: Space between the copies of an isolated molecule, Angstrom.
+APART = 4.0
 
 
 def density(temperature: float = 1200.0) -> float:
-    """Return the number density of liquid aluminium at ambient pressure, atoms/Angstrom^3.
+    """Return the number density of liquid aluminum at ambient pressure, atoms/Angstrom^3.
 
     The correlation of Assael et al. 2006 (doi:10.1063/1.2149380),
     rho = 2377.23 - 0.311 (T - 933.47) kg/m^3: 2294 kg/m^3 or 0.0512 atoms/Angstrom^3 at 1200 K.
@@ -33,22 +33,22 @@ def density(temperature: float = 1200.0) -> float:
     return units.number_density(mass_density, atomic_masses[atomic_numbers["Al"]])
 
 
-def liquid_aluminium(
+def liquid_aluminum(
     n_cells: int | tuple[int, int, int],
     seed: int,
     temperature: float = 1200.0,
     displacement: float = 0.1,
 ) -> Atoms:
-    """Rattled fcc crystal at the density of the liquid, with velocities: what a melt starts from.
+    """Rattled fcc crystal at the density of the liquid, with velocities, ready to be melted.
 
     Parameters
     ----------
     n_cells
         Cubic cells of four atoms along each axis.
     seed
-        Of the displacements and velocities.
+        Seed for the displacements and velocities.
     temperature
-        Of the liquid whose density is taken, and of the velocities, K.
+        Temperature of the velocities, and of the liquid whose density is taken, K.
     displacement
         Standard deviation of the random displacements along each axis, Angstrom; takes the atoms
         off the symmetric sites, where HIP-NN's l = 1 invariants have a cusp.
@@ -61,45 +61,55 @@ def liquid_aluminium(
     return atoms
 
 
-def tile(atoms: Atoms, n_atoms: int, temperature: float, seed: int) -> Atoms:
-    """Repeat a small liquid, as nearly to a cube as possible, and draw new velocities.
+def starting_liquid(
+    n_cells: int,
+    protocol: MeltProtocol | None = None,
+    seed: int = 0,
+    calculator: BaseCalculator | None = None,
+) -> Atoms:
+    """Melt a crystal of aluminum and quench it: the configuration that all models start from.
+
+    Parameters
+    ----------
+    n_cells
+        Cubic cells of four atoms along each axis.
+    protocol
+        Temperatures and lengths; by default those of :class:`~kdlib.md.dynamics.MeltProtocol`.
+    seed
+        Seed for displacements, velocities and random forces.
+    calculator
+        Forces of the melt; by default ASE's EMT, a classical aluminum that favors no model.
+    """
+    protocol = protocol or MeltProtocol()
+    atoms = liquid_aluminum(n_cells, seed, protocol.temperature)
+    atoms.calc = calculator or EMT()
+    dynamics.melt(atoms, protocol, seed)
+    atoms.calc = None
+    return atoms
+
+
+def enlarged(atoms: Atoms, n_atoms: int, temperature: float, seed: int = 0) -> Atoms:
+    """Copies of a small liquid with new velocities.
 
     Parameters
     ----------
     atoms
-        Equilibrated liquid; its copies move apart within a few hundred fs.
+        Equilibrated liquid; with velocities of their own, its copies move apart within a few
+        hundred fs.
     n_atoms
         A multiple of the number of ``atoms``.
     temperature
-        Of the velocities, K.
+        Temperature of the velocities, K.
     seed
-        Of the velocities.
+        Seed for the velocities.
     """
-    copies, remainder = divmod(n_atoms, len(atoms))
-    if remainder or copies < 1:
-        raise InputError(f"{n_atoms} atoms are not a multiple of a liquid of {len(atoms)} atoms")
-    lengths = atoms.cell.lengths()
-
-    def elongation(repeats: tuple[int, int, int]) -> float:
-        return max(lengths * repeats) / min(lengths * repeats)
-
-    divisors = [k for k in range(1, copies + 1) if copies % k == 0]
-    best = min(
-        ((a, b, copies // (a * b)) for a in divisors for b in divisors if copies % (a * b) == 0),
-        key=elongation,
-    )
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    tiled = bare.repeat(best)
+    tiled = cells.tile(atoms, n_atoms)
     thermalize(tiled, temperature, np.random.default_rng(seed))
     return tiled
 
 
-#: Space between the copies of an isolated molecule, Angstrom.
-APART = 4.0
-
-
-def is_aluminium(frames: Sequence[Atoms]) -> bool:
-    """Whether the data are of nothing but aluminium, whose liquid is known from experiment."""
+def is_aluminum(frames: Sequence[Atoms]) -> bool:
+    """Whether the data are of nothing but aluminum, whose liquid is known from experiment."""
     return datasets.species(frames) == ("Al",)
 
 
@@ -116,23 +126,23 @@ def configuration(
     frames
         Data that the models learn from.
     n_atoms
-        Wanted number of atoms; the result has the nearest that a crystal (aluminium: 4 n^3) or
+        Wanted number of atoms; the result has the nearest that a crystal (aluminum: 4 n^3) or
         copies of a frame allow.
     protocol
-        Of the melt; for aluminium only. Other materials keep the density of the frame.
+        The melt; for aluminum only. Other materials keep the density of the frame.
     seed
-        Of velocities.
+        Seed for velocities.
     """
-    if is_aluminium(frames):
+    if is_aluminum(frames):
         n_cells = max(1, round((n_atoms / 4) ** (1 / 3)))
         atoms = starting_liquid(n_cells, protocol, seed)
-        origin = f"liquid aluminium at {protocol.temperature:g} K and its experimental density"
+        origin = f"liquid aluminum at {protocol.temperature:g} K and its experimental density"
     else:
         frame = _typical(frames)
         copies = max(1, round(n_atoms / len(frame)))
-        atoms = tile(frame, copies * len(frame), protocol.temperature, seed)
+        atoms = enlarged(frame, copies * len(frame), protocol.temperature, seed)
         origin = (
-            f"not aluminium: no melt and no experimental density; instead {copies} copies of frame "
+            f"not aluminum: no melt and no experimental density; instead {copies} copies of frame "
             f"{datasets.identity(frame)}"
         )
     atoms.info["origin"] = f"{origin}, {len(atoms)} atoms"
@@ -179,30 +189,3 @@ def _boxed(molecule: Atoms) -> Atoms:
     lengths = np.ptp(molecule.positions, axis=0) + APART
     info = {"frame": datasets.identity(molecule)}
     return Atoms(molecule.numbers, molecule.positions, cell=lengths, pbc=True, info=info)
-
-
-def starting_liquid(
-    n_cells: int,
-    protocol: MeltProtocol | None = None,
-    seed: int = 0,
-    calculator: BaseCalculator | None = None,
-) -> Atoms:
-    """Melt a crystal and quench it: the configuration that all models start from.
-
-    Parameters
-    ----------
-    n_cells
-        Cubic cells of four atoms along each axis.
-    protocol
-        Temperatures and lengths; by default those of :class:`~kdlib.md.dynamics.MeltProtocol`.
-    seed
-        Of displacements, velocities and random forces.
-    calculator
-        Forces of the melt; by default ASE's EMT, a classical aluminium that favours no model.
-    """
-    protocol = protocol or MeltProtocol()
-    atoms = liquid.liquid_aluminium(n_cells, seed, protocol.temperature)
-    atoms.calc = calculator or EMT()
-    dynamics.melt(atoms, protocol, seed)
-    atoms.calc = None
-    return atoms

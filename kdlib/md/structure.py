@@ -1,11 +1,9 @@
-"""Structure of liquid aluminium under many models: g(r), its errors, diffusion (section 3.2).
+"""Structure of a liquid under many models: g(r), its errors, diffusion (section 3.2).
 
-Every model starts from the same configuration, one that a melt and a quench have made
-(:func:`starting_liquid`), equilibrates, and is sampled at constant temperature and volume. The
-error of a g(r) is taken against the model's own teacher, as in the paper, which flatters a student
-that inherited its teacher's faults; so also against teachers of other seeds and experiment.
-
-Liquid of one model: what is run, by ASE or by LAMMPS, and what is taken from the run.
+Every model starts from the same configuration (:func:`kdlib.md.liquid.configuration`), comes to
+equilibrium, and is sampled at constant temperature and volume by ASE or by LAMMPS. The error of a
+g(r) is taken against the model's own teacher, as in the paper, which flatters a student that
+inherited its teacher's faults; so also against teachers of other seeds and against experiment.
 """
 
 from collections.abc import Mapping
@@ -22,6 +20,7 @@ from ase.calculators.calculator import BaseCalculator
 from kdlib import processes, progress, results
 from kdlib.errors import InputError
 from kdlib.geometry import rdf
+from kdlib.geometry.cells import bare
 from kdlib.md import dynamics
 from kdlib.md.dynamics import DynamicsError, thermalize
 from kdlib.md.lammps import driver as lammpsnvt
@@ -55,11 +54,11 @@ class StructureProtocol:
     engine: str = "ase"
     """Who integrates the motion: ``"ase"`` or ``"lammps"``."""
     backend: str = "fused"
-    """Of the calculator."""
+    """Backend of the calculator."""
     device: str = "auto"
-    """Of the calculator."""
+    """Device of the calculator."""
     seed: int = 0
-    """Of the velocities."""
+    """Seed for the velocities."""
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -86,18 +85,18 @@ class Model(Protocol):
 
 
 def liquid_structure(
-    model: Model, start: Atoms, protocol: StructureProtocol = PROTOCOL
+    calculator: BaseCalculator, start: Atoms, protocol: StructureProtocol = PROTOCOL
 ) -> xr.Dataset:
-    """Sample the liquid of one model.
+    """Sample the liquid under one calculator.
 
     Parameters
     ----------
-    model
-        Makes the calculator.
+    calculator
+        Any ASE calculator.
     start
         Liquid to start from; not changed.
     protocol
-        What is run.
+        Temperature, lengths and engine of the run.
 
     Returns
     -------
@@ -107,8 +106,8 @@ def liquid_structure(
         run explodes: that is a property of the model.
     """
     p = protocol
-    atoms = Atoms(start.numbers, start.positions, cell=start.cell, pbc=start.pbc)
-    atoms.calc = model.calculator(backend=p.backend, device=p.device)
+    atoms = bare(start)
+    atoms.calc = calculator
     thermalize(atoms, p.temperature, np.random.default_rng(p.seed))
     nvt = ENGINES[p.engine]
     try:
@@ -135,7 +134,7 @@ def _summary(run: xr.Dataset, p: StructureProtocol) -> xr.Dataset:
 
 
 def _failed(p: StructureProtocol, reason: str) -> xr.Dataset:
-    r = rdf.centres(p.r_max, p.n_bins)
+    r = rdf.centers(p.r_max, p.n_bins)
     empty = xr.DataArray(np.full((p.n_pieces, p.n_bins), np.nan), {"r": r}, ("piece", "r"))
     scalars = dict.fromkeys(("temperature", "diffusion", "is_liquid"), np.nan)
     return xr.Dataset({"g": empty[0], "g_piece": empty, **scalars}, attrs={"failure": reason})
@@ -161,7 +160,7 @@ def liquid_structures(
     start
         Liquid that all start from.
     protocol
-        What is run.
+        Temperature, lengths and engine of the run.
     executor
         Where; by default ``n_workers`` processes of one thread each.
     n_workers
@@ -176,10 +175,7 @@ def liquid_structures(
     cells = []
     own = nullcontext(executor) if executor else processes.pool(n_workers)
     with own as pool:
-        futures = {
-            pool.submit(liquid_structure, model, start, protocol): key
-            for key, model in models.items()
-        }
+        futures = {pool.submit(_job, model, start, protocol): key for key, model in models.items()}
         with progress.bar(total=len(models), desc="liquids", unit="model") as bar:
             for future in as_completed(futures):
                 key, found = futures[future], future.result()
@@ -187,6 +183,11 @@ def liquid_structures(
                 bar.update()
                 progress.line(_line(key, found))
     return results.combine(cells)
+
+
+def _job(model: Model, start: Atoms, protocol: StructureProtocol) -> xr.Dataset:
+    calculator = model.calculator(backend=protocol.backend, device=protocol.device)
+    return liquid_structure(calculator, start, protocol)
 
 
 def _line(key: Key, found: xr.Dataset) -> str:
@@ -219,12 +220,12 @@ def compare(
     protocol
         The one that was run: range of the error and number of pieces.
     experiment
-        Whether to compare with the measured g(r) of liquid aluminium, too.
+        Whether to compare with the measured g(r) of liquid aluminum, too.
 
     Returns
     -------
     xarray.Dataset
-        Kind ``rdf``: ``rdf_error`` against the own teacher (NaN for teachers),
+        Kind ``rdf``: ``rdf_error`` against its own teacher (NaN for teachers),
         ``rdf_error_other_teachers`` (mean over teachers of other seeds), ``rdf_error_experiment``;
         ``rdf_floor``, the error that finite sampling gives two runs of one model (mean over the
         teachers, see :func:`kdlib.geometry.rdf.noise_floor`), and ``rdf_floor_teachers``, the mean
@@ -239,6 +240,7 @@ def compare(
     names = ("rdf_error", "rdf_error_other_teachers", "rdf_error_experiment")
     errors = {name: xr.full_like(ds.temperature, np.nan) for name in names}
     for key, g in _models(ds.g):
+        # A student shares faults with its own teacher, with those of other seeds only the method.
         others = [teacher for seed, teacher in teachers.items() if seed != key["seed"]]
         if key["role"] != "teacher" and key["seed"] in teachers:
             errors[names[0]].loc[key] = rdf.rdf_error(g, teachers[key["seed"]], p.r_min, p.r_max)
@@ -247,6 +249,8 @@ def compare(
             errors[names[1]].loc[key] = np.mean(each)
         if measured is not None:
             errors[names[2]].loc[key] = rdf.rdf_error(g, measured, p.r_min, p.r_max)
+    # Whole runs are n_pieces times as long as the pieces whose scatter is taken: their floor is
+    # smaller by the root of that. Only teachers count, whose liquid is known to hold together.
     floors = [
         rdf.noise_floor(list(pieces), p.n_pieces, p.r_min, p.r_max)
         for key, pieces in _models(ds.g_piece)
@@ -254,10 +258,11 @@ def compare(
     ]
     ds = ds.drop_vars("g_piece").assign(errors | {"rdf_floor": float(np.mean(floors))})
     if measured is not None:
+        # The error above took the experiment at the bins' centers in the same way.
         ds["g_experiment"] = measured.interp(r=ds.r).drop_attrs()
         sources = {key: measured.attrs[key] for key in ("temperature", "source")}
         ds = ds.assign_attrs({f"experiment_{key}": value for key, value in sources.items()})
-    if len(teachers) > 1:
+    if len(teachers) > 1:  # whole runs: what a seed changes, on top of what sampling does
         ds["rdf_floor_teachers"] = rdf.noise_floor(list(teachers.values()), 1, p.r_min, p.r_max)
     return ds.assign_attrs(kind="rdf", r_min=p.r_min, r_max=p.r_max)
 

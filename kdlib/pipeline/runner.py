@@ -64,16 +64,12 @@ def run(
 
     Parameters
     ----------
-    profile
-        Parameters of the run.
     results
         Folder that receives all files; made when missing.
     notebooks
         Folder with the notebooks, by default those of this package.
     only
         Run only notebooks whose name starts with this, e.g. `05`; what they read must be there.
-    force
-        Run also what is up to date.
     workers
         Number of processes, for notebooks that declare a parameter `workers`.
     """

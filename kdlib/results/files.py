@@ -82,8 +82,6 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], kind: str = "", **attrs: 
     ----------
     ds
         Variables named as in `kdlib.results.schema`; units and long names are attached here.
-    path
-        Name of the NetCDF file.
     kind
         Kind of result; by default the one that the Dataset's attributes name.
     **attrs
@@ -174,8 +172,6 @@ def fingerprint(path: str | os.PathLike[str], timings: bool = True) -> str:
 
     Parameters
     ----------
-    path
-        A result file.
     timings
         Whether measured times and memory count as data; without them, two runs of the same work
         have the same fingerprint.

@@ -15,30 +15,20 @@ from kdlib.errors import InputError
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable of a result file.
-
-    Attributes
-    ----------
-    dims
-        Dimensions in the order in which they are stored.
-    units
-        Unit as written to the file; ``"1"`` for pure numbers and ``""`` for text.
-    long_name
-        What the numbers mean, for axes and for readers of the file.
-    optional
-        Whether a file of this kind may lack the variable.
-    positive
-        Whether negative values break a rule.
-    timing
-        Whether the value depends on the machine and the moment, not only on the inputs.
-    """
+    """One variable of a result file."""
 
     dims: tuple[str, ...]
+    """Dimensions in the order in which they are stored."""
     units: str
+    """Unit as written to the file; ``"1"`` for pure numbers and ``""`` for text."""
     long_name: str
+    """What the numbers mean, for axes and for readers of the file."""
     optional: bool = False
+    """Whether a file of this kind may lack the variable."""
     positive: bool = False
+    """Whether negative values break a rule."""
     timing: bool = False
+    """Whether the value depends on the machine and the moment, not only on the inputs."""
 
 
 def broken_rule(
@@ -48,8 +38,6 @@ def broken_rule(
 
     Parameters
     ----------
-    array
-        The variable as it is.
     variable
         As it should be; without it only units, name and values are looked at.
     labels
@@ -370,8 +358,6 @@ def validate(ds: xr.Dataset, kind: str, source: str = "") -> xr.Dataset:
 
     Parameters
     ----------
-    ds
-        What is about to be written, or was just read.
     kind
         A key of `KINDS` or one of `FREE_KINDS`.
     source

@@ -55,8 +55,6 @@ def imported_modules(source: str, package: str = "", deferred: bool = True) -> s
 
     Parameters
     ----------
-    source
-        Python code.
     package
         Dotted name of the package that relative imports start from.
     deferred

@@ -69,15 +69,7 @@ VERSIONS = ("0.3.0", "0.2.0", "r2scan")
 
 
 def calculator(version: str, device: str) -> "CHGNetCalculator":
-    """ASE calculator of one of :data:`VERSIONS`; an atom without neighbours is an error.
-
-    Parameters
-    ----------
-    version
-        Of the weights.
-    device
-        As torch names it.
-    """
+    """ASE calculator of one of :data:`VERSIONS`; an atom without neighbours is an error."""
     if version not in VERSIONS:
         raise InputError(f"CHGNet has no weights {version!r}; there are {', '.join(VERSIONS)}")
     from chgnet.model.dynamics import CHGNetCalculator

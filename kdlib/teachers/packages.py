@@ -20,13 +20,6 @@ _TRUST_PICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 def require(package: str, install: str) -> None:
     """Import a package, or say how to get it.
 
-    Parameters
-    ----------
-    package
-        Name of the top-level module.
-    install
-        Command that brings it.
-
     Raises
     ------
     InputError

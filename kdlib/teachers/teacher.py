@@ -26,21 +26,14 @@ class TeacherError(RuntimeError):
 
 @dataclass(frozen=True)
 class Card:
-    """What is to be said about a teacher beside its numbers.
-
-    Attributes
-    ----------
-    package
-        Distribution that the calculator comes from; empty: the one of its class.
-    atomic_energies
-        How they are obtained.
-    caveats
-        What a user of the labels must know.
-    """
+    """What is to be said about a teacher beside its numbers."""
 
     package: str = ""
+    """Distribution that the calculator comes from; empty: the one of its class."""
     atomic_energies: str = "property energies of the ASE calculator"
+    """How they are obtained."""
     caveats: tuple[str, ...] = ()
+    """What a user of the labels must know."""
 
 
 class Teacher:
@@ -53,10 +46,6 @@ class Teacher:
     ----------
     name
         As in reports and ``info["teacher"]``.
-    calculator
-        Must give energy and forces.
-    card
-        For :meth:`about`.
 
     Attributes
     ----------
@@ -219,11 +208,6 @@ _CAVEAT = (
 
 class Ensemble:
     """Mean of the labels of several teachers.
-
-    Parameters
-    ----------
-    members
-        Two teachers or more.
 
     Attributes
     ----------

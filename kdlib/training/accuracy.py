@@ -22,10 +22,22 @@ from kdlib.hipnn.batches import Batch, reference_stress
 TARGETS = ("energy", "force", "atomic_energy", "stress")
 #: Share of the largest force errors left out of the trimmed RMSE, which a few frames cannot drive.
 TRIMMED = 1e-3
+#: Phases of the frames of a distillation, and the kinds of frames that errors are given for.
+PHASES = ("solid", "molten")
+STATES = ("all", *PHASES)
+#: Errors of :func:`summary` that a distillation looks at.
+ERRORS = ("force_rmse", "energy_rmse", "stress_rmse")
+#: First minimum of g(r) of liquid aluminum, Angstrom: closer neighbors are counted.
+FIRST_SHELL = 3.9
+#: The same for other materials, over the median distance of nearest neighbors: between the first
+#: and the second shell of close packing (1 and 1.41), beyond both of bcc (1 and 1.15).
+SHELL_RATIO = 1.35
+#: Most points of each kind in the parity plot of a student.
+MAX_POINTS = 4000
 
 
 class PooledErrors:
-    """Errors of many batches, summed up when somebody asks."""
+    """Errors collected over batches; statistics are computed on request."""
 
     def __init__(self) -> None:
         self._parts = [np.empty(0)]
@@ -46,7 +58,7 @@ class PooledErrors:
 
 
 class TargetErrors:
-    """Pooled errors of the targets that batches hold."""
+    """Pooled errors of every target that a batch can hold."""
 
     def __init__(self) -> None:
         self.pooled = {name: PooledErrors() for name in (*TARGETS, "cell_energy")}
@@ -60,7 +72,7 @@ class TargetErrors:
         return errors
 
     def add(self, prediction: Prediction, batch: Batch) -> None:
-        """Add what a model says of a batch against what the batch holds."""
+        """Add the errors of a prediction of a batch."""
 
         def add(name: str, difference: Tensor) -> None:
             self.pooled[name].add(difference.detach().cpu().numpy())
@@ -100,14 +112,7 @@ def trimmed_rmse(errors: np.ndarray, trimmed: float = TRIMMED) -> float:
 
 
 def residuals(potential: Potential, frames: Sequence[Atoms]) -> dict[str, np.ndarray]:
-    """Model minus reference.
-
-    Parameters
-    ----------
-    potential
-        Model.
-    frames
-        Frames with energies and forces, perhaps with stresses and atomic energies.
+    """Model minus reference of labeled frames; empty without frames.
 
     Returns
     -------
@@ -116,6 +121,8 @@ def residuals(potential: Potential, frames: Sequence[Atoms]) -> dict[str, np.nda
         eV/Angstrom, ``atomic_energy`` (n_atoms,) eV where all frames carry them, ``stress``
         (frames with a stress, 3, 3) eV/Angstrom^3 where there is one, and ``frame`` (n_atoms,).
     """
+    if not len(frames):
+        return {}
     stress = np.reshape([reference_stress(atoms) for atoms in frames], (-1, 3, 3))
     stressed = np.isfinite(stress).all(axis=(1, 2))
     ds = potential.predict(frames, stress=bool(stressed.any()))
@@ -123,7 +130,7 @@ def residuals(potential: Potential, frames: Sequence[Atoms]) -> dict[str, np.nda
     found = {
         "cell_energy": cell,
         "energy": cell / [len(atoms) for atoms in frames],
-        "force": ds.forces.values - np.concatenate([a.calc.results["forces"] for a in frames]),
+        "force": ds.forces.values - _reference_forces(frames),
         "frame": ds.frame_index.values,
     }
     labels = [atomic_energies(atoms) for atoms in frames]
@@ -134,20 +141,20 @@ def residuals(potential: Potential, frames: Sequence[Atoms]) -> dict[str, np.nda
     return found
 
 
+def _reference_forces(frames: Sequence[Atoms]) -> np.ndarray:
+    return np.concatenate([atoms.calc.results["forces"] for atoms in frames])
+
+
 def summary(errors: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Pooled errors of :func:`residuals` under the names of the result files."""
-    labels, stress = (errors.get(name, np.empty(0)) for name in ("atomic_energy", "stress"))
-    return {
-        "energy_rmse": rmse(errors["energy"]),
-        "energy_mae": mae(errors["energy"]),
-        "cell_energy_rmse": rmse(errors["cell_energy"]),
-        "force_rmse": rmse(errors["force"]),
-        "force_mae": mae(errors["force"]),
-        "force_rmse_trimmed": trimmed_rmse(errors["force"]),
-        "atomic_energy_rmse": rmse(labels),
-        "atomic_energy_mae": mae(labels),
-        "stress_rmse": rmse(stress),
-        "stress_mae": mae(stress),
+    """Pooled errors of :func:`residuals` under the names of the result files; NaN of nothing."""
+    pooled = {
+        f"{name}_{measure.__name__}": measure(errors.get(name, np.empty(0)))
+        for name in TARGETS
+        for measure in (rmse, mae)
+    }
+    return pooled | {
+        "cell_energy_rmse": rmse(errors.get("cell_energy", np.empty(0))),
+        "force_rmse_trimmed": trimmed_rmse(errors.get("force", np.empty(0))),
     }
 
 
@@ -156,32 +163,26 @@ def evaluate(potential: Potential, frames: Sequence[Atoms], split: Split) -> xr.
 
     Parameters
     ----------
-    potential
-        Model.
     frames, split
         Data and their frozen division; where frames carry the atomic energies of the model's own
-        teacher, it is compared with those, too.
+        teacher, the model is compared with those, too.
 
     Returns
     -------
     xr.Dataset
         The accuracy variables of the result schema over ``split`` and ``frame``.
     """
-    columns, test = [], {}
-    for part in PARTS:
-        chosen = getattr(split, part)
-        if not len(chosen):
-            columns.append({})
-            continue
-        errors = residuals(potential, [frames[k] for k in chosen])
-        columns.append(summary(errors))
-        if part == "test":
-            test = errors
-    names = max(columns, key=len)
+    errors = {
+        part: residuals(potential, [frames[k] for k in getattr(split, part)]) for part in PARTS
+    }
+    columns = [summary(found) for found in errors.values()]
     ds = xr.Dataset(
-        {n: ("split", [column.get(n, np.nan) for column in columns]) for n in names},
+        {name: ("split", [column[name] for column in columns]) for name in columns[0]},
         coords={"split": list(PARTS)},
     )
+    # The bootstrap draws whole frames, since errors within a frame are correlated. Mean squares
+    # per frame are enough for that: they can be averaged, RMSEs of frames cannot.
+    test = errors["test"]
     squares = (test["force"] ** 2).mean(1)
     counts = np.bincount(test["frame"])
     ds["frame_force_mse"] = ("frame", np.bincount(test["frame"], squares) / counts)
@@ -189,51 +190,27 @@ def evaluate(potential: Potential, frames: Sequence[Atoms], split: Split) -> xr.
     return ds.assign_coords(frame=frame_numbers(frames)[split.test])
 
 
-#: What a frame is.
-PHASES = ("solid", "molten")
-#: Kinds of frames that errors are given for.
-STATES = ("all", *PHASES)
-#: Those of :func:`kdlib.training.accuracy.summary` that a distillation looks at.
-ERRORS = ("force_rmse", "energy_rmse", "stress_rmse")
-
-
 def against_teacher(potential: Potential, frames: Sequence[Atoms]) -> dict[str, dict[str, float]]:
-    """Pooled errors on labelled frames.
-
-    Parameters
-    ----------
-    potential
-        Student, of the same energies as the frames.
-    frames
-        Labelled frames; ``info["molten"]`` says which are melts.
-
-    Returns
-    -------
-    dict
-        State -> ``force_rmse`` eV/Angstrom, ``force_rms`` of the teacher, ``energy_rmse``
-        eV/atom, ``stress_rmse`` eV/Angstrom^3, ``n_frames``. NaN where there is no frame.
-    """
-    molten = [atoms for atoms in frames if atoms.info.get("molten", False)]
-    solid = [atoms for atoms in frames if not atoms.info.get("molten", False)]
-    chosen = zip(STATES, (frames, solid, molten), strict=True)
+    """:func:`errors_of` all frames, the solid and the molten ones, as ``info["molten"]`` says."""
+    melts = [atoms for atoms in frames if atoms.info.get("molten", False)]
+    solids = [atoms for atoms in frames if not atoms.info.get("molten", False)]
+    chosen = zip(STATES, (frames, solids, melts), strict=True)
     return {state: errors_of(potential, some) for state, some in chosen}
 
 
 def errors_of(potential: Potential, frames: Sequence[Atoms]) -> dict[str, float]:
-    """Pooled errors of one kind of frames, as :func:`against_teacher` gives them for each."""
-    if not frames:
-        return dict.fromkeys(("force_rms", *ERRORS), np.nan) | {"n_frames": 0}
+    """Pooled errors on labeled frames.
+
+    Returns
+    -------
+    dict
+        ``force_rmse`` eV/Angstrom, ``energy_rmse`` eV/atom, ``stress_rmse`` eV/Angstrom^3,
+        ``force_rms`` of the labels, ``n_frames``. NaN without frames.
+    """
     found = summary(residuals(potential, frames))
-    forces = np.concatenate([atoms.calc.results["forces"] for atoms in frames])
     errors = {name: found[name] for name in ERRORS}
-    return errors | {"force_rms": rmse(forces), "n_frames": len(frames)}
-
-
-#: First minimum of g(r) of liquid aluminium, Angstrom: neighbours closer than this are counted.
-FIRST_SHELL = 3.9
-#: The same for other materials, over the median distance of nearest neighbours: between the first
-#: and the second shell of close packing (1 and 1.41), beyond both of bcc (1 and 1.15).
-SHELL_RATIO = 1.35
+    size = rmse(_reference_forces(frames)) if frames else np.nan
+    return errors | {"force_rms": size, "n_frames": len(frames)}
 
 
 def parity(
@@ -247,15 +224,13 @@ def parity(
 
     Parameters
     ----------
-    potential
-        Model.
     frames, split
         Data and their division; only the test part is looked at.
     other
         A model of another seed, to compare the atomic energies with.
     first_shell
-        Radius that defines the coordination number, Angstrom; by default 3.9 for aluminium, and
-        1.35 times the median distance of nearest neighbours for anything else.
+        Radius that defines the coordination number, Angstrom; by default 3.9 for aluminum, and
+        1.35 times the median distance of nearest neighbors for anything else.
 
     Returns
     -------
@@ -263,34 +238,81 @@ def parity(
         Result of kind ``parity``.
     """
     test = [frames[k] for k in split.test]
-    sizes = [len(atoms) for atoms in test]
+    phases = np.array([phase_of(atoms) for atoms in test])
     radius = first_shell_of(test) if first_shell is None else first_shell
     ds = potential.predict(test)
-    found = xr.Dataset(
-        {
-            "reference_energy": ("frame", [a.get_potential_energy() / len(a) for a in test]),
-            "predicted_energy": ("frame", ds.energy.values / sizes),
-            "frame_phase": ("frame", [phase_of(atoms) for atoms in test]),
-            "reference_force": ("sample", np.concatenate([a.get_forces().ravel() for a in test])),
-            "predicted_force": ("sample", ds.forces.values.ravel()),
-            "atomic_energy": ("atom", ds.atomic_energies.values),
-            "coordination": (
-                "atom",
-                np.concatenate([_coordination(atoms, radius) for atoms in test]),
-            ),
-            "atom_phase": ("atom", np.repeat([phase_of(atoms) for atoms in test], sizes)),
-            "atom_frame": ("atom", ds.frame_index.values),
-        },
-        coords={"frame": frame_numbers(frames)[split.test]},
+    found = _compared(ds, test).assign(
+        frame_phase=("frame", phases),
+        atomic_energy=("atom", ds.atomic_energies.values),
+        coordination=("atom", np.concatenate([_coordination(atoms, radius) for atoms in test])),
+        atom_phase=("atom", phases[ds.frame_index.values]),
+        atom_frame=("atom", ds.frame_index.values),
     )
     if other is not None:
         values = other.predict(test, forces=False).atomic_energies.values
         found["atomic_energy_other"] = ("atom", values)
+    return found.assign_coords(frame=frame_numbers(frames)[split.test])
+
+
+def student_parity(potential: Potential, fresh: Sequence[Atoms]) -> xr.Dataset:
+    """Compare a student with its teacher's labels, at most :data:`MAX_POINTS` of a kind.
+
+    Parameters
+    ----------
+    potential
+        Student that predicts the teacher's energies, references included.
+    fresh
+        Labeled frames; ``info["molten"]`` says which are melts.
+
+    Returns
+    -------
+    xr.Dataset
+        ``reference_*`` of the teacher and ``predicted_*`` of the student: ``energy(frame)``
+        eV/atom, ``force(sample)`` eV/Angstrom and, where the teacher gives them, ``atomic(atom)``
+        eV; ``frame_molten`` and ``sample_molten`` are 1 in a melt.
+    """
+    ds = potential.predict(fresh)
+    found = _compared(ds, fresh)
+    molten = np.array([float(atoms.info["molten"]) for atoms in fresh])
+    for dim, values in {"frame": molten, "sample": np.repeat(molten[ds.frame_index], 3)}.items():
+        found[f"{dim}_molten"] = (dim, values, {"units": "1", "long_name": "1 in a melt"})
+    labels = [atomic_energies(atoms) for atoms in fresh]
+    if all(part is not None for part in labels):
+        # No force knows a constant of a species, so the means of species are not compared.
+        numbers = np.concatenate([atoms.numbers for atoms in fresh])
+        about = {"units": "eV", "long_name": "atomic energy, from the mean of its species"}
+        given = {"reference": np.concatenate(labels), "predicted": ds.atomic_energies.values}
+        for name, values in given.items():
+            found[f"{name}_atomic"] = ("atom", from_mean(values, numbers), about)
+    rng = np.random.default_rng(0)
+    dims = [dim for dim in ("sample", "atom") if dim in found.dims]
+    return found.isel({dim: rng.permutation(found.sizes[dim])[:MAX_POINTS] for dim in dims})
+
+
+def _compared(ds: xr.Dataset, frames: Sequence[Atoms]) -> xr.Dataset:
+    """Energies per atom and force components: labels beside a model's prediction."""
+    sizes = [len(atoms) for atoms in frames]
+    energies = np.array([atoms.calc.results["energy"] for atoms in frames])
+    return xr.Dataset(
+        {
+            "reference_energy": ("frame", energies / sizes),
+            "predicted_energy": ("frame", ds.energy.values / sizes),
+            "reference_force": ("sample", _reference_forces(frames).ravel()),
+            "predicted_force": ("sample", ds.forces.values.ravel()),
+        }
+    )
+
+
+def from_mean(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Values of atoms, (n_atoms,), without the mean of their species."""
+    found = values.copy()
+    for z in np.unique(numbers):
+        found[numbers == z] -= found[numbers == z].mean()
     return found
 
 
 def first_shell_of(frames: Sequence[Atoms]) -> float:
-    """Radius of the first shell of neighbours, Angstrom."""
+    """Radius of the first shell of neighbors, Angstrom."""
     if species(frames) == ("Al",):
         return FIRST_SHELL
     nearest = [_nearest(atoms) for atoms in frames]
@@ -306,75 +328,3 @@ def _nearest(atoms: Atoms, reach: float = 4.0) -> np.ndarray:
 def _coordination(atoms: Atoms, radius: float) -> np.ndarray:
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, radius)
     return np.diff(pairs.row)
-
-
-#: Points of a student_parity plot at most.
-MAX_POINTS = 4000
-#: What is compared.
-ENERGY = {"units": "eV/atom", "long_name": "energy per atom"}
-FORCE = {"units": "eV/Angstrom", "long_name": "force component"}
-ATOMIC = {"units": "eV", "long_name": "atomic energy, from the mean of its species"}
-
-
-def student_parity(potential: Potential, fresh: Sequence[Atoms]) -> xr.Dataset:
-    """Energies, forces and atomic energies of both.
-
-    Parameters
-    ----------
-    potential
-        Student, with the teacher's energies of atoms.
-    fresh
-        Labelled frames; ``info["molten"]`` says which are melts.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``reference_*`` of the teacher and ``predicted_*`` of the student: ``energy(frame)``
-        eV/atom, ``force(sample)`` eV/Angstrom and, where the teacher gives them, ``atomic(atom)``
-        eV; ``frame_molten`` and ``sample_molten`` are 1 in a melt. Of forces and atomic energies at
-        most :data:`MAX_POINTS`, drawn at random. Atomic energies are compared up to a constant for
-        each species, which no force knows.
-    """
-    ds = potential.predict(fresh)
-    sizes = np.array([len(atoms) for atoms in fresh])
-    molten = np.array([float(atoms.info["molten"]) for atoms in fresh])
-    energies = np.array([atoms.calc.results["energy"] for atoms in fresh])
-    forces = np.concatenate([atoms.calc.results["forces"] for atoms in fresh])
-    rng = np.random.default_rng(0)
-    chosen = rng.permutation(forces.size)[:MAX_POINTS]
-    found = xr.Dataset(
-        _both("energy", "frame", energies / sizes, ds.energy.values / sizes, ENERGY)
-        | _both("force", "sample", forces.ravel()[chosen], ds.forces.values.ravel()[chosen], FORCE)
-        | _melts("frame", molten)
-        | _melts("sample", np.repeat(molten, 3 * sizes)[chosen])
-    )  # fmt: skip
-    if all("energies" in atoms.calc.results for atoms in fresh):
-        numbers = np.concatenate([atoms.numbers for atoms in fresh])
-        labels = np.concatenate([atoms.calc.results["energies"] for atoms in fresh])
-        chosen = rng.permutation(len(labels))[:MAX_POINTS]
-        reference, predicted = (
-            from_mean(values, numbers)[chosen] for values in (labels, ds.atomic_energies.values)
-        )
-        found = found.assign(_both("atomic", "atom", reference, predicted, ATOMIC))
-    return found
-
-
-def _both(
-    name: str, dim: str, reference: np.ndarray, predicted: np.ndarray, about: dict[str, str]
-) -> dict[str, tuple]:
-    return {
-        f"reference_{name}": (dim, reference, about),
-        f"predicted_{name}": (dim, predicted, about),
-    }
-
-
-def _melts(dim: str, molten: np.ndarray) -> dict[str, tuple]:
-    return {f"{dim}_molten": (dim, molten, {"units": "1", "long_name": "1 in a melt"})}
-
-
-def from_mean(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Values of atoms, (n_atoms,), without the mean of their species."""
-    found = values.copy()
-    for z in np.unique(numbers):
-        found[numbers == z] -= found[numbers == z].mean()
-    return found

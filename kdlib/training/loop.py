@@ -103,55 +103,41 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained; the defaults are the paper's (A.1) or the authors' student script.
-
-    Attributes
-    ----------
-    seed
-        Of initial weights and minibatch order.
-    batch_size
-        Frames per optimizer step.
-    max_epochs
-        Cap.
-    learning_rate
-        Adam's, at the start.
-    lr_factor, lr_patience
-        The rate is multiplied by ``lr_factor`` after ``lr_patience`` epochs without improvement.
-    stop_patience
-        The training ends after so many epochs without improvement.
-    selection
-        What "improvement" looks at: ``"validation"``, the control's error on the validation part
-        for every role (RMSE + MAE of the cell energy times ``selection_energy`` plus RMSE + MAE of
-        force components times ``selection_force``, DFT targets only), or ``"training_loss"``, each
-        role's own training loss as in the authors' script.
-    selection_energy, selection_force, selection_stress
-        Weights of that error, per eV, eV/Angstrom and eV/Angstrom^3. The stress is left out at 0,
-        as in the paper; where it matters (NPT), take the loss's w_S.
-    e0_decay
-        Damping of the energy layers when E0 is fitted.
-    checkpoint_every
-        Epochs between checkpoints.
-    backend
-        ``"fused"`` kernels, or stock ``"hippynn"``.
-    device
-        ``"cpu"``, ``"cuda"`` or ``"auto"``.
-    """
+    """How a model is trained; the defaults are the paper's (A.1) or the authors' student script."""
 
     seed: int = 0
+    """Of initial weights and minibatch order."""
     batch_size: int = 64
+    """Frames per optimizer step."""
     max_epochs: int = 500
+    """Cap."""
     learning_rate: float = 1e-3
+    """Adam's, at the start."""
     lr_factor: float = 0.5
     lr_patience: int = 30
+    """The rate is multiplied by ``lr_factor`` after ``lr_patience`` epochs without improvement."""
     stop_patience: int = 50
+    """The training ends after so many epochs without improvement."""
     selection: str = "validation"
+    """What "improvement" looks at: ``"validation"``, the control's error on the validation part for
+    every role (RMSE + MAE of the cell energy times ``selection_energy`` plus RMSE + MAE of force
+    components times ``selection_force``, DFT targets only), or ``"training_loss"``, each role's own
+    training loss as in the authors' script.
+    """
     selection_energy: float = 1.0
     selection_force: float = 10.0
     selection_stress: float = 0.0
+    """Weights of that error, per eV, eV/Angstrom and eV/Angstrom^3. The stress is left out at 0, as
+    in the paper; where it matters (NPT), take the loss's w_S.
+    """
     e0_decay: float = 1e-2
+    """Damping of the energy layers when E0 is fitted."""
     checkpoint_every: int = 10
+    """Epochs between checkpoints."""
     backend: str = "fused"
+    """``"fused"`` kernels, or stock ``"hippynn"``."""
     device: str = "cpu"
+    """``"cpu"``, ``"cuda"`` or ``"auto"``."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_epochs", "learning_rate", "checkpoint_every"):

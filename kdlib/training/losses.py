@@ -112,36 +112,27 @@ def hierarchicality(prediction: Prediction) -> Tensor:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the loss terms; the defaults are the paper's teacher and control (A.1).
-
-    Attributes
-    ----------
-    energy
-        w_E, per eV.
-    force
-        w_F, per eV/Angstrom.
-    atomic_energy
-        w_A, per eV; zero for everyone who does not learn from a teacher.
-    l2
-        w_L2.
-    hierarchicality
-        w_R.
-    total_energy
-        Weight of the *teacher's* total energy, per eV: the part of the atomic-energy term that
-        does not depend on how the teacher divides it among atoms (an ablation, not in the paper).
-    stress
-        w_S, per eV/Angstrom^3 (not in the paper). About 300 makes a stress error of 0.003
-        eV/Angstrom^3 (0.5 GPa) weigh as much as a force error of 0.1 eV/Angstrom at w_F = 10;
-        100 to 1000 is sensible.
-    """
+    """Weights of the loss terms; the defaults are the paper's teacher and control (A.1)."""
 
     energy: float = 1.0
+    """w_E, per eV."""
     force: float = 10.0
+    """w_F, per eV/Angstrom."""
     atomic_energy: float = 0.0
+    """w_A, per eV; zero for everyone who does not learn from a teacher."""
     l2: float = 1e-6
+    """w_L2."""
     hierarchicality: float = 0.01
+    """w_R."""
     total_energy: float = 0.0
+    """Weight of the *teacher's* total energy, per eV: the part of the atomic-energy term that does
+    not depend on how the teacher divides it among atoms (an ablation, not in the paper).
+    """
     stress: float = 0.0
+    """w_S, per eV/Angstrom^3 (not in the paper). About 300 makes a stress error of 0.003
+    eV/Angstrom^3 (0.5 GPa) weigh as much as a force error of 0.1 eV/Angstrom at w_F = 10; 100 to
+    1000 is sensible.
+    """
 
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
@@ -194,15 +185,10 @@ def _teacher_total(batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class WeightSchedule:
-    """Loss weights that change with the epoch, piecewise constant.
-
-    Attributes
-    ----------
-    stages
-        ``(first epoch, weights)``, ascending; epochs count from 1.
-    """
+    """Loss weights that change with the epoch, piecewise constant."""
 
     stages: tuple[tuple[int, LossWeights], ...]
+    """``(first epoch, weights)``, ascending; epochs count from 1."""
 
     def __post_init__(self) -> None:
         starts = [start for start, _ in self.stages]

@@ -31,24 +31,14 @@ from kdlib.hipnn.network import HipnnModule
 
 @dataclass(frozen=True)
 class AtomReferences:
-    """Energy of one atom of each species, eV.
-
-    Attributes
-    ----------
-    energies
-        Chemical symbol -> eV.
-    """
+    """Energy of one atom of each species, eV."""
 
     energies: Mapping[str, float]
+    """Chemical symbol -> eV."""
 
     @classmethod
     def fit(cls, frames: Sequence[Atoms]) -> "AtomReferences":
         """References of labeled frames: means of atomic energies if all frames have them.
-
-        Parameters
-        ----------
-        frames
-            Their calculators hold ``energy`` (eV) and, for means, ``energies`` (n_atoms,) eV.
 
         Raises
         ------
@@ -163,10 +153,6 @@ def fit_e0(module: HipnnModule, frames: Sequence[Batch], decay_factor: float = 1
 
     Parameters
     ----------
-    module
-        Model, changed in place.
-    frames
-        Training frames with energies in eV.
     decay_factor
         Damping per interaction layer.
     """

@@ -20,24 +20,16 @@ from kdlib.training.losses import TABLE_1, LossWeights, WeightSchedule
 
 @dataclass(frozen=True)
 class Role:
-    """What a model learns from.
-
-    Attributes
-    ----------
-    name
-        As in result files.
-    schedule
-        Epoch cap -> loss weights over the epochs.
-    size
-        ``"teacher"`` for the teacher's architecture, ``"student"`` for the architectures studied.
-    why
-        Where the role comes from, for tables.
-    """
+    """What a model learns from."""
 
     name: str
+    """As in result files."""
     schedule: Callable[[int], WeightSchedule]
+    """Epoch cap -> loss weights over the epochs."""
     size: str
+    """``"teacher"`` for the teacher's architecture, ``"student"`` for the architectures studied."""
     why: str
+    """Where the role comes from, for tables."""
 
     @property
     def learns_from_teacher(self) -> bool:
@@ -101,8 +93,6 @@ def augment(teacher: Potential | BaseCalculator, frames: Sequence[Atoms]) -> lis
     ----------
     teacher
         A trained potential, or any ASE calculator with the property ``energies``.
-    frames
-        Configurations.
 
     Returns
     -------

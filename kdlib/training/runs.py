@@ -32,21 +32,14 @@ HISTORY, CHECKPOINT = "history.nc", "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training.
-
-    Attributes
-    ----------
-    run_dir
-        Holds ``config.json``, ``model.safetensors`` and ``history.nc``.
-    potential
-        Model with the best weights.
-    history
-        Losses, errors, learning rate and weights of every epoch (schema kind ``run``).
-    """
+    """A finished training."""
 
     run_dir: Path
+    """Holds ``config.json``, ``model.safetensors`` and ``history.nc``."""
     potential: Potential
+    """Model with the best weights."""
     history: xr.Dataset
+    """Losses, errors, learning rate and weights of every epoch (schema kind ``run``)."""
 
 
 def fit(
@@ -61,17 +54,9 @@ def fit(
 
     Parameters
     ----------
-    config
-        Architecture.
-    training
-        Optimizer, caps and patience.
-    weights
-        Loss weights, constant or as a schedule over epochs.
     frames, split
         Data and their frozen division; only train and valid are looked at. Where the loss weights
         atomic energies, training frames must carry them (:meth:`kdlib.hipnn.Potential.augment`).
-    run_dir
-        Folder of the run.
 
     Raises
     ------

@@ -35,21 +35,14 @@ Frames = Sequence[Atoms] | Mapping[int, Sequence[Atoms]]
 
 @dataclass(frozen=True)
 class Task:
-    """One training.
-
-    Attributes
-    ----------
-    role
-        Name in :data:`kdlib.training.roles.ROLES`.
-    config
-        Architecture.
-    training
-        Settings, with the seed.
-    """
+    """One training."""
 
     role: str
+    """Name in :data:`kdlib.training.roles.ROLES`."""
     config: HipnnConfig
+    """Architecture."""
     training: TrainingConfig
+    """Settings, with the seed."""
 
     @property
     def schedule(self) -> WeightSchedule:
@@ -68,19 +61,7 @@ def tasks(
     settings: TrainingConfig,
     seeds: Sequence[int],
 ) -> list[Task]:
-    """Every role at every architecture with every seed.
-
-    Parameters
-    ----------
-    roles
-        Names in :data:`kdlib.training.roles.ROLES`.
-    configs
-        Architectures.
-    settings
-        Shared by all; its seed is replaced.
-    seeds
-        Of initial weights and minibatch order.
-    """
+    """Every role at every architecture with every seed."""
     return [
         Task(role_named(role).name, config, replace(settings, seed=seed))
         for config in configs
@@ -101,8 +82,6 @@ def run(
 
     Parameters
     ----------
-    todo
-        Tasks.
     frames, split
         Data shared by all; where roles learn from teachers, frames that carry atomic energies by
         seed, so that the student of seed s learns from the teacher of seed s.
@@ -155,8 +134,6 @@ def accuracy(done: Sequence[Task], runs: Sequence[Run], frames: Frames, split: S
 
     Parameters
     ----------
-    done, runs
-        Tasks and what :func:`run` made of them.
     frames, split
         As for :func:`run`; where they carry atomic energies, each run is compared with its teacher.
     """

@@ -6,7 +6,7 @@ import pytest
 from al_pbe import active
 from al_pbe.active import Exploration
 from kdlib import hipnn
-from kdlib.benchmarks.side_by_side.plan import TrainJob, brief_training
+from kdlib.benchmarks.side_by_side.training import TrainJob, brief_training
 from kdlib.errors import InputError
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn import HipnnConfig
@@ -26,17 +26,22 @@ def models(tmp_path_factory):
     return found
 
 
+def disagreement(models, frames):
+    """Disagreement of models on frames, eV/Angstrom."""
+    return exploration.disagreement(*hipnn.ensemble_forces(models, frames))
+
+
 def test_a_model_does_not_disagree_with_itself(models, crystal):
     """Two copies give zero; one model is no ensemble."""
-    np.testing.assert_allclose(exploration.disagreement([models[0]] * 2, [crystal]), 0, atol=1e-9)
+    np.testing.assert_allclose(disagreement([models[0]] * 2, [crystal]), 0, atol=1e-9)
     with pytest.raises(InputError, match="at least two models"):
-        exploration.disagreement(models[:1], [crystal])
+        disagreement(models[:1], [crystal])
 
 
 def test_disagreement_by_hand(models, crystal):
     """Of two models it is half the difference of their forces, at the worst atom."""
     frames = [crystal, crystal.repeat((2, 1, 1))]
-    found = exploration.disagreement(models, frames)
+    found = disagreement(models, frames)
     for value, atoms in zip(found, frames, strict=True):
         a, b = (m.predict([atoms]).forces.values for m in models)
         assert value == pytest.approx(np.linalg.norm(a - b, axis=1).max() / 2, rel=1e-5)
@@ -55,6 +60,12 @@ def test_starts_cover_what_they_should():
     np.testing.assert_array_equal(again.positions, starts[7][0].positions)
 
 
+def test_frames_of_two_rounds_never_share_a_number():
+    """What would run into the numbers of the next round is refused before anything runs."""
+    with pytest.raises(InputError, match="1001 trajectories, but a round has numbers for 1000"):
+        active.round_of([], 1, 1001, 1)
+
+
 def test_round_chooses_the_most_disputed(models):
     """The chosen are the top of the list, physical, and say where they come from."""
     chosen, ds = active.round_of(models, 2, 5, 2, SHORT)
@@ -65,6 +76,6 @@ def test_round_chooses_the_most_disputed(models):
         assert closest_pair(atoms).distance >= 1.7
         assert atoms.info["sampling"] == "active learning"
         assert atoms.info["disagreement"] == pytest.approx(
-            exploration.disagreement(models, [atoms])[0], rel=1e-3
+            disagreement(models, [atoms])[0], rel=1e-3
         )
     assert (ds.disagreement >= ds.median_disagreement).all()

@@ -66,7 +66,7 @@ def test_slope_of_known_peaks(potential, monkeypatch):
     monkeypatch.setattr(
         memory, "peak_bytes", lambda run_dir, b, start, ns, p: [3e8 + 12e3 * n for n in ns]
     )
-    start = liquid.liquid_aluminium(1, seed=0)
+    start = liquid.liquid_aluminum(1, seed=0)
     ds = memory.memory_per_atom([potential], {"fused": [800, 4000, 400]}, start)
     assert ds.memory_per_atom.item() == pytest.approx(12.0)
     np.testing.assert_allclose(ds.peak_memory.squeeze(), [304.8, 309.6, 348.0])
@@ -79,7 +79,7 @@ def test_a_process_takes_small_sizes_first(potential, monkeypatch):
     monkeypatch.setattr(processes, "pool", lambda *_, **__: cf.ThreadPoolExecutor(1))
     monkeypatch.setattr(memory, "_run", lambda potential, b, start, n, p: seen.append(n))
     monkeypatch.setattr(memory, "reset_peak", lambda device: seen.append("reset"))
-    start = liquid.liquid_aluminium(1, seed=0)
+    start = liquid.liquid_aluminum(1, seed=0)
     memory.memory_per_atom([potential], {"fused": [800, 4000, 400]}, start)
     assert seen == [len(start), "reset", 400, "reset", 800, "reset", 4000]
 
@@ -92,14 +92,14 @@ def test_dead_process_is_an_error_with_advice(potential, monkeypatch):
 
     monkeypatch.setattr(processes, "pool", lambda *_, **__: cf.ThreadPoolExecutor(1))
     monkeypatch.setattr(memory, "peak_bytes", die)
-    start = liquid.liquid_aluminium(1, seed=0)
+    start = liquid.liquid_aluminum(1, seed=0)
     with pytest.raises(MemoryError, match="up to 4000 atoms: choose smaller sizes"):
         memory.memory_per_atom([potential], {"fused": [400, 800, 4000]}, start)
 
 
 def test_slope_needs_three_sizes(potential):
     """Two points always lie on a line."""
-    start = liquid.liquid_aluminium(1, seed=0)
+    start = liquid.liquid_aluminum(1, seed=0)
     with pytest.raises(InputError, match="'fused': a slope needs 3 sizes"):
         memory.memory_per_atom([potential], {"fused": [4, 8, 8]}, start)
 
@@ -107,7 +107,7 @@ def test_slope_needs_three_sizes(potential):
 @pytest.mark.slow
 def test_memory_of_a_real_run(potential):
     """Fresh processes measure a run: more than the bare arrays (72 bytes), below a MB per atom."""
-    start = liquid.liquid_aluminium(2, seed=0)
+    start = liquid.liquid_aluminum(2, seed=0)
     protocol = MemoryProtocol(n_steps=1, device="cpu")
     sizes = {"fused": [4096, 8192, 16384]}
     ds = memory.memory_per_atom([potential], sizes, start, protocol, workers=2)

@@ -9,18 +9,17 @@ import xarray as xr
 
 from kdlib import hipnn, processes, progress, results
 from kdlib.benchmarks import side_by_side
-from kdlib.benchmarks.side_by_side import lammps, md, plan
+from kdlib.benchmarks.side_by_side import lammps, md, training
 from kdlib.benchmarks.side_by_side.lammps import LammpsError
+from kdlib.benchmarks.side_by_side.md import MdJob, MdResult
 from kdlib.benchmarks.side_by_side.plan import (
     CONTESTANTS,
     BenchProtocol,
-    MdJob,
-    MdResult,
-    TrainJob,
     empty,
     record,
 )
 from kdlib.benchmarks.side_by_side.table import table, with_ratios
+from kdlib.benchmarks.side_by_side.training import TrainJob
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
 from kdlib.md import liquid
@@ -103,7 +102,7 @@ def test_lammps_is_found_in_an_environment(tmp_path, monkeypatch):
 
 def test_lammps_runs():
     """Positive times of every block, in parts that add up, and a peak above a megabyte."""
-    atoms = liquid.liquid_aluminium(3, seed=0)
+    atoms = liquid.liquid_aluminum(3, seed=0)
     run = lammps.run(program(), atoms, n_steps=5, repeats=2, warmup_steps=2, threads=1)
     assert run.seconds.shape == (len(COMPONENTS), 2)
     assert (run.seconds[0] > 0).all()
@@ -153,7 +152,7 @@ def faked(monkeypatch, protocol):
     calls = []
 
     def call(function, *arguments, threads):
-        if function is plan.md:
+        if function is md.timed:
             (job,) = arguments
             calls.append((job.backend, job.n_atoms, job.warmup_steps))
             seconds = np.full((len(COMPONENTS), 1), job.n_atoms * job.n_steps * 1e-6)
@@ -167,7 +166,7 @@ def faked(monkeypatch, protocol):
 def _run(protocol, monkeypatch, memory):
     monkeypatch.setattr(md, "free_memory", lambda: memory)
     ds = empty([CONFIG], protocol)
-    start = liquid.liquid_aluminium(1, seed=0)
+    start = liquid.liquid_aluminum(1, seed=0)
     md._Bench(protocol, start, ds, progress.bar(total=1)).architecture(CONFIG.label, Path("run"))
     return ds.squeeze("architecture")
 
@@ -198,9 +197,7 @@ def test_lammps_stands_beside_every_architecture_that_ran(protocol, monkeypatch)
     run = lammps.parse(OUTPUT, peak=5.0)
     monkeypatch.setattr(lammps, "run", lambda *_, **__: run)
     ds = empty([CONFIG, HipnnConfig(6, 5, 1)], protocol)
-    bench_of_two = md._Bench(
-        protocol, liquid.liquid_aluminium(1, seed=0), ds, progress.bar(total=1)
-    )
+    bench_of_two = md._Bench(protocol, liquid.liquid_aluminum(1, seed=0), ds, progress.bar(total=1))
     assert bench_of_two.classical(None, [CONFIG.label]) == run.version
     times = ds.step_time.sel(contestant="lammps", component="total", n_atoms=4)
     np.testing.assert_allclose(times.sel(architecture=CONFIG.label)[:2], run.seconds[0] * 1e6 / 40)
@@ -210,36 +207,36 @@ def test_lammps_stands_beside_every_architecture_that_ran(protocol, monkeypatch)
 def test_real_processes(tmp_path):
     """One MD run in a process of its own gives blocks that add up and a peak."""
     hipnn.save(hipnn.build(CONFIG), tmp_path / "run")
-    start = liquid.liquid_aluminium(2, seed=0)
+    start = liquid.liquid_aluminum(2, seed=0)
     job = MdJob(tmp_path / "run", "fused", start, 32, 1.0, 2, 2, 1, 60.0, 300.0, 1.0)
-    found = processes.call(plan.md, job, threads=1)
+    found = processes.call(md.timed, job, threads=1)
     assert found.seconds.shape == (len(COMPONENTS), 2)
     np.testing.assert_allclose(found.seconds[1:].sum(axis=0), found.seconds[0])
     assert found.peak > 1e6
 
 
 def test_first_call_of_every_backend(tmp_path):
-    """A single call is timed with its neighbour list, whichever the calculator."""
+    """A single call is timed with its neighbor list, whichever the calculator."""
     hipnn.save(hipnn.build(CONFIG), tmp_path / "run")
-    start = liquid.liquid_aluminium(2, seed=0)
+    start = liquid.liquid_aluminum(2, seed=0)
     for backend in ("stock", "hippynn", "fused"):
-        found = plan.md(MdJob(tmp_path / "run", backend, start, 32, 1.0, 2, 2, 0, 60, 300.0, 1.0))
+        found = md.timed(MdJob(tmp_path / "run", backend, start, 32, 1.0, 2, 2, 0, 60, 300.0, 1.0))
         assert found.seconds[0, 0] >= found.seconds[1, 0] > 0
 
 
 def test_epochs_are_timed_one_by_one(monkeypatch, emt_frames):
     """The first epoch, which compiles, is left out; labels do not matter."""
-    monkeypatch.setattr(plan.datasets, "load", lambda name: emt_frames)
+    monkeypatch.setattr(training.datasets, "load", lambda name: emt_frames)
     for role in ("teacher", "student"):
-        seconds = plan.epochs(TrainJob(CONFIG, role, "fused", 16, 2))
+        seconds = training.epochs(TrainJob(CONFIG, role, "fused", 16, 2))
         assert seconds.shape == (2,)
         assert (seconds > 0).all()
 
 
 def test_brief_training_leaves_a_potential(monkeypatch, emt_frames, tmp_path):
     """What it saves can be loaded and is not what it started from."""
-    monkeypatch.setattr(plan.datasets, "load", lambda name: emt_frames)
-    plan.brief_training(TrainJob(CONFIG, "control", "fused", 8, 2), tmp_path / "run")
+    monkeypatch.setattr(training.datasets, "load", lambda name: emt_frames)
+    training.brief_training(TrainJob(CONFIG, "control", "fused", 8, 2), tmp_path / "run")
     found = hipnn.load(tmp_path / "run").module
     pairs = zip(found.parameters(), hipnn.build(CONFIG).parameters(), strict=True)
     assert any(not bool((a == b).all()) for a, b in pairs)

@@ -14,7 +14,6 @@ from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.hipnn.calculator import StockCalculator
 from kdlib.md import dynamics, liquid
 from kdlib.results import schema
-from kdlib.training import accuracy
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def potentials() -> list[Potential]:
 @pytest.fixture(scope="module")
 def start():
     """Four atoms to repeat."""
-    return liquid.liquid_aluminium(1, seed=0)
+    return liquid.liquid_aluminum(1, seed=0)
 
 
 def test_contestants(potentials):
@@ -88,11 +87,6 @@ def test_one_model_per_architecture(potentials, start):
         benchmarks.time_per_step([potentials[0]] * 2, {"fused": [4]}, start)
 
 
-def test_accuracy_is_the_metrics_own():
-    """Accuracy is measured in one place."""
-    assert benchmarks.accuracy is accuracy.evaluate
-
-
 def test_protocol_needs_steps():
     """A measurement without steps is refused."""
     with pytest.raises(InputError, match="must be positive"):
@@ -105,13 +99,13 @@ def test_a_benchmark_says_where_and_when_it_was_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = {"created": "2026-01-02T03:04:05+00:00", "cpu_model": "Abacus"}
     monkeypatch.setattr(results, "load", lambda path: xr.Dataset(attrs=made))
-    ds, told = benchmarks.side_by_side(tmp_path / "run")
+    ds, told = benchmarks.recorded(tmp_path / "run")
     assert ds is None
     assert told.endswith("kdlib bench makes one")
     for folder, start in (("figures", "not of this run"), ("run", "benchmark of this folder")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "benchmark.nc").touch()
-        ds, told = benchmarks.side_by_side(tmp_path / "run")
+        ds, told = benchmarks.recorded(tmp_path / "run")
         assert ds.attrs == made
         assert told.startswith(start)
         assert "measured on 2026-01-02 on Abacus" in told

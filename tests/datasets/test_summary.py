@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
@@ -61,3 +62,11 @@ def test_sensitivities_begin_below_the_closest_pair(alloy, emt_frames):
     assert network.soft_min(alloy) == 1.5
     hydrogen = Atoms("H2", [[0, 0, 0], [0.74, 0, 0]])
     assert network.soft_min([*alloy, hydrogen]) == pytest.approx(0.9 * 0.74, abs=1e-3)
+
+
+def test_config_type_stands_for_a_phase():
+    """Many datasets sort their frames by `config_type`."""
+    surface, other = bulk("Cu"), bulk("Cu")
+    surface.info["config_type"] = "surface"
+    assert datasets.phase_of(surface) == "surface"
+    assert datasets.phase_of(other) == "unknown"

@@ -64,7 +64,7 @@ def test_exchange_leaves_an_element_alone():
 
 
 def test_pressed_pair_has_the_distance_asked_for():
-    """The centre of the pair stays, all other atoms too, and every kind of pair has its turn."""
+    """The center of the pair stays, all other atoms too, and every kind of pair has its turn."""
     base = cells.supercell(bulk("NaCl", "rocksalt", a=5.64), 64)
     kinds = set()
     for seed in range(60):

@@ -40,7 +40,7 @@ def test_ideal_gas_has_a_plateau_below_one(cell):
     ids=["one atom", "cubic cell", "supercell"],
 )
 def test_fcc_shells(crystal):
-    """In fcc, 12, 6 and 24 neighbours lie at d, sqrt(2) d and sqrt(3) d, and none between."""
+    """In fcc, 12, 6 and 24 neighbors lie at d, sqrt(2) d and sqrt(3) d, and none between."""
     g = rdf.rdf(crystal.positions, crystal.cell.array, r_max=5.5, n_bins=550)
     d = 4.05 / np.sqrt(2)
     cuts = d * np.array([1.2, 1.6, 1.9])

@@ -92,7 +92,7 @@ def test_only_what_is_asked_is_computed(potential, crystal, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_kept_list_gives_the_forces_of_a_fresh_one(potential, backend):
     """Along a hot run, forces from the kept list equal those from a list of their own."""
-    atoms = with_calculator(liquid.liquid_aluminium(2, 0), potential, backend=backend, skin=0.6)
+    atoms = with_calculator(liquid.liquid_aluminum(2, 0), potential, backend=backend, skin=0.6)
     for _ in range(8):
         dynamics.nve(atoms, 10, timestep=2.0)
         fresh = with_calculator(atoms, potential, backend=backend, skin=0.0)

@@ -1,14 +1,15 @@
-"""Molecular dynamics: conservation, temperatures, explosions, timing."""
+"""Molecular dynamics: conservation, temperatures, explosions, timing, motion of the atoms."""
 
 import numpy as np
 import pytest
+import xarray as xr
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from kdlib import units
 from kdlib.errors import InputError
 from kdlib.md import dynamics, liquid
-from kdlib.md.dynamics import DynamicsError, MeltProtocol, thermalize
+from kdlib.md.dynamics import DynamicsError, LiquidCriterion, MeltProtocol, thermalize
 
 
 class Springs(Calculator):
@@ -31,7 +32,7 @@ class Springs(Calculator):
 @pytest.fixture
 def springs() -> Atoms:
     """108 atoms on springs of different stiffness (eV/A^2), thermalized."""
-    atoms = liquid.liquid_aluminium(3, seed=0)
+    atoms = liquid.liquid_aluminum(3, seed=0)
     stiffness = np.random.default_rng(0).uniform(1.0, 4.0, (len(atoms), 1))
     atoms.calc = Springs(atoms.positions, stiffness)
     return atoms
@@ -39,7 +40,7 @@ def springs() -> Atoms:
 
 def largest_error(timestep: float) -> float:
     """Largest energy error of 200 fs of NVE, eV/atom."""
-    atoms = liquid.liquid_aluminium(2, seed=0)
+    atoms = liquid.liquid_aluminum(2, seed=0)
     atoms.calc = Springs(atoms.positions)
     start = atoms.get_total_energy() / len(atoms)
     run = dynamics.nve(atoms, round(200 / timestep), timestep, sample_every=1)
@@ -168,7 +169,7 @@ def test_input_error_within_a_run_names_the_step(springs):
 
 
 def test_seconds_of_the_components(springs):
-    """Integrator time is the total less neighbour list and model; unknown parts are NaN."""
+    """Integrator time is the total less neighbor list and model; unknown parts are NaN."""
     run = dynamics.nve(springs, 5)
     assert run.seconds.sel(component="total") > 0
     assert np.isnan(run.seconds.sel(component=["neighbor_list", "model", "integrator"])).all()
@@ -219,3 +220,110 @@ def test_bad_runs(springs):
         dynamics.nve(springs, 0)
     with pytest.raises(InputError, match="unknown thermostat 'berendsen'"):
         dynamics.nvt(springs, 1200, 10, thermostat="berendsen")
+
+
+def test_conservation_is_that_of_one_run(springs):
+    """Samples, drift and stable time are those of a single NVE."""
+    whole, followed = springs.copy(), springs.copy()
+    whole.calc = followed.calc = springs.calc
+    run = dynamics.nve(whole, 40, 0.5, sample_every=5)
+    found = dynamics.conservation(followed, 40, 0.5, n_samples=8)
+    np.testing.assert_array_equal(found.time, run.time)
+    np.testing.assert_allclose(found.energy_change, run.total_energy - run.total_energy[0])
+    np.testing.assert_array_equal(found.temperature, run.temperature)
+    assert float(found.energy_drift) == pytest.approx(float(run.energy_drift))
+    assert float(found.stable) == pytest.approx(0.02)
+    np.testing.assert_array_equal(followed.positions, whole.positions)
+
+
+def test_conservation_ends_with_an_accident(springs):
+    """What came before counts; a run that is unphysical from its start has no sample."""
+
+    class Fuse(Springs):
+        """Springs that burst after 32 evaluations."""
+
+        n_calls = 0
+
+        def calculate(self, *arguments, **options):
+            super().calculate(*arguments, **options)
+            self.n_calls += 1
+            self.results["forces"] *= 1.0 if self.n_calls < 32 else np.nan
+
+    springs.calc = Fuse(springs.calc.sites)
+    found = dynamics.conservation(springs, 100, 1.0, n_samples=10)
+    assert found.time.values.tolist() == [10.0, 20.0, 30.0]
+    assert float(found.stable) == 0.03
+    found = dynamics.conservation(springs, 100, 1.0, n_samples=10)
+    assert (found.time.values.tolist(), float(found.stable)) == ([0.0], 0.0)
+    assert found.energy_change.isnull().all()
+    assert np.isnan(found.energy_drift)
+
+
+def run_of(positions: np.ndarray, step: float, mass: np.ndarray | None = None) -> xr.Dataset:
+    """Samples every ``step`` fs as a run."""
+    time = step * np.arange(1, len(positions) + 1)
+    mass = np.ones(positions.shape[1]) if mass is None else mass
+    dims = ("time", "atom", "xyz")
+    return xr.Dataset({"positions": (dims, positions), "mass": ("atom", mass)}, {"time": time})
+
+
+def random_walk(diffusion: float, step: float, n_atoms: int = 400, n: int = 200) -> np.ndarray:
+    """Independent Gaussian steps of variance 2 D dt along each axis."""
+    rng = np.random.default_rng(0)
+    return np.cumsum(rng.normal(scale=np.sqrt(2 * diffusion * step), size=(n, n_atoms, 3)), axis=0)
+
+
+def test_free_flight():
+    """Atoms that fly apart with speed v have MSD = v^2 t^2; a common motion does not count."""
+    direction = np.array([[1.0, 0, 0], [-1.0, 0, 0]])
+    positions = 0.01 * np.arange(20)[:, None, None] * direction * 10.0
+    drifting = positions + 5.0 * np.arange(20)[:, None, None]
+    for samples in (positions, drifting):
+        msd = dynamics.mean_squared_displacement(run_of(samples, 10.0))
+        np.testing.assert_allclose(msd, (0.01 * msd.lag) ** 2, atol=1e-9)
+
+
+def test_center_of_mass_is_weighted():
+    """A light atom that circles a heavy one: the center of mass is the heavy one's place."""
+    positions = np.zeros((10, 2, 3))
+    positions[:, 0, 0] = np.arange(10)
+    msd = dynamics.mean_squared_displacement(run_of(positions, 1.0, np.array([1e-9, 1.0])))
+    np.testing.assert_allclose(msd, msd.lag**2 / 2, rtol=1e-6)
+
+
+def test_diffusion_of_a_random_walk():
+    """D of a walk with variance 2 D dt is found again."""
+    msd = dynamics.mean_squared_displacement(run_of(random_walk(9e-4, 20.0), 20.0))
+    # 400 walkers over 100 independent steps of lag 1: about 2 % on the slope at long lags.
+    assert dynamics.diffusion(msd) == pytest.approx(9e-4, rel=0.06)
+    assert dynamics.is_liquid(msd)
+
+
+def test_crystal_is_not_liquid():
+    """Atoms that shake about their sites at the Lindemann limit do not make a liquid."""
+    shaking = np.random.default_rng(0).normal(scale=0.43 / np.sqrt(3), size=(200, 108, 3))
+    msd = dynamics.mean_squared_displacement(run_of(shaking, 20.0))
+    assert not dynamics.is_liquid(msd)
+    assert float(np.sqrt(msd[-1])) < LiquidCriterion().min_displacement
+
+
+def test_slow_creep_is_not_liquid():
+    """Diffusion below a tenth of the liquid's is not enough, however far the atoms come."""
+    walk = random_walk(5e-5, 1000.0)
+    msd = dynamics.mean_squared_displacement(run_of(walk, 1000.0))
+    assert float(np.sqrt(msd[-1])) > LiquidCriterion().min_displacement
+    assert not dynamics.is_liquid(msd)
+
+
+def test_liquid_must_leave_its_places():
+    """Atoms that diffuse, but came less than 1 Angstrom far, may still sit in their cages."""
+    msd = dynamics.mean_squared_displacement(run_of(random_walk(2e-4, 20.0, n=70), 20.0))
+    assert dynamics.diffusion(msd) > LiquidCriterion().min_diffusion
+    assert not dynamics.is_liquid(msd)
+
+
+def test_short_run_has_no_diffusion():
+    """A run shorter than the ballistic time says nothing about diffusion."""
+    msd = dynamics.mean_squared_displacement(run_of(random_walk(9e-4, 20.0, n=10), 20.0))
+    assert np.isnan(dynamics.diffusion(msd))
+    assert not dynamics.is_liquid(msd)

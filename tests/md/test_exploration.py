@@ -54,7 +54,7 @@ def test_exploding_md_is_an_ending_not_an_error():
 
 
 def test_accident_in_the_melt_leaves_what_came_before():
-    """The melt's own configurations come back: without them nothing is learnt of such runs."""
+    """The melt's own configurations come back: without them nothing is learned of such runs."""
 
     class Fuse(EMT):
         """EMT that blows up after 50 evaluations."""
@@ -87,4 +87,14 @@ def test_melting_first_leaves_the_crystal():
 def test_disagreement_needs_an_ensemble(n_models):
     """One model is of one opinion."""
     with pytest.raises(exploration.InputError, match="at least two models"):
-        exploration.judged([None] * n_models, [])
+        exploration.disagreement(np.zeros((n_models, 2, 3)), np.zeros(2, dtype=int))
+
+
+def test_disagreement_and_largest_force_by_hand():
+    """Two forces that differ by 2 x scatter by x; the worst atom of a frame counts."""
+    forces = np.zeros((2, 3, 3))
+    forces[0, :, 1] = [3.0, 4.0, 5.0]
+    forces[1, :, 1] = [3.0, 3.0, 4.8]
+    frame_index = np.array([0, 0, 1])
+    np.testing.assert_allclose(exploration.disagreement(forces, frame_index), [0.5, 0.1])
+    np.testing.assert_allclose(exploration.largest_force(forces[0], frame_index), [4.0, 5.0])

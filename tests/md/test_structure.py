@@ -24,7 +24,7 @@ SHORT = StructureProtocol(
 
 def g_of(height: float, n_pieces: int = 2) -> xr.Dataset:
     """A liquid with g = height everywhere, whose pieces lie 0.1 above and below."""
-    flat = xr.DataArray(np.full(160, height), {"r": rdf.centres(8.0, 160)}, ("r",))
+    flat = xr.DataArray(np.full(160, height), {"r": rdf.centers(8.0, 160)}, ("r",))
     around = 0.1 * (-1.0) ** np.arange(n_pieces)
     pieces = flat + xr.DataArray(around, dims="piece")
     scalars = {"temperature": 1200.0, "diffusion": 9e-4, "is_liquid": 1.0}
@@ -103,7 +103,7 @@ def test_liquids_of_models(classical, monkeypatch):
     assert compared.rdf_floor > 0
 
 
-def test_explosion_is_a_property_of_the_model(classical, monkeypatch):
+def test_explosion_is_a_property_of_the_model():
     """A model that cannot hold the liquid together gives NaN and a reason, not an error."""
 
     class Repulsive(EMT):
@@ -111,8 +111,7 @@ def test_explosion_is_a_property_of_the_model(classical, monkeypatch):
             super().calculate(*args)
             self.results["forces"] = -50 * self.results["forces"]
 
-    monkeypatch.setattr(type(classical), "calculator", lambda self, **options: Repulsive())
-    found = structure.liquid_structure(classical, liquid.liquid_aluminium(2, 0), SHORT)
+    found = structure.liquid_structure(Repulsive(), liquid.liquid_aluminum(2, 0), SHORT)
     assert found.g.isnull().all()
     assert np.isnan(found.is_liquid)
     assert "step" in found.attrs["failure"]
@@ -122,3 +121,21 @@ def test_protocol_needs_samples():
     """Pieces of less than two samples are refused."""
     with pytest.raises(InputError, match="too few for 4 pieces"):
         StructureProtocol(n_steps=100, sample_every=20)
+
+
+def test_experiment_is_no_yardstick_for_other_materials():
+    """Without it, the errors against teachers are what they were, and no experiment is stored."""
+    flat = xr.DataArray(np.ones(160), {"r": rdf.centers(8.0, 160)}, ("r",))
+    pieces = flat + xr.DataArray([0.1, -0.1], dims="piece")
+    labels = {"role": ["teacher", "student"], "architecture": ["4-5-1"], "seed": [0]}
+    ds = xr.Dataset({"g": flat, "g_piece": pieces, "temperature": 300.0}).expand_dims(labels)
+    ds = ds.assign_coords(n_parameters=("architecture", [10]))
+    protocol = structure.StructureProtocol(n_pieces=2)
+    with_it, without = (structure.compare(ds, protocol, flag) for flag in (True, False))
+    xr.testing.assert_equal(with_it.rdf_error, without.rdf_error)
+    assert with_it.rdf_error_experiment.notnull().all()
+    assert without.rdf_error_experiment.isnull().all()
+    assert "g_experiment" in with_it
+    assert "g_experiment" not in without
+    assert not [name for name in without.attrs if "experiment" in name]
+    schema.validate(schema.describe(without, "rdf"), "rdf")

@@ -143,3 +143,14 @@ def test_energies_above_the_mean_of_a_species_are_compared(teacher, frames):
     ds = student_parity(teacher, frames)
     np.testing.assert_allclose(_difference(ds, "atomic"), 0, atol=DOUBLE)
     assert float(ds.reference_atomic.mean()) == pytest.approx(0, abs=DOUBLE)
+
+
+def test_coordination_of_close_packing_is_twelve_in_any_material(emt_frames):
+    """The first shell follows from the distances of nearest neighbors; aluminum keeps 3.9."""
+    assert accuracy.first_shell_of(emt_frames) == accuracy.FIRST_SHELL
+    copper = bulk("Cu", a=3.6, cubic=True)
+    for a in (3.7, 3.8, 3.9, 4.0, 4.1):
+        alloy = bulk("Cu", a=a, cubic=True)
+        alloy.symbols[:2] = "Au"
+        radius = accuracy.first_shell_of([alloy, copper, alloy])
+        assert set(accuracy._coordination(alloy, radius)) == {12}

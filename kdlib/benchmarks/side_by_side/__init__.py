@@ -1,9 +1,9 @@
 """Side by side: stock hippynn, both backends of our calculator, LAMMPS, on the same liquid.
 
-Every measurement has a process of its own, one after the other. NVE of liquid aluminium by
-velocity Verlet with all cores, in blocks of steps, neighbour lists rebuilt as they fall; peak
-memory per atom as in :mod:`kdlib.benchmarks.memory`; training time per epoch on one thread, as in a
-sweep; the total energy along 10 ps of NVE on the fused kernels.
+Every measurement has a process of its own, one after the other. NVE of liquid aluminum by
+velocity Verlet with all cores, in blocks of steps, with neighbor lists rebuilt when they must be;
+peak memory per atom as in :mod:`kdlib.benchmarks.memory`; training time per epoch on one thread, as
+in a sweep; the total energy along 10 ps of NVE on the fused kernels.
 Nothing else may run on the machine meanwhile.
 
 Contestants:
@@ -37,8 +37,6 @@ from kdlib.benchmarks.side_by_side.plan import (
     FULL,
     QUICK,
     BenchProtocol,
-    TrainJob,
-    brief_training,
     empty,
 )
 from kdlib.benchmarks.side_by_side.table import table, with_ratios
@@ -81,8 +79,8 @@ def run(
         Results folder with a trained teacher and student of seed 0; without it both are trained
         for ``protocol.brief_epochs`` epochs first.
     lammps
-        Executable; by default where :func:`kdlib.benchmarks.side_by_side.lammps.find` looks. Without
-        LAMMPS its rows stay empty.
+        Executable; by default where :func:`~kdlib.benchmarks.side_by_side.lammps.find` looks.
+        Without LAMMPS its rows stay empty.
     """
     began = time.perf_counter()
     try:
@@ -102,7 +100,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         run_dirs = {name: _potential(name, Path(folder), trained, protocol) for name in IN_MD}
         version = md.side_by_side(ds, run_dirs, start, protocol, program)
-        ds = ds.merge(training.along_nve(run_dirs, start, protocol), join="outer")
+        ds = ds.merge(md.along_nve(run_dirs, start, protocol), join="outer")
     training.side_by_side(ds, MODELS, protocol)
     ds = with_ratios(ds).assign_attrs(
         n_threads=protocol.n_threads,
@@ -125,6 +123,6 @@ def _potential(label: str, folder: Path, trained: str | Path, protocol: BenchPro
         hipnn.save(sweep.load(trained, role, label, seed=0).module, run_dir)
     else:
         # As a control: there is no teacher whose labels a student could learn.
-        job = TrainJob(config, "control", "fused", 4, protocol.brief_epochs)
-        processes.call(brief_training, job, run_dir, threads=1)
+        job = training.TrainJob(config, "control", "fused", 4, protocol.brief_epochs)
+        processes.call(training.brief_training, job, run_dir, threads=1)
     return run_dir

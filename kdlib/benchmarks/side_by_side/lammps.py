@@ -79,7 +79,7 @@ class LammpsRun:
     seconds
         (component, repeat), wall time of each block of steps, s.
     builds
-        Builds of the neighbour list in all blocks.
+        Builds of the neighbor list in all blocks.
     peak
         Peak resident memory of the process, bytes.
     version
@@ -148,7 +148,7 @@ def run(
     lammps
         From :func:`find`.
     atoms
-        Aluminium with velocities, fully periodic.
+        Aluminum with velocities, fully periodic.
     n_steps
         Steps of each block.
     repeats
@@ -160,7 +160,7 @@ def run(
     timestep
         In fs.
     skin
-        Of the neighbour list, Angstrom.
+        Skin of the neighbor list, Angstrom.
     """
     settings = {
         "potential": lammps.potential,
@@ -232,14 +232,14 @@ def parse(output: str, peak: float = np.nan) -> LammpsRun:
     blocks = output.split("Loop time of ")[1:]
     if version is None or len(blocks) < 2:
         raise LammpsError("LAMMPS: the output holds no timings after the warm-up")
-    # Runs that go on without a new setup go on counting builds, too.
+    # Runs that continue without a new setup also continue to count builds.
     builds = [_number(r"^Neighbor list builds = (\d+)", block) for block in blocks]
     seconds = np.transpose([_components(block) for block in blocks[1:]])
     return LammpsRun(seconds, int(builds[-1] - builds[0]), peak, version[1])
 
 
 def _components(block: str) -> list[float]:
-    """Seconds in total, neighbour list, pair potential and the rest, of one block."""
+    """Seconds in total, neighbor list, pair potential and the rest, of one block."""
     total = _number(r"^(\S+) on ", block)
     neighbor, pair = (
         _number(rf"^{name}\s*\|[^|]*\|\s*(\S+)\s*\|", block) for name in ("Neigh", "Pair")

@@ -1,29 +1,116 @@
-"""MD of every contestant, each run in a process of its own: time per step and memory."""
+"""MD of every contestant, each run in a process of its own: time, memory, and conservation."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
+import torch
 import xarray as xr
 from ase import Atoms
 from tqdm.std import tqdm
 
-from kdlib import processes, progress
-from kdlib.benchmarks.memory import MemoryProtocol, free_memory, peak_bytes
+from kdlib import hipnn, processes, progress
+from kdlib.benchmarks import backends
+from kdlib.benchmarks.memory import MemoryProtocol, free_memory, peak, peak_bytes, reset_peak
 from kdlib.benchmarks.side_by_side import lammps
 from kdlib.benchmarks.side_by_side.lammps import Lammps, LammpsError
 from kdlib.benchmarks.side_by_side.plan import (
     CONTESTANTS,
     LAYERED,
     BenchProtocol,
-    MdJob,
-    MdResult,
-    md,
     record,
 )
-from kdlib.md import liquid
+from kdlib.benchmarks.speed import timed_blocks
+from kdlib.geometry.cells import bare
+from kdlib.hipnn.calculator import HipnnCalculator, StockCalculator
+from kdlib.md import dynamics, liquid
 from kdlib.md.dynamics import DynamicsError
 from kdlib.results.schema import COMPONENTS
+
+#: Steps of the small liquid that compile everything; TorchScript recompiles in its first calls.
+SMALL_STEPS = 10
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class MdJob:
+    """NVE of one contestant at one size."""
+
+    run_dir: Path
+    """Folder of the saved potential."""
+    backend: str
+    """A name in :data:`kdlib.benchmarks.backends.BACKENDS`."""
+    start: Atoms
+    """Small liquid that is repeated."""
+    n_atoms: int
+    """Atoms of the run."""
+    skin: float
+    """Skin of the neighbor list, Angstrom (the stock calculator applies it twice)."""
+    n_steps: int
+    """Steps of each block."""
+    repeats: int
+    """Blocks at most."""
+    warmup_steps: int
+    """Steps at this size before the clock starts; 0 times the very first call, list included."""
+    budget: float
+    """No block starts after so many seconds of blocks."""
+    temperature: float
+    """Temperature of the velocities at the start, K."""
+    timestep: float
+    """In fs."""
+
+
+@dataclass(frozen=True)
+class MdResult:
+    """What one process has measured.
+
+    Attributes
+    ----------
+    seconds
+        Seconds of each block, (component, repeat).
+    builds
+        Builds of the neighbor list in all blocks.
+    peak
+        Peak memory of the process, bytes.
+    """
+
+    seconds: np.ndarray
+    builds: int
+    peak: float
+
+
+def timed(job: MdJob) -> MdResult:
+    """Run NVE in blocks, after a short run of the small liquid has compiled and loaded all."""
+    potential = hipnn.load(job.run_dir)
+    small = liquid.enlarged(job.start, len(job.start), job.temperature)
+    small.calc = backends.contestant(potential, job.backend, "cpu", job.skin)
+    dynamics.nve(small, SMALL_STEPS, job.timestep)
+    del small
+    reset_peak(_CPU)
+    atoms = liquid.enlarged(job.start, job.n_atoms, job.temperature)
+    atoms.calc = backends.contestant(potential, job.backend, "cpu", job.skin)
+    if job.warmup_steps == 0:
+        return MdResult(_first_call(atoms), 1, peak(_CPU))
+    dynamics.nve(atoms, job.warmup_steps, job.timestep)
+    before = _builds(atoms.calc)
+    seconds = timed_blocks(atoms, job.n_steps, job.timestep, job.repeats, job.budget)
+    return MdResult(seconds, _builds(atoms.calc) - before, peak(_CPU))
+
+
+def _first_call(atoms: Atoms) -> np.ndarray:
+    """Seconds of one force call with its neighbor list, (component, 1)."""
+    started = perf_counter()
+    atoms.get_forces()
+    total = perf_counter() - started
+    timings = atoms.calc.timings
+    return np.array([[total], [timings["neighbor_list"]], [timings["model"]], [0.0]])
+
+
+def _builds(calculator: HipnnCalculator | StockCalculator) -> int:
+    if isinstance(calculator, HipnnCalculator):
+        return calculator.neighbor_list.n_builds
+    return calculator.nl.nupdates
 
 
 @dataclass
@@ -82,22 +169,17 @@ class _Bench:
         return min(skins, key=seconds) if len(skins) > 1 else skins[0]
 
     def _call(self, job: MdJob) -> MdResult:
-        return processes.call(md, job, threads=self.protocol.n_threads)
+        return processes.call(timed, job, threads=self.protocol.n_threads)
 
     def _memory(self, job: MdJob, contestant: str) -> tuple[float, float]:
         """Memory apart from the atoms, and per atom, bytes."""
         p = self.protocol
         sizes = p.layered_memory_sizes if contestant in LAYERED else p.memory_sizes
         how = MemoryProtocol(2, p.timestep, p.temperature, job.skin, "cpu")
-        # The first process compiles what is not in the cache, and its memory shows it.
+        # The first process compiles what is not in the cache, which its memory shows: left out.
         sizes = (min(sizes), *sizes)
-        bare = Atoms(self.start.numbers, self.start.positions, cell=self.start.cell, pbc=True)
-        peaks = [
-            processes.call(
-                peak_bytes, job.run_dir, job.backend, bare, [n], how, threads=p.n_threads
-            )[0]
-            for n in sizes
-        ]
+        run = job.run_dir, job.backend, bare(self.start)
+        peaks = [processes.call(peak_bytes, *run, [n], how, threads=p.n_threads)[0] for n in sizes]
         slope, fixed = np.polyfit(sizes[1:], peaks[1:], 1)
         return fixed, slope
 
@@ -147,7 +229,7 @@ class _Bench:
         self.ds["skin"].loc[everywhere] = p.lammps_skin
 
         def run(n: int, n_steps: int, repeats: int) -> lammps.LammpsRun:
-            atoms = liquid.tile(self.start, n, p.temperature, seed=0)
+            atoms = liquid.enlarged(self.start, n, p.temperature)
             return lammps.run(
                 program, atoms, n_steps, repeats, p.warmup_steps, p.n_threads, p.timestep,
                 p.lammps_skin,
@@ -199,3 +281,67 @@ def side_by_side(
         for label, run_dir in run_dirs.items():
             bench.architecture(label, run_dir)
     return version
+
+
+@dataclass(frozen=True)
+class NveJob:
+    """NVE of one potential, after some time in a thermostat."""
+
+    run_dir: Path
+    """Folder of the saved potential."""
+    start: Atoms
+    """Small liquid."""
+    rest_steps: int
+    """Steps of Langevin dynamics first: the liquid comes from another potential."""
+    n_steps: int
+    """Steps of NVE."""
+    temperature: float
+    """Temperature of the thermostat, K."""
+    timestep: float
+    """In fs."""
+
+
+def nve(job: NveJob) -> xr.Dataset:
+    """:func:`kdlib.md.dynamics.conservation` of the small liquid, on the fused kernels."""
+    atoms = liquid.enlarged(job.start, len(job.start), job.temperature)
+    atoms.calc = hipnn.load(job.run_dir).calculator(device="cpu", backend="fused")
+    dynamics.nvt(
+        atoms, job.temperature, job.rest_steps, job.timestep, thermostat="langevin", relaxation=100
+    )
+    return dynamics.conservation(atoms, job.n_steps, job.timestep, n_samples=1000)
+
+
+def along_nve(
+    run_dirs: dict[str, Path],
+    start: Atoms,
+    protocol: BenchProtocol,
+) -> xr.Dataset:
+    """Change of the total energy with time, and its drift, of every potential.
+
+    Parameters
+    ----------
+    run_dirs
+        Architecture -> folder of a saved potential.
+    start
+        Small equilibrated liquid.
+    protocol
+        Lengths and temperature of the runs.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``total_energy(architecture, time)``, eV/atom, from its first value on, and
+        ``energy_drift(architecture)``, eV/atom/ps.
+    """
+    p, found = protocol, {}
+    with progress.bar(total=len(run_dirs), desc="energy conservation", unit="run") as bar:
+        for label, run_dir in run_dirs.items():
+            bar.set_description_str(f"{label}, NVE of {len(start)} atoms")
+            job = NveJob(run_dir, start, p.rest_steps, p.nve_steps, p.temperature, p.timestep)
+            ds = processes.call(nve, job, threads=p.n_threads)
+            kept = ds[["energy_change", "energy_drift"]]
+            found[label] = kept.rename(energy_change="total_energy")
+            progress.line(f"{label}: {float(ds.energy_drift):.2g} eV/atom/ps")
+            bar.update()
+    architecture = xr.Variable("architecture", list(found))
+    return xr.concat(found.values(), architecture, combine_attrs="override")

@@ -1,28 +1,16 @@
-"""What the side-by-side benchmark measures, and the Dataset that it fills.
-
-What one process of the side-by-side benchmark does: an MD run, or some epochs of training.
-"""
+"""What the side-by-side benchmark measures, and the Dataset that it fills."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from time import perf_counter
 
 import numpy as np
-import torch
 import xarray as xr
-from ase import Atoms
 
-from kdlib import datasets, hipnn, processes
-from kdlib.benchmarks.backends import contestant
-from kdlib.benchmarks.memory import MIN_SIZES, peak, reset_peak
+from kdlib import processes
+from kdlib.benchmarks.memory import MIN_SIZES
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
-from kdlib.hipnn.calculator import HipnnCalculator, StockCalculator
-from kdlib.md import dynamics, liquid
 from kdlib.results.schema import COMPONENTS
-from kdlib.training import roles
-from kdlib.training.loop import Loop, TrainingConfig
 
 CONTESTANTS = ("stock", "stock_best", "hippynn", "fused", "lammps")
 #: Those that run hippynn's layers, in tensors of pairs times sensitivities.
@@ -48,11 +36,11 @@ class BenchProtocol:
     memory_share: float = 0.8
     """A run expected to need more of the free memory than this is extrapolated."""
     skin: float = 1.0
-    """Of our calculator's neighbour list, and hippynn's default for its own, Angstrom."""
+    """Skin of our calculator's neighbor list, and hippynn's default for its own, Angstrom."""
     stock_skins: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     """Among which the best skin of the stock calculator is looked for, at the smallest size."""
     lammps_skin: float = 1.0
-    """Of LAMMPS, Angstrom."""
+    """Skin of LAMMPS, Angstrom."""
     n_cells: int = 5
     """Cubic cells of four atoms along each axis of the small liquid."""
     melt_steps: int = 250
@@ -60,11 +48,11 @@ class BenchProtocol:
     brief_epochs: int = 60
     """Epochs of training when there are no trained potentials."""
     temperature: float = 1200.0
-    """Of the velocities at the start, K."""
+    """Temperature of the velocities at the start, K."""
     timestep: float = 1.0
     """In fs."""
     threads: int = 0
-    """Of each MD run; 0 for all cores."""
+    """Threads of each MD run; 0 for all cores."""
     memory_sizes: tuple[int, ...] = (48000, 96000, 192000)
     """Atoms at which peak memory is read; its slope is the memory per atom."""
     layered_memory_sizes: tuple[int, ...] = (1000, 2000, 4000)
@@ -162,7 +150,7 @@ def record(
     seconds
         (component, repeat), s; fewer blocks than the Dataset has leave NaN.
     builds
-        Builds of the neighbour list in all blocks.
+        Builds of the neighbor list in all blocks.
     n_steps
         Steps of each block.
     """
@@ -172,134 +160,3 @@ def record(
     ds["step_time"].loc[where] = times
     ds["n_builds"].loc[where] = 100 * builds / (blocks * n_steps)
     ds["status"].loc[where] = "measured"
-
-
-#: Steps of the small liquid that compile everything; TorchScript recompiles in its first calls.
-SMALL_STEPS = 10
-_CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class MdJob:
-    """NVE of one contestant at one size."""
-
-    run_dir: Path
-    """Folder of the saved potential."""
-    backend: str
-    """A name in :data:`kdlib.benchmarks.backends.BACKENDS`."""
-    start: Atoms
-    """Small liquid that is repeated."""
-    n_atoms: int
-    """Atoms of the run."""
-    skin: float
-    """Of the neighbour list, Angstrom (the stock calculator applies it twice)."""
-    n_steps: int
-    """Steps of each block."""
-    repeats: int
-    """Blocks at most."""
-    warmup_steps: int
-    """Steps at this size before the clock starts; 0 times the very first call, list included."""
-    budget: float
-    """No block starts after so many seconds of blocks."""
-    temperature: float
-    """Of the velocities at the start, K."""
-    timestep: float
-    """In fs."""
-
-
-@dataclass(frozen=True)
-class MdResult:
-    """What was measured.
-
-    Attributes
-    ----------
-    seconds
-        (component, repeat) of each block.
-    builds
-        Builds of the neighbour list in all blocks.
-    peak
-        Peak memory of the process, bytes.
-    """
-
-    seconds: np.ndarray
-    builds: int
-    peak: float
-
-
-def md(job: MdJob) -> MdResult:
-    """Run NVE in blocks, after a short run of the small liquid has compiled and loaded all."""
-    potential = hipnn.load(job.run_dir)
-    small = liquid.tile(job.start, len(job.start), job.temperature, seed=0)
-    small.calc = contestant(potential, job.backend, "cpu", job.skin)
-    dynamics.nve(small, SMALL_STEPS, job.timestep)
-    del small
-    reset_peak(_CPU)
-    atoms = liquid.tile(job.start, job.n_atoms, job.temperature, seed=0)
-    atoms.calc = contestant(potential, job.backend, "cpu", job.skin)
-    if job.warmup_steps == 0:
-        return MdResult(_first_call(atoms), 1, peak(_CPU))
-    dynamics.nve(atoms, job.warmup_steps, job.timestep)
-    before, blocks = _builds(atoms.calc), []
-    while len(blocks) < job.repeats and np.sum(blocks, axis=0, initial=0.0).max() < job.budget:
-        blocks.append(dynamics.nve(atoms, job.n_steps, job.timestep).seconds.values)
-    return MdResult(np.transpose(blocks), _builds(atoms.calc) - before, peak(_CPU))
-
-
-def _first_call(atoms: Atoms) -> np.ndarray:
-    """Seconds of one force call with its neighbour list, (component, 1)."""
-    started = perf_counter()
-    atoms.get_forces()
-    total = perf_counter() - started
-    timings = atoms.calc.timings
-    return np.array([[total], [timings["neighbor_list"]], [timings["model"]], [0.0]])
-
-
-def _builds(calculator: HipnnCalculator | StockCalculator) -> int:
-    if isinstance(calculator, HipnnCalculator):
-        return calculator.neighbor_list.n_builds
-    return calculator.nl.nupdates
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """Epochs of one model on the embedded data."""
-
-    config: HipnnConfig
-    """Architecture."""
-    role: str
-    """In :data:`kdlib.training.roles.ROLES`; decides which terms the loss has."""
-    backend: str
-    """``"hippynn"`` (stock layers) or ``"fused"``."""
-    batch_size: int
-    """Frames per optimizer step."""
-    n_epochs: int
-    """Epochs; a first one is run and discarded in addition."""
-    dataset: str = "al-pbe"
-    """Name or path of the reference data."""
-
-
-def epochs(job: TrainJob) -> np.ndarray:
-    """Seconds of every epoch (training pass and validation) after the first."""
-    loop = _loop(job)
-    for _ in range(job.n_epochs + 1):
-        loop.run_epoch()
-    return np.diff([row["seconds"] for row in loop.rows])
-
-
-def brief_training(job: TrainJob, run_dir: Path) -> None:
-    """Save a potential that has seen a few epochs: no good model, but one whose liquid holds."""
-    loop = _loop(job)
-    for _ in range(job.n_epochs):
-        loop.run_epoch()
-    hipnn.save(loop.best_module(), run_dir)
-
-
-def _loop(job: TrainJob) -> Loop:
-    frames = datasets.load(job.dataset)
-    role = roles.role(job.role)
-    if role.learns_from_teacher:  # any atomic energies cost the same
-        frames = datasets.with_energies(frames, [np.zeros(len(atoms)) for atoms in frames])
-    total = job.n_epochs + 1
-    settings = TrainingConfig(batch_size=job.batch_size, max_epochs=total, backend=job.backend)
-    split = datasets.split(frames)
-    return Loop(job.config, settings, role.schedule(total), frames, split)

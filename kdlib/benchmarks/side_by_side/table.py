@@ -14,11 +14,11 @@ MEANING = {
     "batch_size": ("1", "frames per optimizer step"),
     "epoch": ("1", "timed epoch"),
     "step_time": ("us/atom/step", "time per MD step per atom"),
-    "n_builds": ("1", "builds of the neighbour list in 100 steps"),
-    "skin": ("Angstrom", "skin of the neighbour list as the contestant counts it"),
+    "n_builds": ("1", "builds of the neighbor list in 100 steps"),
+    "skin": ("Angstrom", "skin of the neighbor list as the contestant counts it"),
     "memory_per_atom": ("kB/atom", "peak memory per atom"),
     "first_call_n_atoms": ("1", "atoms of the single call beyond the largest run"),
-    "first_call_time": ("us/atom", "time of a single force call, neighbour list not counted"),
+    "first_call_time": ("us/atom", "time of a single force call, neighbor list not counted"),
     "epoch_time": ("s", "time of a training epoch"),
     "time": ("fs", "simulated time"),
     "total_energy": ("eV/atom", "change of the total energy"),
@@ -96,7 +96,7 @@ def _about(ds: xr.Dataset) -> str:
 
 def _dynamics(ds: xr.Dataset, label: str) -> list[str]:
     rows = [
-        f"{label}: molecular dynamics, NVE of liquid aluminium",
+        f"{label}: molecular dynamics, NVE of liquid aluminum",
         f"{'':<26}{'atoms':>7}{'us/atom/step':>14}{'quartiles':>17}{'faster':>9}"
         f"{'than best':>11}{'kB/atom':>9}{'less':>8}{'skin':>6}",
     ]
@@ -107,7 +107,7 @@ def _dynamics(ds: xr.Dataset, label: str) -> list[str]:
         if np.isfinite(one.first_call_time):
             rows.append(
                 f"{'':<26}{int(one.first_call_n_atoms):>7}{float(one.first_call_time):>14.3g}"
-                "  one call, without its neighbour list"
+                "  one call, without its neighbor list"
             )
     return rows
 

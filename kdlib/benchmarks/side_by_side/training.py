@@ -1,18 +1,61 @@
-"""Training time per epoch: hippynn's layers against our kernels, on one thread.
-
-Energy conservation of the fused kernels: the total energy along NVE of the small liquid.
-"""
+"""Training time per epoch: hippynn's layers against our kernels, on one thread."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
-from ase import Atoms
 
-from kdlib import hipnn, processes, progress
-from kdlib.benchmarks.side_by_side.plan import BenchProtocol, TrainJob, epochs
+from kdlib import datasets, hipnn, processes, progress
+from kdlib.benchmarks.side_by_side.plan import BenchProtocol
 from kdlib.hipnn import HipnnConfig
-from kdlib.md import dynamics, liquid
+from kdlib.training import roles
+from kdlib.training.loop import Loop, TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Epochs of one model on the embedded data."""
+
+    config: HipnnConfig
+    """Architecture."""
+    role: str
+    """In :data:`kdlib.training.roles.ROLES`; decides which terms the loss has."""
+    backend: str
+    """``"hippynn"`` (stock layers) or ``"fused"``."""
+    batch_size: int
+    """Frames per optimizer step."""
+    n_epochs: int
+    """Epochs; a first one is run and discarded in addition."""
+    dataset: str = "al-pbe"
+    """Name or path of the reference data."""
+
+
+def epochs(job: TrainJob) -> np.ndarray:
+    """Seconds of every epoch (training pass and validation) after the first."""
+    loop = _loop(job)
+    for _ in range(job.n_epochs + 1):
+        loop.run_epoch()
+    return np.diff([row["seconds"] for row in loop.rows])
+
+
+def brief_training(job: TrainJob, run_dir: Path) -> None:
+    """Save a potential that has seen a few epochs: no good model, but one whose liquid holds."""
+    loop = _loop(job)
+    for _ in range(job.n_epochs):
+        loop.run_epoch()
+    hipnn.save(loop.best_module(), run_dir)
+
+
+def _loop(job: TrainJob) -> Loop:
+    frames = datasets.load(job.dataset)
+    role = roles.role(job.role)
+    if role.learns_from_teacher:  # any atomic energies cost the same
+        frames = datasets.with_energies(frames, [np.zeros(len(atoms)) for atoms in frames])
+    total = job.n_epochs + 1
+    settings = TrainingConfig(batch_size=job.batch_size, max_epochs=total, backend=job.backend)
+    split = datasets.split(frames)
+    return Loop(job.config, settings, role.schedule(total), frames, split)
 
 
 def side_by_side(
@@ -25,11 +68,11 @@ def side_by_side(
     Parameters
     ----------
     ds
-        From :func:`empty`; changed in place.
+        From :func:`~kdlib.benchmarks.side_by_side.plan.empty`; changed in place.
     configs
         Architecture -> configuration and role.
     protocol
-        What is run.
+        Sizes of the batches and number of epochs.
     """
     runs = [
         (label, backend, size)
@@ -46,67 +89,3 @@ def side_by_side(
             seconds = float(ds.epoch_time.sel(where).median())
             progress.line(f"{label} {backend}, batches of {size}: {seconds:.3g} s per epoch")
             bar.update()
-
-
-@dataclass(frozen=True)
-class NveJob:
-    """NVE of one potential, after some time in a thermostat."""
-
-    run_dir: Path
-    """Folder of the saved potential."""
-    start: Atoms
-    """Small liquid."""
-    rest_steps: int
-    """Steps of Langevin dynamics first: the liquid comes from another potential."""
-    n_steps: int
-    """Steps of NVE."""
-    temperature: float
-    """Of the thermostat, K."""
-    timestep: float
-    """In fs."""
-
-
-def nve(job: NveJob) -> xr.Dataset:
-    """Series of :func:`kdlib.md.dynamics.nve`, on the fused kernels."""
-    atoms = liquid.tile(job.start, len(job.start), job.temperature, seed=0)
-    atoms.calc = hipnn.load(job.run_dir).calculator(device="cpu", backend="fused")
-    dynamics.nvt(
-        atoms, job.temperature, job.rest_steps, job.timestep, thermostat="langevin", relaxation=100
-    )
-    return dynamics.nve(atoms, job.n_steps, job.timestep, sample_every=job.n_steps // 1000 or 1)
-
-
-def along_nve(
-    run_dirs: dict[str, Path],
-    start: Atoms,
-    protocol: BenchProtocol,
-) -> xr.Dataset:
-    """Change of the total energy with time, and its drift, of every potential.
-
-    Parameters
-    ----------
-    run_dirs
-        Architecture -> folder of a saved potential.
-    start
-        Small equilibrated liquid.
-    protocol
-        What is run.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``total_energy(architecture, time)``, eV/atom, from its first value on, and
-        ``energy_drift(architecture)``, eV/atom/ps.
-    """
-    p, found = protocol, {}
-    with progress.bar(total=len(run_dirs), desc="energy conservation", unit="run") as bar:
-        for label, run_dir in run_dirs.items():
-            bar.set_description_str(f"{label}, NVE of {len(start)} atoms")
-            job = NveJob(run_dir, start, p.rest_steps, p.nve_steps, p.temperature, p.timestep)
-            ds = processes.call(nve, job, threads=p.n_threads)
-            energy = (ds.total_energy - ds.total_energy[0]).assign_attrs(ds.total_energy.attrs)
-            found[label] = xr.Dataset({"total_energy": energy, "energy_drift": ds.energy_drift})
-            progress.line(f"{label}: {float(ds.energy_drift):.2g} eV/atom/ps")
-            bar.update()
-    architecture = xr.Variable("architecture", list(found))
-    return xr.concat(found.values(), architecture, combine_attrs="override")

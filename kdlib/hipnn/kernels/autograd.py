@@ -39,27 +39,18 @@ from kdlib.hipnn.kernels.threads import torch_threads
 
 @dataclass(frozen=True)
 class PairGraph:
-    """Who neighbours whom: all that does not change when the atoms move a little.
-
-    Attributes
-    ----------
-    row
-        Pairs of atom i are ``row[i]:row[i + 1]``, (n_atoms + 1,) int64.
-    second
-        Neighbour of each pair, (n_pairs,) int64.
-    species
-        Species channel of each atom, (n_atoms,) int64.
-    n_species
-        Number of channels.
-    cutoff
-        Hard cutoff, Angstrom.
-    """
+    """Who neighbours whom: all that does not change when the atoms move a little."""
 
     row: np.ndarray
+    """Pairs of atom i are ``row[i]:row[i + 1]``, (n_atoms + 1,) int64."""
     second: np.ndarray
+    """Neighbour of each pair, (n_pairs,) int64."""
     species: np.ndarray
+    """Species channel of each atom, (n_atoms,) int64."""
     n_species: int
+    """Number of channels."""
     cutoff: float
+    """Hard cutoff, Angstrom."""
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,6 @@ class ForceField:
 
         Parameters
         ----------
-        atoms
-            Configuration.
         neighbor_list
             Brought up to date with ``atoms``.
         properties

@@ -9,27 +9,18 @@ from kdlib._numba import compiled
 
 @dataclass(frozen=True)
 class NeighborTable:
-    """Every neighbour of every atom, ghosts included.
-
-    Attributes
-    ----------
-    row
-        Neighbours of atom i are ``index[row[i]:row[i + 1]]``, (n_atoms + 1,) int64.
-    index
-        Atoms (below n_atoms) and ghosts (from n_atoms on), int32.
-    owner
-        Atom that a ghost is an image of, (n_ghosts,) int32.
-    shift
-        Cell vectors between a ghost and its wrapped owner, (n_ghosts, 3) int32.
-    wrap
-        Cell vectors to be *subtracted* from an atom's position to wrap it, (n_atoms, 3) int32.
-    """
+    """Every neighbour of every atom, ghosts included."""
 
     row: np.ndarray
+    """Neighbours of atom i are ``index[row[i]:row[i + 1]]``, (n_atoms + 1,) int64."""
     index: np.ndarray
+    """Atoms (below n_atoms) and ghosts (from n_atoms on), int32."""
     owner: np.ndarray
+    """Atom that a ghost is an image of, (n_ghosts,) int32."""
     shift: np.ndarray
+    """Cell vectors between a ghost and its wrapped owner, (n_ghosts, 3) int32."""
     wrap: np.ndarray
+    """Cell vectors to be *subtracted* from an atom's position to wrap it, (n_atoms, 3) int32."""
 
     def __len__(self) -> int:
         return len(self.index)

