@@ -1,9 +1,9 @@
-"""The DFT data that ship as ``al-pbe``: how they are sampled, labelled, extended and checked.
+"""The DFT data that ship as ``al-pbe``: how they are sampled, labeled, extended and checked.
 
 - :mod:`~al_pbe.sampling` draws configuration k, by classical MD, from k alone;
-- :mod:`~al_pbe.labeling` gives it PBE energy and forces by GPAW (extra ``dft``);
-- :mod:`~al_pbe.campaign` does so for many frames, one file each, and can be stopped;
-- :mod:`~al_pbe.active` lets an ensemble of students look for what it does not know.
+- :mod:`~al_pbe.labeling` adds PBE energies and forces by GPAW (extra ``dft``);
+- :mod:`~al_pbe.campaign` labels many frames, one file each, and can be resumed;
+- :mod:`~al_pbe.active` finds frames on which an ensemble of models disagrees.
 
-Nothing else in the package needs DFT: what it made is part of the package.
+kdlib itself needs no DFT: it ships the labels.
 """

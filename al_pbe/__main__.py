@@ -11,7 +11,7 @@ from kdlib.errors import InputError
 from kdlib.pipeline.profile import Profile
 
 BAD_INPUT = 2
-"""Exit code when the user has to change something; argparse uses it, too."""
+"""Exit code for an error that the user can fix; the same as argparse's."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def label(options: argparse.Namespace) -> int:
-    """Label frames that do not exist yet, by DFT."""
+    """Label missing frames by DFT."""
     labeling.require()
     numbers = [k for part in options.frames for k in part]
     written = campaign.run(numbers, options.out)
@@ -35,13 +35,13 @@ def label(options: argparse.Namespace) -> int:
 
 
 def notebook(options: argparse.Namespace) -> int:
-    """Execute the notebook of the reference data; its figure goes to the results folder."""
+    """Execute the notebook on the reference data."""
     here = Path(__file__).parent
     # The kernel works in the results folder, and this package is not installed.
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
-    # Always anew: a step's record knows the modules of kdlib, not those of this package.
+    # A step's record covers the modules of kdlib but not those of al_pbe, so always rerun.
     pipeline.run(Profile("al_pbe"), options.results, notebooks=here, force=True)
     sys.stdout.write(f"executed in {options.results / 'notebooks'}\n")
     return 0
@@ -62,7 +62,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _range(text: str) -> range:
-    """Read a range of frames."""
     first, _, stop = text.partition(":")
     if not (first.isdecimal() and (stop or first).isdecimal()):
         raise argparse.ArgumentTypeError(f"'{text}' is not a range like 4000:4030")

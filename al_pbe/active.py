@@ -1,9 +1,9 @@
 """Active learning: configurations on which an ensemble of models disagrees.
 
-Each trajectory j of a round has its own temperature, density and start (crystal or melt), drawn
-from the round and j. Its MD is driven by one of the models; the others say along the way what they
-would have done (:mod:`kdlib.md.exploration`). The most disputed configuration of each trajectory is
-a candidate if it is still physical: no pair too close, no force beyond reason.
+Trajectory j of a round has its own temperature, density and start (crystal or melt), drawn from the
+round's number and j. One model drives its MD, and the disagreement of all of them is evaluated
+along the way (:mod:`kdlib.md.exploration`). Each trajectory's most disputed configuration that is
+still physical (no pair too close, no excessive force) is a candidate.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,63 +20,55 @@ from al_pbe.campaign import CLOSEST_PAIR
 from al_pbe.labeling import label
 from al_pbe.sampling import ACTIVE
 from kdlib import hipnn, progress, units
+from kdlib.errors import InputError
 from kdlib.hipnn import Potential
 from kdlib.md.exploration import Excursion, Trajectory, disagreement, follow, largest_force
 
-#: Frame numbers of one round.
+#: Frame numbers reserved for each round.
 PER_ROUND = 1000
 
 
 @dataclass(frozen=True)
 class Exploration:
-    """What the trajectories of a round are like."""
+    """Settings of the trajectories of a round."""
 
     temperatures: tuple[float, float] = (300.0, 3000.0)
-    """Range of the thermostat, K."""
+    """Range, K."""
     densities: tuple[float, float] = (2.0, 3.2)
     """Range, g/cm3."""
     melting: float = 900.0
-    """Hotter than this (K), every other trajectory starts from a melt."""
+    """Above this temperature (K), every other trajectory starts from a melt."""
     hot: float = 4000.0
     """Temperature of the melt, K."""
     n_cells: int = 2
     """Cubic fcc cells along each axis."""
     melt_steps: int = 300
-    """Steps of the melt."""
     n_steps: int = 1500
-    """Steps that are watched."""
+    """Steps after the melt, from which frames are selected."""
     timestep: float = 2.0
-    """In fs."""
+    """Unit: fs."""
     sample_every: int = 25
-    """Steps between configurations that are judged."""
+    """Steps between evaluated configurations."""
     largest_force: float = 40.0
-    """A configuration on which a model finds a larger one (eV/Angstrom) is not physical."""
+    """A configuration with a larger predicted force (eV/Angstrom) counts as unphysical."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The most disputed physical configuration of a trajectory.
-
-    Attributes
-    ----------
-    atoms
-        With ``info`` that says where it comes from.
-    disagreement
-        eV/Angstrom.
-    median
-        Median disagreement along the trajectory, eV/Angstrom.
-    survived
-        Share of the trajectory before a pair came too close or the run exploded.
-    """
+    """The most disputed physical configuration of a trajectory."""
 
     atoms: Atoms
+    """Configuration; its ``info`` says where it comes from."""
     disagreement: float
+    """Unit: eV/Angstrom."""
     median: float
+    """Median disagreement along the trajectory, eV/Angstrom."""
     survived: float
+    """Share of the trajectory before it became unphysical."""
 
 
 def start(number: int, j: int, protocol: Exploration) -> tuple[Atoms, float, bool]:
-    """Crystal, temperature (K) and whether it is molten first, of a trajectory."""
+    """Initial crystal of a trajectory, its temperature (K), and whether it is melted first."""
     p, rng = protocol, np.random.default_rng([number, j])
     temperature = rng.uniform(*p.temperatures)
     density = rng.uniform(*p.densities)
@@ -95,18 +87,9 @@ def explore(
     j: int,
     protocol: Exploration = Exploration(),
 ) -> Candidate | None:
-    """Run trajectory j of a round; None when nothing physical came of it.
+    """Run trajectory j of a round (from 1); None when it has no physical frame.
 
-    Parameters
-    ----------
-    potentials
-        Ensemble; number j modulo its size drives.
-    number
-        Of the round, from 1.
-    j
-        Of the trajectory.
-    protocol
-        What is run.
+    Model j modulo the size of the ensemble drives the MD.
     """
     p = protocol
     atoms, temperature, molten = start(number, j, p)
@@ -133,6 +116,7 @@ def _most_disputed(
     forces, frame_index = hipnn.ensemble_forces(potentials, path.frames)
     disputed = disagreement(forces, frame_index)
     largest = largest_force(forces[0], frame_index)
+    # Models disagree most on collapsed frames, but DFT labels of those would teach nothing of use.
     physical = np.flatnonzero(largest < p.largest_force)
     if not len(physical):
         return None
@@ -157,24 +141,26 @@ def round_of(
 
     Parameters
     ----------
-    potentials
-        Ensemble.
     number
-        Of the round, from 1; with the index of the trajectory it fixes the random numbers.
-    n_trajectories
-        How many are run.
+        Number of the round, from 1; with the index of a trajectory it fixes the random numbers.
     n_chosen
-        How many configurations are to be labelled.
-    protocol
-        What is run.
+        Number of configurations to label.
 
     Returns
     -------
     list[Atoms]
-        To be labelled; ``info["frame"]`` is 6000 + 1000 (round - 1) + trajectory.
-    xarray.Dataset
+        Frames to label; ``info["frame"]`` is 6000 + 1000 (round - 1) + trajectory.
+    xr.Dataset
         ``disagreement``, ``median_disagreement`` (eV/Angstrom), ``survived`` over ``trajectory``.
+
+    Raises
+    ------
+    InputError
+        More trajectories than a round has numbers of frames.
     """
+    if n_trajectories > PER_ROUND:
+        raise InputError(f"active learning: {n_trajectories} trajectories, but a round has numbers "
+                         f"for {PER_ROUND} frames")  # fmt: skip
     found: dict[int, Candidate] = {}
     with progress.bar(total=n_trajectories, desc="exploring", unit="trajectory") as bar:
         for j in range(n_trajectories):
@@ -200,18 +186,8 @@ def round_of(
 def label_round(
     chosen: Sequence[Atoms],
     folder: Path,
-    labeller: Callable[[Atoms], Atoms] = label,
+    labeler: Callable[[Atoms], Atoms] = label,
 ) -> list[Path]:
-    """Label what a round has chosen; can be stopped and goes on.
-
-    Parameters
-    ----------
-    chosen
-        From :func:`round_of`.
-    folder
-        Where labelled frames lie.
-    labeller
-        Adds energy and forces.
-    """
+    """Label the frames that :func:`round_of` chose; a repeated call resumes."""
     by_index = {int(atoms.info["frame"]): atoms for atoms in chosen}
-    return campaign.run(sorted(by_index), folder, by_index.__getitem__, labeller)
+    return campaign.run(sorted(by_index), folder, by_index.__getitem__, labeler)

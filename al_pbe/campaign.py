@@ -1,6 +1,6 @@
-"""Labelling of many frames: one file each, so that it can be stopped and go on at any time.
+"""Labeling of many frames, one file each, so that a stopped run can be resumed.
 
-Several of these may run side by side on one folder: each claims a frame before it starts.
+Several processes may share a folder: each claims a frame before it starts.
 """
 
 import os
@@ -20,7 +20,7 @@ from kdlib import datasets, progress
 from kdlib.files import replacing
 from kdlib.geometry.cells import closest_pair
 
-#: Configurations with closer pairs (Angstrom) are left out: PAW spheres would overlap too much.
+#: Configurations with closer pairs (Angstrom) are skipped: PAW spheres would overlap too much.
 CLOSEST_PAIR = 1.7
 
 
@@ -33,7 +33,7 @@ def run(
     wanted: Iterable[int],
     folder: Path,
     sample: Callable[[int], Atoms] = configuration,
-    labeller: Callable[[Atoms], Atoms] = label,
+    labeler: Callable[[Atoms], Atoms] = label,
 ) -> list[Path]:
     """Label the frames that neither the folder nor the shipped dataset holds.
 
@@ -41,12 +41,8 @@ def run(
     ----------
     wanted
         Indices of frames.
-    folder
-        Where the files lie.
-    sample
-        Configuration of an index.
-    labeller
-        Adds energy and forces. An error of one frame is reported and leaves that frame out.
+    labeler
+        Adds energy and forces. A frame on which it fails is reported and skipped.
 
     Returns
     -------
@@ -62,7 +58,7 @@ def run(
             with _claimed(folder, k) as mine:
                 if mine and not frame_path(folder, k).exists():
                     bar.set_description_str(f"frame {k}")
-                    path, said = _label_one(k, folder, sample, labeller)
+                    path, said = _label_one(k, folder, sample, labeler)
                     progress.line(said)
                     written += [path] if path else []
             bar.update()
@@ -70,13 +66,7 @@ def run(
 
 
 def described(table: pd.DataFrame) -> xr.Dataset:
-    """Table of frames as a Dataset whose variables say what they are.
-
-    Parameters
-    ----------
-    table
-        Columns ``frame``, ``kind``, ``phase``, ``temperature_K`` and ``atoms``.
-    """
+    """Turn a table of frame, kind, phase, temperature_K and atoms into a described Dataset."""
     meanings = {
         "frame": ("identity of a frame", "1"),
         "kind": ("how it was sampled", ""),
@@ -90,16 +80,17 @@ def described(table: pd.DataFrame) -> xr.Dataset:
     return ds
 
 
-def store(labelled: Atoms, path: Path) -> None:
+def store(labeled: Atoms, path: Path) -> None:
     """Write one frame, whole or not at all."""
     with replacing(path) as part:
-        ase.io.write(part, labelled, format="extxyz")
+        ase.io.write(part, labeled, format="extxyz")
 
 
 def collected(folder: Path) -> list[Atoms]:
-    """Shipped frames and those of a folder, by index; what does not follow from its index trains.
+    """Shipped frames and those of a folder, by index.
 
-    Large cells are set apart for the test of transfer.
+    Large cells are the part ``transfer``. Actively learned frames all go to ``train``: they were
+    selected by models, so they are no fair sample for a test.
     """
     frames = {int(atoms.info["frame"]): atoms for atoms in datasets.load("al-pbe")}
     for path in sorted(folder.glob("frame_*.extxyz")):
@@ -112,22 +103,22 @@ def collected(folder: Path) -> list[Atoms]:
 
 
 def _label_one(
-    k: int, folder: Path, sample: Callable[[int], Atoms], labeller: Callable[[Atoms], Atoms]
+    k: int, folder: Path, sample: Callable[[int], Atoms], labeler: Callable[[Atoms], Atoms]
 ) -> tuple[Path | None, str]:
     atoms = sample(k)
     distance = closest_pair(atoms).distance
     if distance < CLOSEST_PAIR:
         return None, f"frame {k} is left out: two atoms are {distance:.2f} Angstrom apart"
     try:
-        labelled = labeller(atoms)
+        labeled = labeler(atoms)
     except Exception as error:  # GPAW stops in many ways; the next frame may do better
         return None, f"frame {k} is left out: {type(error).__name__}: {str(error)[:80]}"
     path = frame_path(folder, k)
-    store(labelled, path)
-    energy = labelled.get_potential_energy() / len(labelled)
-    force = float(np.sqrt(np.mean(labelled.get_forces() ** 2)))
+    store(labeled, path)
+    energy = labeled.get_potential_energy() / len(labeled)
+    force = float(np.sqrt(np.mean(labeled.get_forces() ** 2)))
     return path, (
-        f"frame {k}: {len(labelled)} atoms, {atoms.info['phase']}, {energy:.3f} eV/atom, "
+        f"frame {k}: {len(labeled)} atoms, {atoms.info['phase']}, {energy:.3f} eV/atom, "
         f"forces {force:.2f} eV/Angstrom rms, closest pair {distance:.2f} Angstrom"
     )
 

@@ -10,11 +10,11 @@ from kdlib import datasets
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.training import TrainingConfig, accuracy, sweep
 
-#: Small enough to be trained in minutes, large enough to be worth asking.
+#: Trains in minutes and is still accurate enough to drive MD.
 ARCHITECTURE = HipnnConfig(32, 16, 2)
-#: The learning rate falls within the cap, and no member stops before it.
+#: The learning rate decays within the cap of epochs; no member stops early.
 TRAINING = TrainingConfig(batch_size=4, max_epochs=120, lr_patience=10, stop_patience=120)
-#: Trained on forces above all, as what drives MD should be.
+#: Force-weighted loss, because the models drive MD.
 ROLE = "matched_control"
 
 
@@ -25,18 +25,9 @@ def train(
     config: HipnnConfig = ARCHITECTURE,
     settings: TrainingConfig = TRAINING,
 ) -> list[Potential]:
-    """Train models that differ in their seed; finished ones are found again.
+    """Train models that differ only in their seed, or load finished ones from ``folder``.
 
-    Parameters
-    ----------
-    frames
-        Labelled frames; their frozen split decides what is trained on.
-    folder
-        Where runs are kept.
-    n_models
-        Size of the ensemble.
-    config, settings
-        Architecture and training; the seed is replaced.
+    The frozen split of the labeled frames decides which are trained on.
     """
     todo = sweep.tasks([ROLE], [config], settings, range(n_models))
     runs = sweep.run(todo, frames, datasets.split(frames), folder)
@@ -44,6 +35,6 @@ def train(
 
 
 def error(potentials: Sequence[Potential], frames: Sequence[Atoms]) -> float:
-    """Force RMSE of the ensemble's members on labelled frames, pooled, eV/Angstrom."""
+    """Force RMSE on labeled frames, pooled over the members of an ensemble, eV/Angstrom."""
     errors = [accuracy.residuals(potential, frames)["force"] for potential in potentials]
     return accuracy.rmse(np.concatenate(errors))

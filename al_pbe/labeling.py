@@ -25,9 +25,9 @@ class LabelSettings:
     """Numerical settings of the DFT; the defaults are those of the labels in ``al-pbe``."""
 
     cutoff: float = 230.0
-    """Of the plane waves, eV."""
+    """Plane-wave cutoff, eV."""
     kpoint_density: float = 3.5
-    """Gamma-centred k-points per 1/Angstrom: one density, so no phase is sampled better."""
+    """Gamma-centered k-points per 1/Angstrom; one density, so that all phases are sampled alike."""
     smearing: float = 0.1
     """Fermi-Dirac width, eV."""
     density: float = 1e-3
@@ -37,16 +37,16 @@ class LabelSettings:
     energy: float = 1e-4
     """Convergence of the energy, eV per valence electron."""
     max_iterations: int = 120
-    """Of the self-consistency cycle."""
+    """Limit of the self-consistency cycle."""
     mixing: tuple[float, int, float] = (0.1, 5, 50.0)
-    """GPAW's mixing of densities: share of the new one, history, weight of long waves. Where
-    convergence is tight, it decides only how many iterations there are."""
+    """GPAW's density mixing: share of the new density, history, weight of long waves. With tight
+    convergence, it affects only the number of iterations."""
 
 
 PRODUCTION = LabelSettings()
-#: Cells of at most so many aluminium atoms get a number of empty bands instead of a share.
+#: Cells of at most this many aluminum atoms get a number of empty bands instead of a share.
 _SMALL = 13
-#: What the labels are compared with.
+#: Tight settings that the labels are compared with.
 CONVERGED = LabelSettings(
     cutoff=350.0, kpoint_density=6.0, density=1e-5, eigenstates=1e-9, energy=1e-6,
     max_iterations=300, mixing=(0.25, 5, 1.0),
@@ -56,20 +56,16 @@ CONVERGED = LabelSettings(
 def require() -> None:
     """Raise InputError, with what to do, when GPAW is not installed."""
     if find_spec("gpaw") is None:
-        raise InputError("labelling needs GPAW: make dft, or pip install 'kdlib[dft]'")
+        raise InputError("labeling needs GPAW: make dft, or pip install 'kdlib[dft]'")
 
 
 def choose_kernels(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Tell OpenBLAS which kernels fit the processor, unless ``OPENBLAS_CORETYPE`` does already.
+    """Tell OpenBLAS which kernels fit the processor, unless ``OPENBLAS_CORETYPE`` is set.
 
-    Debian's OpenBLAS 0.3.21 does not know processors that are newer than it and takes its slowest
-    kernels for them (SSE3): matrix products, half of the time of a label, then run at 15 instead of
-    60 GFLOP/s. OpenBLAS reads the variable when it is loaded, so this comes before GPAW's import.
-
-    Parameters
-    ----------
-    cpuinfo
-        Where Linux lists what the processor can do; without that file nothing is chosen.
+    Debian's OpenBLAS 0.3.21 does not recognize newer processors and uses its slowest kernels (SSE3)
+    for them: matrix products, half of the time of a label, then run at 15 instead of 60 GFLOP/s.
+    OpenBLAS reads the variable on loading, so call this before importing GPAW. Without Linux's
+    ``cpuinfo``, nothing is changed.
     """
     if "OPENBLAS_CORETYPE" in os.environ or not cpuinfo.is_file():
         return
@@ -86,26 +82,19 @@ def calculator(
     copies: tuple[int, int, int] = (1, 1, 1),
     log: Path | None = None,
 ) -> "GPAW":
-    """Return a GPAW calculator.
+    """Return a GPAW calculator; raise InputError when GPAW is not installed.
 
     Parameters
     ----------
-    settings
-        Numerical settings.
     like
-        A perfect crystal whose strained or defective copies are computed: its own grid of k-points,
-        and the real-space grid of a slightly larger one, for all of them; and what remains of its
-        point group is used.
+        Perfect crystal of which strained or defective copies are computed. All of them use its
+        k-points, the real-space grid of a slightly larger cell, and what remains of its point
+        group, so that their energies are comparable.
     copies
-        The k-points are those of a supercell of so many cells of ``like`` along each axis, folded
-        out into one of them: the crystal then has the energy per atom that it has as the supercell.
+        Use the k-points of a supercell of this many cells of ``like`` along each axis, folded out
+        into one cell: the crystal then has the energy per atom of the supercell.
     log
-        GPAW's own output.
-
-    Raises
-    ------
-    InputError
-        When GPAW is not installed.
+        File for GPAW's output.
     """
     require()
     choose_kernels()
@@ -118,7 +107,7 @@ def calculator(
         **_grids(s, like, copies),
         occupations=FermiDirac(s.smearing),
         eigensolver="rmm-diis",
-        # 30 % of few bands are too few empty ones: those of a small cell differ much between k.
+        # 30 % of few bands are too few empty ones: in a small cell, bands vary strongly with k.
         nbands="130%" if like is None or len(like) > _SMALL else -6,
         mixer=Mixer(*s.mixing),
         maxiter=s.max_iterations,
@@ -145,31 +134,19 @@ def _grids(s: LabelSettings, like: Atoms | None, copies: tuple[int, int, int]) -
 
 
 def label(atoms: Atoms, settings: LabelSettings = PRODUCTION, log: Path | None = None) -> Atoms:
-    """Copy of a configuration with its PBE labels.
+    """Return a copy of a periodic configuration with its PBE labels.
 
-    Parameters
-    ----------
-    atoms
-        Configuration, periodic.
-    settings
-        Numerical settings.
-    log
-        GPAW's own output.
-
-    Returns
-    -------
-    Atoms
-        Its calculator holds ``energy``, the free energy, with which the forces are consistent
-        (eV), and ``forces`` (eV/Angstrom); ``info`` names the versions.
+    Its calculator holds ``energy`` (eV) and ``forces`` (eV/Angstrom); its ``info`` the versions.
     """
     working = atoms.copy()
     working.calc = calculator(settings, log=log)
+    # The forces are the gradient of the free energy, not of the energy at zero temperature.
     energy = working.get_potential_energy(force_consistent=True)
     forces = working.get_forces()
-    labelled = atoms.copy()
-    labelled.calc = SinglePointCalculator(labelled, energy=energy, forces=forces)
-    labelled.info.update(versions())
-    return labelled
+    labeled = atoms.copy()
+    labeled.calc = SinglePointCalculator(labeled, energy=energy, forces=forces)
+    labeled.info.update(versions())
+    return labeled
 
 
 def versions() -> dict[str, str]:

@@ -1,11 +1,10 @@
-"""What active learning did: errors of ensembles trained with and without its frames.
+"""Effect of active learning: errors of ensembles trained with and without its frames.
 
 One ensemble is trained without actively learned frames, one with those of round 1, one with those
 of rounds 1 and 2, and so on: same architecture, seeds and number of optimizer steps, so that more
-frames do not also mean more training. Each is asked about frames that it has not seen: the test
-part, its compressed frames and its others, and what the rounds found. The control has all the
-rounds, but as many of the other frames, drawn at random, are left out: it tells better frames from
-more frames.
+frames do not also mean more training. Each is evaluated on frames that it was not trained on: the
+test part, its compressed and its other frames, and the rounds' frames. The control includes all
+rounds but omits as many sampled frames, drawn at random: it tells better frames from more frames.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.training import TrainingConfig, accuracy
 
-#: Parts of the data on which ensembles are judged, beside those of the rounds.
+#: Groups of frames on which ensembles are evaluated, beside those of the rounds.
 TEST, COMMON_TEST, COMPRESSED_TEST = "test", "common test", "compressed test"
 
 
@@ -35,28 +34,26 @@ def gains(
     config: HipnnConfig = ensemble.ARCHITECTURE,
     settings: TrainingConfig = ensemble.TRAINING,
 ) -> xr.Dataset:
-    """Train an ensemble for each number of rounds and ask it about frames it has not seen.
+    """Train an ensemble for each number of rounds and evaluate it on unseen frames.
 
     Parameters
     ----------
     frames
-        Labelled frames; those of active learning know their ``round`` and are in the training part.
+        Labeled frames; actively learned ones have ``info["round"]`` and are in the training part.
     folder
-        Where trainings are kept; finished ones are found again.
-    n_models
-        Size of an ensemble.
-    config, settings
-        Architecture and training of the ensemble without actively learned frames; the others get
-        fewer epochs of more frames.
+        Finished trainings in this folder are reused.
+    settings
+        Training of the ensemble without actively learned frames; the others get fewer epochs of
+        more frames.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``error(training, member, evaluated)``, force RMSE, eV/Angstrom, NaN where the ensemble was
         trained on the frames; ``traded_error(member, evaluated)`` of the control;
-        ``n_training(training)``; ``n_frames(evaluated)``; and of the labelled frames
-        ``n_labelled(round)`` and ``disagreement(round, trajectory)``, eV/Angstrom, of the ensemble
-        that found them, NaN for trajectories of which none was labelled.
+        ``n_training(training)``; ``n_frames(evaluated)``; ``n_labelled(round)``; and
+        ``disagreement(round, trajectory)``, eV/Angstrom, of the ensemble that selected the labeled
+        frames, NaN for trajectories without one.
     """
     rounds = numbers(frames)
     groups = _groups(frames, rounds)
@@ -81,20 +78,7 @@ def gains(
 
 
 def traded(frames: Sequence[Atoms], seed: int = 0) -> list[Atoms]:
-    """Frames without as many of the sampled training frames as active learning has added.
-
-    Parameters
-    ----------
-    frames
-        Labelled frames.
-    seed
-        Of the draw.
-
-    Returns
-    -------
-    list[Atoms]
-        Empty where there are not enough to leave out.
-    """
+    """Omit as many sampled training frames as active learning added; empty if there are too few."""
     train = datasets.split(frames).train
     sampled = [k for k in train if not _round(frames[k])]
     n_added = len(train) - len(sampled)
@@ -105,12 +89,9 @@ def traded(frames: Sequence[Atoms], seed: int = 0) -> list[Atoms]:
 
 
 def numbers(frames: Sequence[Atoms]) -> list[int]:
-    """Rounds of active learning that frames come from, ascending.
+    """Rounds of active learning among frames, ascending.
 
-    Raises
-    ------
-    InputError
-        When one of their frames is not in the training part.
+    Raises InputError when one of their frames is not in the training part.
     """
     found = [atoms for atoms in frames if _round(atoms)]
     for atoms in found:
@@ -120,33 +101,22 @@ def numbers(frames: Sequence[Atoms]) -> list[int]:
 
 
 def table(ds: xr.Dataset) -> pd.DataFrame:
-    """Rounds of active learning, a row each.
-
-    Parameters
-    ----------
-    ds
-        From :func:`gains`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Frames labelled and quartiles of the disagreement on them (eV/Angstrom).
-    """
+    """Labeled frames and quartiles of their disagreement (eV/Angstrom), by round of `gains`."""
     found = ds.disagreement
-    rows = {"labelled": ds.n_labelled}
+    rows = {"labeled": ds.n_labelled}
     for share, name in ((0.25, "lower quartile"), (0.5, "median"), (0.75, "upper quartile")):
         rows[f"{name} of disagreement"] = found.quantile(share, "trajectory")
     return pd.DataFrame({name: row.to_series() for name, row in rows.items()})
 
 
 def _as_many_steps(settings: TrainingConfig, share: float) -> TrainingConfig:
-    """Settings of a training whose epochs are longer: their share of the epochs and of patience."""
+    """Scale the numbers of epochs so that longer epochs give the same number of steps."""
     counts = ("max_epochs", "lr_patience")
     return replace(settings, **{n: max(1, round(getattr(settings, n) * share)) for n in counts})
 
 
 def _round(atoms: Atoms) -> int:
-    """Number of the round that found a frame, 0 for the others."""
+    """Round that selected a frame, 0 for sampled ones."""
     return int(atoms.info["round"]) if int(atoms.info.get("frame", 0)) >= ACTIVE else 0
 
 
@@ -155,7 +125,7 @@ def _name(number: int) -> str:
 
 
 def _groups(frames: Sequence[Atoms], rounds: Sequence[int]) -> dict[str, list[Atoms]]:
-    """Name -> frames on which ensembles are judged."""
+    """Name -> frames on which ensembles are evaluated."""
     test = [frames[k] for k in datasets.split(frames).test]
     squeezed, common = [], []
     for atoms in test:
@@ -168,7 +138,7 @@ def _groups(frames: Sequence[Atoms], rounds: Sequence[int]) -> dict[str, list[At
 def _errors(
     models: Sequence[Potential], groups: Mapping[str, list[Atoms]], seen: Sequence[str]
 ) -> np.ndarray:
-    """Force RMSE over (member, group); NaN for groups that were learnt, and empty ones."""
+    """Force RMSE, (member, group); NaN for groups that were trained on, and for empty ones."""
     error = np.full((len(models), len(groups)), np.nan)
     for k, (name, group) in enumerate(groups.items()):
         if group and name not in seen:
@@ -199,18 +169,18 @@ def _described(
 
 
 def _found(frames: Sequence[Atoms], rounds: Sequence[int]) -> xr.Dataset:
-    """What the frames themselves tell of the rounds that found them."""
+    """Read from the frames how the rounds selected them."""
     infos = [atoms.info for atoms in frames if _round(atoms)]
     trajectories = sorted({int(info["trajectory"]) for info in infos})
     disputed = np.full((len(rounds), len(trajectories)), np.nan)
     for info in infos:
         at = rounds.index(info["round"]), trajectories.index(info["trajectory"])
         disputed[at] = info["disagreement"]
-    about = _about("largest disagreement along the trajectory of a labelled frame", "eV/Angstrom")
+    about = _about("largest disagreement along the trajectory of a labeled frame", "eV/Angstrom")
     return xr.Dataset(
         {
             "n_labelled": (
-                "round", np.isfinite(disputed).sum(axis=1), _about("frames that were labelled")
+                "round", np.isfinite(disputed).sum(axis=1), _about("frames that were labeled")
             ),
             "disagreement": (("round", "trajectory"), disputed, about),
         },

@@ -1,4 +1,4 @@
-"""New versions of the shipped dataset, for those who maintain it."""
+"""New versions of the shipped dataset, for its maintainers."""
 
 import json
 from pathlib import Path
@@ -7,26 +7,14 @@ from al_pbe.campaign import collected
 from kdlib import datasets
 from kdlib.files import replacing
 
-#: Where the package keeps its data, in a checkout.
+#: Data folder of the package in a checkout.
 DATA = Path(__file__).parents[1] / "kdlib" / "datasets" / "data"
 
 
 def pack(labels: str | Path, version: str, data: Path = DATA) -> int:
-    """Add labelled frames to ``al-pbe``, with a new checksum and version on its card.
+    """Add a folder of labeled frames to ``al-pbe``; return its number of frames.
 
-    Parameters
-    ----------
-    labels
-        Folder of labelled frames.
-    version
-        Of the dataset from now on.
-    data
-        Folder of the packed file and its card.
-
-    Returns
-    -------
-    int
-        Number of frames.
+    The card in folder ``data`` gets the new version and checksum.
     """
     frames = collected(Path(labels))
     card = data / "al-pbe.json"

@@ -1,7 +1,7 @@
-"""Accuracy of the labels: how far their numerical settings are from converged PBE.
+"""Accuracy of the labels: their difference from converged PBE.
 
-It says how well the labels are known. It is no bound on the error of a model: part of the
-difference follows from the configuration and can be learned.
+This is no lower bound on a model's error: part of the difference depends on the configuration
+alone and can be learned.
 """
 
 import time
@@ -23,7 +23,7 @@ from kdlib import progress
 from kdlib.datasets import identity
 from kdlib.errors import InputError
 
-#: Name -> settings that the labels are compared with: all tight, or one of them.
+#: Name -> settings that the labels are compared with: all of them tight, or one kind.
 VARIANTS = {
     "converged": CONVERGED,
     "kpoints": replace(PRODUCTION, kpoint_density=CONVERGED.kpoint_density),
@@ -43,18 +43,10 @@ def kind(atoms: Atoms) -> str:
 
 
 def chosen(frames: Sequence[Atoms], n_frames: int = 10, largest: int = 32) -> list[Atoms]:
-    """Frames of all kinds: the first of each, then the second of each, and so on.
+    """Choose at most ``n_frames`` of all kinds: the first of each, then the second, and so on.
 
-    Frames of active learning are left out, so that later rounds do not change the choice.
-
-    Parameters
-    ----------
-    frames
-        As loaded.
-    n_frames
-        How many at most.
-    largest
-        Cells with more atoms are left out, for the time that they would take.
+    Cells of more than ``largest`` atoms are omitted for their cost, actively learned frames so that
+    later rounds do not change the choice.
     """
     found: dict[str, list[Atoms]] = {}
     for atoms in sorted(frames, key=lambda atoms: atoms.info.get("frame", 0)):
@@ -68,27 +60,21 @@ def accuracy(
     frames: Sequence[Atoms],
     folder: Path,
     variants: Mapping[str, LabelSettings] = VARIANTS,
-    labeller: Callable[[Atoms, LabelSettings], Atoms] = label,
+    labeler: Callable[[Atoms, LabelSettings], Atoms] = label,
     compute: Collection[str] | None = None,
 ) -> xr.Dataset:
-    """Compare labels with those at tighter settings; can be stopped and goes on.
+    """Compare labels with those at tighter settings; a repeated call resumes.
 
     Parameters
     ----------
-    frames
-        Labelled frames.
     folder
-        Where finished calculations lie, a file each.
-    variants
-        Name -> settings.
-    labeller
-        Adds energy and forces at given settings.
+        Holds finished calculations, a file each.
     compute
-        Names of the variants that are computed where they are missing, by default all.
+        Names of the variants to compute where they are missing, by default all.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``force_difference(frame, variant)``, rms over components, eV/Angstrom;
         ``energy_difference(frame, variant)``, label minus variant, eV/atom; both NaN where nothing
         was computed; ``force_rms(frame)``, eV/Angstrom; ``phase(frame)``, see :func:`kind`.
@@ -101,7 +87,7 @@ def accuracy(
             for i, atoms in enumerate(frames):
                 path = folder / f"frame_{int(identity(atoms)):05d}_{name}.extxyz"
                 if not path.exists() and (compute is None or name in compute):
-                    _compute(atoms, path, settings, labeller)
+                    _compute(atoms, path, settings, labeler)
                 if path.exists():
                     force[i, j], energy[i, j] = _difference(atoms, ase.io.read(path))
                 bar.update()
@@ -112,12 +98,12 @@ def _compute(
     atoms: Atoms,
     path: Path,
     settings: LabelSettings,
-    labeller: Callable[[Atoms, LabelSettings], Atoms],
+    labeler: Callable[[Atoms, LabelSettings], Atoms],
 ) -> None:
     started = time.perf_counter()
     try:
-        better = labeller(_bare(atoms), settings)
-    except Exception as error:  # as in a campaign: the next one may do better
+        better = labeler(_bare(atoms), settings)
+    except Exception as error:  # as in a campaign, the next calculation may succeed
         progress.line(f"{path.stem} is left out: {type(error).__name__}: {str(error)[:80]}")
         return
     store(better, path)
@@ -136,17 +122,9 @@ def _difference(atoms: Atoms, better: Atoms) -> tuple[float, float]:
 
 
 def table(ds: xr.Dataset) -> pd.DataFrame:
-    """Accuracy over all frames, a row for each variant that was computed.
+    """Summarize :func:`accuracy`, a row for each computed variant.
 
-    Parameters
-    ----------
-    ds
-        From :func:`accuracy`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Forces in eV/Angstrom, pooled over frames, and energies, label minus variant, in meV/atom.
+    Forces are pooled over frames, eV/Angstrom; energies are label minus variant, meV/atom.
     """
     rows = {}
     for name in ds.variant.values.tolist():

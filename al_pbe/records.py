@@ -1,8 +1,7 @@
-"""Records of the DFT data, computed a file at a time, so that it can be stopped and go on.
+"""Records of the DFT data (:data:`kdlib.datasets.records.RECORDS`).
 
-:data:`kdlib.datasets.records.RECORDS` tells which there are. The functions here compute what is
-missing, which takes hours, and return the record as a Dataset; :func:`store` puts it beside the
-frames.
+They take hours. Each calculation has a file, so that a stopped run can be resumed. :func:`store`
+puts a record beside the frames.
 """
 
 import hashlib
@@ -29,10 +28,10 @@ from kdlib.md import crystals
 from kdlib.md.crystals import CrystalProtocol
 
 Copies = tuple[int, int, int]
-#: Makes a calculator from settings, a perfect crystal and the supercell that gives the k-points.
+#: Makes a calculator from settings, a perfect crystal and the supercell that sets the k-points.
 Maker = Callable[[LabelSettings, Atoms, Copies], BaseCalculator]
 
-#: Crystal -> how many of its cells a frame of the dataset is made of (hcp: the smaller of two).
+#: Crystal -> number of its cells in a frame of the dataset (hcp: the smaller of two).
 SUPERCELLS: dict[str, Copies] = {"fcc": (2, 2, 2), "bcc": (4, 2, 2), "hcp": (2, 2, 2)}
 ITSELF: Copies = (1, 1, 1)
 
@@ -42,16 +41,16 @@ class Level:
     """Settings at which crystals are computed."""
 
     crystals: LabelSettings
-    """Of the energy-volume curves and elastic constants."""
+    """Settings for energy-volume curves and elastic constants."""
     vacancy: LabelSettings
-    """Of the vacancy, in a cell of the size of a frame."""
+    """Settings for the vacancy, in a cell of the size of a frame."""
     supercells: Mapping[str, Copies] = field(default_factory=dict)
-    """Crystal -> supercell whose k-points are taken; by default those of its own small cell."""
+    """Crystal -> supercell whose k-points are used; by default those of its own small cell."""
 
 
-#: Value of the dimension ``settings`` -> how it is computed. At few k-points a perfect crystal has
-#: an error that no disorder averages away and that differs between meshes: so ``label`` takes the
-#: mesh of the frames, and C11 - C12 of ``converged`` needs twice the density that forces do.
+#: Value of dimension ``settings`` -> level. With few k-points a perfect crystal has an error that
+#: no disorder averages out and that differs between meshes. So ``label`` uses the mesh of the
+#: frames, and C11 - C12 of ``converged`` needs twice the density that forces need.
 LEVELS = {
     "label": Level(PRODUCTION, PRODUCTION, SUPERCELLS),
     "converged": Level(replace(CONVERGED, kpoint_density=12.0), CONVERGED),
@@ -59,14 +58,14 @@ LEVELS = {
 
 
 class Stored(Calculator):
-    """Calculator that keeps a file of every configuration it has seen, and reads it the next time.
+    """Calculator that stores every result in a file and reads it the next time.
 
     Parameters
     ----------
     make
-        Makes the calculator that is asked for what no file holds.
+        Makes the calculator for what no file holds.
     stem
-        Folder and beginning of the names of the files.
+        Folder and prefix of the files.
     settings
         Everything else that an energy depends on.
     """
@@ -125,22 +124,13 @@ def physics(
 ) -> xr.Dataset:
     """Crystals and vacancy by DFT, at the settings of the labels and converged.
 
-    Parameters
-    ----------
-    folder
-        Where finished calculations lie, a file each.
-    levels
-        Name -> settings.
-    protocol
-        What is strained by how much.
-    make
-        Makes calculators.
+    ``folder`` holds finished calculations, a file each.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         :func:`kdlib.md.crystals.properties` over ``settings``; ``volume(ratio)`` is common to all;
-        ``cutoff``, ``kpoint_density`` and ``smearing`` tell the settings of the small cells.
+        ``cutoff``, ``kpoint_density`` and ``smearing`` are those of the small cells.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = [
@@ -188,34 +178,22 @@ def accuracy(
     n_frames: int = 10,
     compute: Sequence[str] = tuple(quality.VARIANTS),
 ) -> xr.Dataset:
-    """Labels of shipped frames of every kind, against tighter settings.
+    """Compare the labels of ``n_frames`` shipped frames with tighter settings.
 
     Parameters
     ----------
     folder
-        Where finished calculations lie, a file each.
-    n_frames
-        How many frames of at most 32 atoms.
+        Holds finished calculations, a file each.
     compute
-        Keys of :data:`al_pbe.quality.VARIANTS`; one after the other, each for all frames.
-        The others are read where they are finished, and without any nothing is computed.
+        Keys of :data:`al_pbe.quality.VARIANTS` to compute, one after the other. The others are
+        read if they are finished.
     """
     frames = quality.chosen(datasets.load("al-pbe"), n_frames)
     return quality.accuracy(frames, folder, compute=compute)
 
 
 def store(name: str, ds: xr.Dataset, folder: Path = DATA) -> Path:
-    """Put a record beside the frames of the dataset; their accuracy goes to the card as well.
-
-    Parameters
-    ----------
-    name
-        A key of :data:`kdlib.datasets.records.RECORDS`.
-    ds
-        The record.
-    folder
-        Of the dataset.
-    """
+    """Save a record, a key of RECORDS, beside the dataset; accuracy goes to its card, too."""
     if name not in RECORDS:
         raise InputError(f"{name}: none of the records {', '.join(RECORDS)}")
     programs = versions() if find_spec("gpaw") else {}

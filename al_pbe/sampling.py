@@ -1,10 +1,10 @@
-"""Configurations of aluminium, drawn by classical MD with ASE's EMT.
+"""Configurations of aluminum, drawn by classical MD with ASE's EMT.
 
-Configuration k follows from k alone, by ``numpy.random.default_rng(k)``, so that anyone can make
-any frame again:
+Configuration k follows from k alone, by ``numpy.random.default_rng(k)``, so that any frame can be
+reproduced:
 
 ==================  ===============================================================================
-k                   what
+k                   configurations
 ==================  ===============================================================================
 0 to 3999           cells of 31-48 atoms: liquid, melting, fcc, vacancy, bcc, hcp; 50-3000 K
 4000 to 4999        the same, compressed and hot: short distances
@@ -25,31 +25,23 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from kdlib import units
 from kdlib.errors import InputError
 
-#: Where the frames of another kind begin.
+#: First frame of each further kind.
 COMPRESSED, LARGE, ACTIVE = 4000, 5000, 6000
 #: Phase that the sampling starts from, and its share of the frames.
 PHASES = {
     "liquid": 0.42, "fcc": 0.20, "vacancy": 0.10, "bcc": 0.09, "hcp": 0.09, "melting": 0.10,
 }  # fmt: skip
-#: Those whose crystal is molten first.
+#: Phases whose crystal is melted first.
 DISORDERED = ("liquid", "melting")
-#: Volume per atom of fcc aluminium, Angstrom^3; frames are between 0.6 and 1.35 times that.
+#: Volume per atom of fcc aluminum, Angstrom^3; frames are between 0.6 and 1.35 times that.
 VOLUME = 16.6
 
 
 def configuration(k: int) -> Atoms:
-    """Draw configuration k.
+    """Draw configuration k, 0 to 5999; ``info`` holds frame, phase and temperature_K.
 
-    Parameters
-    ----------
-    k
-        Index of the frame, 0 to 5999.
-
-    Returns
-    -------
-    Atoms
-        ``info`` holds ``frame``, ``phase`` and ``temperature_K``. The same everywhere to 1e-6
-        Angstrom; melts, whose motion amplifies the rounding of a processor, to 1e-3.
+    It is the same on all machines to 1e-6 Angstrom, or 1e-3 for melts, whose chaotic motion
+    amplifies rounding.
     """
     if not 0 <= k < ACTIVE:
         raise InputError(f"frame {k}: only frames 0 to {ACTIVE - 1} follow from their index")
@@ -90,13 +82,13 @@ def _crystal(phase: str, large: bool, rng: np.random.Generator) -> Atoms:
 
 
 def _compression(disordered: bool, compressed: bool, rng: np.random.Generator) -> float:
-    """Volume in units of the crystal's."""
+    """Volume relative to the crystal's."""
     drawn = rng.uniform(0.95, 1.35) if disordered else rng.uniform(0.84, 1.20)
     return rng.uniform(0.60, 0.88) if compressed else drawn
 
 
 def _deform(atoms: Atoms, volume: float, rng: np.random.Generator) -> None:
-    """Strain the cell at random and scale it to a volume (Angstrom^3)."""
+    """Apply a random strain and scale the cell to a volume (Angstrom^3)."""
     cell = atoms.cell.array @ (np.eye(3) + rng.uniform(-0.05, 0.05, (3, 3)))
     cell *= (volume / abs(np.linalg.det(cell))) ** (1 / 3)
     atoms.set_cell(cell, scale_atoms=True)
@@ -105,7 +97,7 @@ def _deform(atoms: Atoms, volume: float, rng: np.random.Generator) -> None:
 def _temperature(
     disordered: bool, compressed: bool, large: bool, rng: np.random.Generator
 ) -> float:
-    """In K."""
+    """Draw a temperature, K."""
     drawn = rng.uniform(800, 3000) if disordered else rng.uniform(50, 1500)
     if large and disordered:
         drawn = rng.uniform(950, 1800)
@@ -121,11 +113,10 @@ def _run(
     friction: float,
     rng: np.random.Generator,
 ) -> None:
-    """Langevin dynamics from velocities of ``start`` (K); time in fs, friction in 10/fs."""
+    """Run Langevin dynamics from velocities at ``start`` (K); timestep in fs, friction in 10/fs."""
     rate = friction / units.FS * 0.1
     with warnings.catch_warnings():
-        # ASE has other ways now, a renamed function and a centre of mass that is free to move; but
-        # frames must stay what they are.
+        # ASE deprecates this function and the fixed center of mass, but frames must not change.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         MaxwellBoltzmannDistribution(atoms, temperature_K=start, rng=rng)

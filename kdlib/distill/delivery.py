@@ -10,7 +10,7 @@ from pathlib import Path
 import ase.io
 
 from kdlib import hipnn, pipeline
-from kdlib.distill import labeled, sampling
+from kdlib.distill import labeled
 from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, read
 from kdlib.distill.workflow import Outcome
@@ -44,7 +44,7 @@ def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
     """
     home = Path(folder)
     pool = Pool(home / "labels")
-    learnt = pool.frames(k for k in pool.numbers if k < sampling.PER_ROUND * outcome.final)
+    learnt = pool.frames(pool.before(outcome.final))
     learnt += labeled.learnt(outcome.data)
     with replacing(home / TRAINING_SET) as part:
         ase.io.write(part, learnt, format="extxyz")

@@ -1,5 +1,8 @@
 r"""The labeled frames of a distillation: the teacher's, one file each, and the user's own (DFT).
 
+A frame is named by where it comes from, part by part: `r03/t12/fresh` is the fresh frame of
+trajectory 12 in round 3, and its file lies in folders of these names.
+
 A student learns energies and forces of the user's frames from their own labels, and the teacher's
 atomic energies beside them: the paper's case. The two kinds of energies differ by a constant for
 each species (of pseudopotentials, of isolated atoms): the one that brings
@@ -11,6 +14,7 @@ what the two really disagree about. One frame in :data:`HELD_OUT` is not learned
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -34,8 +38,13 @@ from kdlib.training.references import AtomReferences
 REFUSED = "refused.json"
 
 
+def order(name: str) -> tuple[str | int, ...]:
+    """Key that sorts names of frames as they were made: numbers in them count as numbers."""
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name))
+
+
 class Pool:
-    """Frames that a teacher has labelled, by their number.
+    """Frames that a teacher has labelled, by their name.
 
     Parameters
     ----------
@@ -48,24 +57,32 @@ class Pool:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
-    def numbers(self) -> list[int]:
-        """Numbers of the labelled frames, ascending."""
-        return sorted(int(path.stem.split("_")[1]) for path in self.folder.glob("frame_*.extxyz"))
+    def names(self) -> list[str]:
+        """Names of the labelled frames, in their order."""
+        files = (path.relative_to(self.folder) for path in self.folder.rglob("*.extxyz"))
+        return sorted((path.with_suffix("").as_posix() for path in files), key=order)
+
+    def before(self, name: str) -> list[str]:
+        """Names of the labelled frames that come before a round or a frame."""
+        return [one for one in self.names if order(one) < order(name)]
+
+    def of(self, name: str) -> list[str]:
+        """Names of the labelled frames of one round."""
+        return [one for one in self.names if one.startswith(f"{name}/")]
 
     @property
-    def refused(self) -> dict[int, str]:
-        """Number -> reason of frames that the teacher could not label."""
+    def refused(self) -> dict[str, str]:
+        """Name -> reason of frames that the teacher could not label."""
         path = self.folder / REFUSED
-        found = json.loads(path.read_text()) if path.exists() else {}
-        return {int(k): reason for k, reason in found.items()}
+        return json.loads(path.read_text()) if path.exists() else {}
 
-    def label(self, wanted: Mapping[int, Atoms], teacher: Teacher) -> int:
+    def label(self, wanted: Mapping[str, Atoms], teacher: Teacher) -> int:
         """Label the frames that are neither there nor refused.
 
         Parameters
         ----------
         wanted
-            Number -> configuration; its ``info`` is kept.
+            Name -> configuration; its ``info`` is kept.
         teacher
             Says energies and forces. A frame for which it fails is refused, with the reason.
 
@@ -79,15 +96,16 @@ class Pool:
         InputError
             When the teacher fails for every one of at least four frames: it is of no use here.
         """
-        done, refused = set(self.numbers), self.refused
-        missing = [k for k in sorted(wanted) if k not in done and k not in refused]
-        failures: dict[int, str] = {}
+        done, refused = set(self.names), self.refused
+        asked = sorted(wanted, key=order)
+        missing = [name for name in asked if name not in done and name not in refused]
+        failures: dict[str, str] = {}
         with progress.bar(total=len(missing), desc="labels", unit="frame") as bar:
-            for k in missing:
-                wanted[k].info["frame"] = k
-                if reason := self._label_one(k, wanted[k], teacher):
-                    failures[k] = reason
-                    progress.line(f"frame {k} is left out: {reason}")
+            for name in missing:
+                wanted[name].info["frame"] = name
+                if reason := self._label_one(name, wanted[name], teacher):
+                    failures[name] = reason
+                    progress.line(f"frame {name} is left out: {reason}")
                     self._refuse(refused | failures)
                 bar.update()
         if len(missing) >= 4 and len(failures) == len(missing):
@@ -96,19 +114,19 @@ class Pool:
             )
         return len(missing) - len(failures)
 
-    def frames(self, numbers: Iterable[int] | None = None) -> list[Atoms]:
-        """Labelled frames, by number.
+    def frames(self, names: Iterable[str] | None = None) -> list[Atoms]:
+        """Labelled frames, in the order of their names.
 
         Parameters
         ----------
-        numbers
+        names
             Which; by default all. Those that were refused are left out.
         """
-        there = self.numbers
-        chosen = there if numbers is None else sorted(set(numbers) & set(there))
-        return [ase.io.read(self._path(k)) for k in chosen]
+        wanted = None if names is None else set(names)
+        chosen = [name for name in self.names if wanted is None or name in wanted]
+        return [ase.io.read(self._path(name)) for name in chosen]
 
-    def _label_one(self, k: int, atoms: Atoms, teacher: Teacher) -> str:
+    def _label_one(self, name: str, atoms: Atoms, teacher: Teacher) -> str:
         """Label and store a frame; the reason why not, if it is refused."""
         try:
             labelled = teacher.label(atoms)
@@ -116,22 +134,22 @@ class Pool:
             return str(error)
         if rule := broken_rule(labelled):
             return rule
-        with replacing(self._path(k)) as part:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
             ase.io.write(part, labelled, format="extxyz")
         return ""
 
-    def _refuse(self, refused: Mapping[int, str]) -> None:
+    def _refuse(self, refused: Mapping[str, str]) -> None:
         with replacing(self.folder / REFUSED) as part:
             part.write_text(json.dumps(refused, indent=1) + "\n")
 
-    def _path(self, k: int) -> Path:
-        return self.folder / f"frame_{k:06d}.extxyz"
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.extxyz"
 
 
 #: One frame in so many is held out.
 HELD_OUT = 10
-#: Numbers of such frames begin here, beyond those of all rounds.
-FIRST = 10_000_000
 
 
 def read(plan: Plan) -> list[Atoms]:
@@ -172,13 +190,13 @@ def prepare(
     if not given:
         return []
     pool = Pool(folder)
-    bare = {FIRST + k: Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc)
+    bare = {f"data/{k:06d}": Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc)
             for k, a in enumerate(given)}  # fmt: skip
     pool.label(bare, teacher)
-    taught = pool.frames(bare)
-    own = [given[int(atoms.info["frame"]) - FIRST] for atoms in taught]
-    shift = _shift(own, taught)
-    return [_joined(plan, *pair, shift) for pair in zip(own, taught, strict=True)]
+    taught = {k: atoms for k, name in enumerate(bare) for atoms in pool.frames([name])}
+    own = [given[k] for k in taught]
+    shift = _shift(own, list(taught.values()))
+    return [_joined(plan, k, given[k], atoms, shift) for k, atoms in taught.items()]
 
 
 def learnt(frames: Sequence[Atoms]) -> list[Atoms]:
@@ -228,12 +246,12 @@ def _shift(own: Sequence[Atoms], taught: Sequence[Atoms]) -> AtomReferences:
     return AtomReferences.fit(differences)
 
 
-def _joined(plan: Plan, own: Atoms, taught: Atoms, shift: AtomReferences) -> Atoms:
-    number = int(taught.info["frame"])
+def _joined(plan: Plan, k: int, own: Atoms, taught: Atoms, shift: AtomReferences) -> Atoms:
+    """The k-th frame with its own labels and the teacher's atomic energies."""
     frame = Atoms(own.numbers, own.positions, cell=own.cell, pbc=own.pbc)
-    held_out = number % HELD_OUT == HELD_OUT - 1
+    held_out = k % HELD_OUT == HELD_OUT - 1
     frame.info = {
-        "frame": number, "sampling": "data", "part": "test" if held_out else "train",
+        "frame": taught.info["frame"], "sampling": "data", "part": "test" if held_out else "train",
         "molten": False, WEIGHT: plan.data_weight,
     }  # fmt: skip
     frame.arrays["teacher_forces"] = taught.calc.results["forces"]

@@ -16,12 +16,12 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib import hipnn, progress, results, teachers
-from kdlib.distill import labeled, measures, partition, sampling
+from kdlib.distill import labeled, measures, partition
 from kdlib.distill.labeled import Pool
 from kdlib.distill.measures import FULL, Measures
 from kdlib.distill.plan import Plan
 from kdlib.distill.sampling import structures
-from kdlib.distill.workflow import FINAL, Outcome
+from kdlib.distill.workflow import Outcome
 from kdlib.geometry.cells import bare
 from kdlib.hipnn.potential import WEIGHTS
 from kdlib.results import hashes
@@ -177,7 +177,7 @@ def _measurements(
     student = potential.calculator()
     teacher = cache(lambda: teachers.load(plan.teacher).calculator())  # not for what is kept
     pool = Pool(home / "labels")
-    fresh = pool.frames(k for k in pool.numbers if k >= sampling.PER_ROUND * outcome.final)
+    fresh = pool.frames(pool.of(outcome.final))
     hot = m.hot or plan.temperatures[1]
     jobs = {
         "parity": lambda: student_parity(potential, fresh),
@@ -193,7 +193,7 @@ def _measurements(
     if m.rdf_ps:
         jobs["liquids"] = lambda: measures.liquids(student, teacher(), *_melt(fresh), m)
     if m.label_seeds and all("energies" in a.calc.results for a in fresh):
-        learnt = pool.frames(k for k in pool.numbers if k < sampling.PER_ROUND * outcome.final)
+        learnt = pool.frames(pool.before(outcome.final))
         learnt += labeled.learnt(outcome.data)
         jobs["labels"] = lambda: partition.compare(
             plan, outcome, learnt, fresh, home, m.label_seeds, m.label_epochs
@@ -223,10 +223,9 @@ def by_round(outcome: Outcome, plan: Plan) -> xr.Dataset:
         "energy_rmse": ("eV/atom", "energy RMSE on fresh frames"),
         "stress_rmse": ("eV/Angstrom^3", "stress RMSE on fresh frames"),
     }
-    numbers = [row["round"] if row["round"] < FINAL else len(rows) for row in rows]
     ds = xr.Dataset(
         coords={
-            "round": ("round", numbers, {"units": "1", "long_name": "round"}),
+            "round": ("round", np.arange(1, 1 + len(rows)), {"units": "1", "long_name": "round"}),
             "state": ("state", list(STATES), {"long_name": "state"}),
         }
     )
@@ -241,9 +240,9 @@ def by_round(outcome: Outcome, plan: Plan) -> xr.Dataset:
     return ds
 
 
-def survival(folder: Path, number: int) -> xr.Dataset:
+def survival(folder: Path, name: str) -> xr.Dataset:
     """Share of MD that stayed physical, by temperature and state, in an exploration."""
-    path = folder / "rounds" / f"{number:02d}" / "trajectories.nc"
+    path = folder / "rounds" / name / "trajectories.nc"
     ds = xr.load_dataset(path, engine="h5netcdf")
     about = {"units": "1", "long_name": "share of the run that stayed physical"}
     return xr.Dataset(

@@ -1,8 +1,9 @@
 """Configurations to label: the first ones, and those that the students find by MD in a round.
 
-Frame numbers say where a frame comes from: 10,000 times the round, plus twice the trajectory, plus
-one for the configuration that the ensemble disputes most. Everything random follows from the
-plan's seed, the round and the trajectory.
+The name of a frame says where it comes from: `r00/c007` is the eighth of the first cells,
+`r00/m01/f004` the fifth frame of the teacher's second run, `r03/t12/fresh` and `r03/t12/worst` are
+the fresh and the most disputed frame of trajectory 12 in round 3, and `test1/t12/fresh` measures a
+finished student. Everything random follows from the plan's seed, the round and the trajectory.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from kdlib import hipnn, progress
+from kdlib.distill import labeled
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
 from kdlib.files import replacing
@@ -26,16 +28,46 @@ from kdlib.md import exploration
 from kdlib.md.exploration import Excursion
 from kdlib.teachers import Teacher
 
-#: Frame numbers of one round.
-PER_ROUND = 10_000
-#: Frame numbers of the teacher's own runs begin here, within round 0.
-TEACHER_RUNS = 5_000
+#: Last part of a frame's name by how it was chosen; sorted, the fresh one comes first.
+LAST = {"fresh": "fresh", "disputed": "worst"}
 #: Steps of the teacher's MD between frames.
 TEACHER_SAMPLE = 5
 #: One frame of MD in so many selects weights instead of training them.
 VALID_EVERY = 5
 #: Displacements (Angstrom, standard deviation) up to which a rattled cell looks like one of MD.
 THERMAL = 0.12
+
+
+@dataclass(frozen=True)
+class Round:
+    """One exploration by the students.
+
+    Attributes
+    ----------
+    number
+        Counted from 1 among the rounds, or among the tests; round 0 is that of the first frames.
+    is_test
+        Whether its fresh frames measure a finished student; nothing learns from them, unless the
+        distillation is resumed with a larger budget.
+    """
+
+    number: int
+    is_test: bool = False
+
+    @property
+    def name(self) -> str:
+        """First part of the names of its frames; a test comes after all rounds."""
+        return f"test{self.number}" if self.is_test else f"r{self.number:02d}"
+
+    @property
+    def stream(self) -> int:
+        """What tells its random numbers from those of other rounds: of tests from 90 on."""
+        if self.is_test:
+            return 89 + self.number
+        return self.number if self.number < 90 else 10_000 + self.number
+
+
+FIRST = Round(0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +80,7 @@ class Start:
     molten: bool
 
 
-def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
+def first(plan: Plan, given: Sequence[Atoms]) -> dict[str, Atoms]:
     """Rattled and strained cells, those with atoms too close left out.
 
     Parameters
@@ -70,8 +102,8 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[int, Atoms]:
             continue
         # Selection looks at what MD will look like: not at cells that are rattled to the limit.
         part = "test" if k == 0 else "valid" if k % 4 == 1 and rattle < THERMAL else "train"
-        atoms.info.update(sampling="rattled", part=part, round=0)
-        found[k] = atoms
+        atoms.info.update(sampling="rattled", part=part, round=FIRST.name)
+        found[f"{FIRST.name}/c{k:03d}"] = atoms
     return found
 
 
@@ -92,7 +124,7 @@ def _cell(
     return cells.pressed(atoms, n_pairs, distances, rng)
 
 
-def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int, Atoms]:
+def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[str, Atoms]:
     """Frames of short runs by the teacher, hot enough to leave the crystal."""
     found = {}
     for j in progress.bar(range(plan.n_teacher_runs), desc="the teacher's MD", unit="run"):
@@ -107,8 +139,8 @@ def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[int
         path = exploration.follow(atoms, teacher.calculator(), excursion)
         for k, frame in enumerate(path.frames):
             part = "valid" if k % VALID_EVERY == 1 else "train"
-            frame.info.update(sampling="teacher's MD", part=part, round=0)
-            found[TEACHER_RUNS + 100 * j + k] = frame
+            frame.info.update(sampling="teacher's MD", part=part, round=FIRST.name)
+            found[f"{FIRST.name}/m{j:02d}/f{k:03d}"] = frame
     return found
 
 
@@ -117,9 +149,9 @@ def contact(given: Sequence[Atoms]) -> float:
     return min(closest_pair(atoms).distance for atoms in given)
 
 
-def start(plan: Plan, given: Sequence[Atoms], number: int, j: int) -> Start:
+def start(plan: Plan, given: Sequence[Atoms], current: Round, j: int) -> Start:
     """Start of trajectory j of a round: every structure, temperature and volume has its turn."""
-    rng = np.random.default_rng([plan.seed, 1 + number, j])
+    rng = np.random.default_rng([plan.seed, 1 + current.stream, j])
     low, high = plan.temperatures
     temperature = rng.uniform(low, high)
     molten = bool(temperature > plan.molten_above * high and j % 2)
@@ -136,10 +168,10 @@ def explore(
     plan: Plan,
     given: Sequence[Atoms],
     run_dirs: Sequence[Path],
-    number: int,
+    current: Round,
     folder: Path,
     executor: Executor,
-) -> tuple[dict[int, Atoms], xr.Dataset]:
+) -> tuple[dict[str, Atoms], xr.Dataset]:
     """Run the trajectories of a round, or read what an earlier call has found.
 
     Parameters
@@ -150,8 +182,8 @@ def explore(
         Structures.
     run_dirs
         Models of the ensemble; number j modulo its size drives trajectory j.
-    number
-        Of the round, from 1.
+    current
+        The round.
     folder
         Where the round is kept.
     executor
@@ -160,7 +192,7 @@ def explore(
     Returns
     -------
     dict
-        Number -> configuration: of each trajectory a fresh one, drawn at random, and the one most
+        Name -> configuration: of each trajectory a fresh one, drawn at random, and the one most
         disputed; ``info`` says which.
     xarray.Dataset
         ``temperature`` K, ``volume`` Angstrom^3/atom, ``molten``, ``disagreement`` and
@@ -170,28 +202,28 @@ def explore(
     frames_file, series_file = folder / "configurations.extxyz", folder / "trajectories.nc"
     if not series_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        found, ds = _explored(plan, given, run_dirs, number, executor)
+        found, ds = _explored(plan, given, run_dirs, current, executor)
         with replacing(frames_file) as part:
             ase.io.write(part, list(found.values()), format="extxyz")
         with replacing(series_file) as part:
             ds.to_netcdf(part, engine="h5netcdf")
     read = ase.io.read(frames_file, ":")
-    return {int(a.info["frame"]): a for a in read}, xr.load_dataset(series_file, engine="h5netcdf")
+    return {a.info["frame"]: a for a in read}, xr.load_dataset(series_file, engine="h5netcdf")
 
 
 def _explored(
     plan: Plan,
     given: Sequence[Atoms],
     run_dirs: Sequence[Path],
-    number: int,
+    current: Round,
     executor: Executor,
-) -> tuple[dict[int, Atoms], xr.Dataset]:
-    found: dict[int, Atoms] = {}
+) -> tuple[dict[str, Atoms], xr.Dataset]:
+    found: dict[str, Atoms] = {}
     rows: dict[int, dict[str, float]] = {}
     shortest = contact(given)
     jobs = {
         executor.submit(
-            _trajectory, plan, start(plan, given, number, j), list(run_dirs), number, j, shortest
+            _trajectory, plan, start(plan, given, current, j), list(run_dirs), current, j, shortest
         ): j
         for j in range(plan.n_trajectories)
     }
@@ -202,17 +234,19 @@ def _explored(
             bar.update()
     order = sorted(rows)
     table = {name: ("trajectory", [rows[j][name] for j in order]) for name in rows[order[0]]}
-    return dict(sorted(found.items())), xr.Dataset(table, coords={"trajectory": order})
+    return {name: found[name] for name in sorted(found, key=labeled.order)}, xr.Dataset(
+        table, coords={"trajectory": order}
+    )
 
 
 def _trajectory(
-    plan: Plan, begun: Start, run_dirs: list[Path], number: int, j: int, shortest: float
-) -> tuple[dict[int, Atoms], dict[str, float]]:
+    plan: Plan, begun: Start, run_dirs: list[Path], current: Round, j: int, shortest: float
+) -> tuple[dict[str, Atoms], dict[str, float]]:
     potentials = [hipnn.load(run_dir) for run_dir in run_dirs]
     excursion = Excursion(
         begun.temperature, plan.n_steps, plan.sample_every, plan.timestep,
         hot=plan.melting * plan.temperatures[1] if begun.molten else 0.0,
-        melt_steps=plan.n_steps // 4 if begun.molten else 0, seed=1000 * number + j,
+        melt_steps=plan.n_steps // 4 if begun.molten else 0, seed=1000 * current.stream + j,
         closest=plan.collapse * shortest,
     )  # fmt: skip
     driver = potentials[j % len(potentials)].calculator(backend="fused", device="cpu")
@@ -234,18 +268,18 @@ def _trajectory(
     physical = np.flatnonzero((largest < plan.largest_force) & apart)
     if not len(physical):
         return {}, row
-    rng = np.random.default_rng([plan.seed, 1 + number, j, 1])
+    rng = np.random.default_rng([plan.seed, 1 + current.stream, j, 1])
     chosen = {int(physical[disputed[physical].argmax()]): "disputed"}
     if path.frames:
         chosen[int(rng.choice(physical))] = "fresh"
-    base = PER_ROUND * number + 2 * j
     found = {}
     for k, what in chosen.items():
-        frame = base + (what == "disputed")
+        frame = f"{current.name}/t{j:02d}/{LAST[what]}"
         atoms = watched[k].copy()
         valid = what == "fresh" and j % VALID_EVERY == 0
         atoms.info.update(
-            frame=frame, sampling=what, part="valid" if valid else "train", round=number,
+            frame=frame, sampling=what, part="valid" if valid else "train",
+            round=current.name,
             trajectory=j, temperature_K=round(begun.temperature, 1), molten=begun.molten,
             disagreement=round(float(disputed[k]), 4),
         )  # fmt: skip

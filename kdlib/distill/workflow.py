@@ -6,7 +6,6 @@ stopped: labelled frames and finished rounds are found again, trainings go on fr
 
 import json
 import time
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +16,13 @@ from kdlib import files, processes, progress, teachers
 from kdlib.distill import labeled, sampling, students
 from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, keep
-from kdlib.distill.sampling import structures
+from kdlib.distill.sampling import Round, structures
 from kdlib.distill.students import Trained
 from kdlib.errors import InputError
 from kdlib.teachers import Teacher
 from kdlib.training.accuracy import PHASES, against_teacher
 from kdlib.training.references import AtomReferences
 
-#: Number of the round whose frames a finished student is measured on; nothing learns from them. Of
-#: a distillation that went on after its end, the next number; the frames of the first join in.
-FINAL = 90
 RECORD = "rounds.json"
 
 
@@ -55,8 +51,8 @@ class Outcome:
     data: list[Atoms] = field(default_factory=list)
 
     @property
-    def final(self) -> int:
-        """Round number of the frames that the student is measured on."""
+    def final(self) -> str:
+        """Name of the test whose frames the student is measured on."""
         return self.record[-1]["round"]
 
     @property
@@ -91,7 +87,7 @@ class _Work:
             if one["round"] == row["round"]:
                 return one
         minutes = self.minutes
-        self.record[:] = [one for one in self.record if one["round"] < FINAL]  # no end any more
+        self.record[:] = [one for one in self.record if "ending" not in one]  # no end any more
         self.record.append(row | {"minutes": minutes})
         self.began = time.monotonic()
         with files.replacing(self.folder / RECORD) as part:
@@ -135,8 +131,8 @@ def _run(plan: Plan, folder: str | Path) -> Outcome:
             time.monotonic(),
         )  # fmt: skip
         _begin(work)
-        first = [k for k in work.pool.numbers if k < sampling.PER_ROUND]
-        references = AtomReferences.fit(work.pool.frames(first))
+        first = work.pool.frames(work.pool.of(sampling.FIRST.name))
+        references = AtomReferences.fit(first)
         ending = _rounds(work, references)
         return _finish(work, references, ending)
 
@@ -145,13 +141,13 @@ def _begin(work: _Work) -> None:
     """Label the first cells and the teacher's own runs."""
     plan = work.plan
     work.pool.label(sampling.first(plan, work.given), work.teacher)
-    kept = work.folder / "rounds" / "00"
+    kept = work.folder / "rounds" / sampling.FIRST.name
     if not (kept / "done").exists():
         found = sampling.by_teacher(plan, work.given, work.teacher)
         work.pool.label(found, work.teacher)
         kept.mkdir(parents=True, exist_ok=True)
         (kept / "done").touch()
-    n = sum(k < sampling.PER_ROUND for k in work.pool.numbers)
+    n = len(work.pool.of(sampling.FIRST.name))
     progress.line(f"{n} first frames labelled by {work.teacher.name}, {work.minutes:.1f} min")
 
 
@@ -159,13 +155,12 @@ def _rounds(work: _Work, references: AtomReferences) -> str:
     """Rounds until the error is small enough or a budget is used up; why they ended."""
     plan = work.plan
     for number in range(1, plan.max_rounds + 1):
-        earlier = [k for k in work.pool.numbers if k < sampling.PER_ROUND * number]
-        _, found, row = _measured(work, number, earlier, references, plan.round_epochs)
+        _, found, row = _measured(work, Round(number), references, plan.round_epochs)
         progress.line(_line(work.note(row), work))
         if _is_met(plan, row):
             return f"the target of {plan.target_force_rmse:g} eV/Angstrom is met"
         work.pool.label(found, work.teacher)
-        if len(work.pool.numbers) >= plan.max_frames:
+        if len(work.pool.names) >= plan.max_frames:
             return f"{plan.max_frames} frames are labelled"
         if work.minutes >= plan.max_minutes:
             return f"{plan.max_minutes:g} minutes are used"
@@ -174,28 +169,34 @@ def _rounds(work: _Work, references: AtomReferences) -> str:
 
 def _finish(work: _Work, references: AtomReferences, ending: str) -> Outcome:
     """Train to the end, and measure on frames that nothing has learnt from."""
-    number = _final_number(work)
-    learnt = [k for k in work.pool.numbers if k < sampling.PER_ROUND * number]
-    trained, _, row = _measured(work, number, learnt, references, work.plan.final_epochs)
+    trained, _, row = _measured(work, _test(work), references, work.plan.final_epochs)
     final = work.note(row | {"ending": ending})
     progress.line(f"{final['ending']}; {_line(final, work)}")
     return Outcome(trained, references, work.record, final["ending"], work.data)
 
 
 def _measured(
-    work: _Work, number: int, learnt: Sequence[int], references: AtomReferences, n_epochs: int
-) -> tuple[list[Trained], dict[int, Atoms], dict]:
-    """Train, explore, and measure on fresh frames: students, configurations found, and the row."""
+    work: _Work, current: Round, references: AtomReferences, n_epochs: int
+) -> tuple[list[Trained], dict[str, Atoms], dict]:
+    """Train on what came before, explore, and measure on fresh frames.
+
+    Returns
+    -------
+    tuple
+        Students, configurations found, and the row of the record.
+    """
     plan, folder = work.plan, work.folder
+    learnt = work.pool.before(current.name)
     frames = work.pool.frames(learnt) + labeled.learnt(work.data)
     trained = students.train(plan, frames, references, folder / "runs", n_epochs, work.executor)
-    run_dirs, kept = [one.run_dir for one in trained], folder / "rounds" / f"{number:02d}"
-    found, series = sampling.explore(plan, work.given, run_dirs, number, kept, work.executor)
+    run_dirs, kept = [one.run_dir for one in trained], folder / "rounds" / current.name
+    found, series = sampling.explore(plan, work.given, run_dirs, current, kept, work.executor)
     fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
     work.pool.label(fresh, work.teacher)
     student = students.best(trained)
     row = {
-        "round": number, "frames": len(learnt), "errors": _errors(work, student, fresh, references),
+        "round": current.name, "frames": len(learnt),
+        "errors": _errors(work, student, fresh, references),
         "data": labeled.compare(student.potential, work.data, references),
         "disagreement": float(series.disagreement.median()),
         "survived": float(series.survived.mean()),
@@ -204,16 +205,20 @@ def _measured(
     return trained, found, row
 
 
-def _final_number(work: _Work) -> int:
-    """Number of the last round: the one that is there, or the next after those that went on."""
-    if work.record and work.record[-1]["round"] >= FINAL:
-        return work.record[-1]["round"]
-    used = [k // sampling.PER_ROUND for k in work.pool.numbers]
-    return max([FINAL, *(number + 1 for number in used if number >= FINAL)])
+def _test(work: _Work) -> Round:
+    """Test of the finished student: the one that is there, or the next after resumed ones."""
+    test = Round(1, is_test=True)
+    while work.pool.of(test.name) and not _is_last(test, work.record):
+        test = Round(test.number + 1, is_test=True)
+    return test
+
+
+def _is_last(test: Round, record: list[dict]) -> bool:
+    return bool(record) and record[-1]["round"] == test.name
 
 
 def _errors(
-    work: _Work, student: Trained, fresh: dict[int, Atoms], references: AtomReferences
+    work: _Work, student: Trained, fresh: dict[str, Atoms], references: AtomReferences
 ) -> dict:
     frames = references.subtract(work.pool.frames(fresh))
     if not frames:
@@ -235,7 +240,7 @@ def _worst(errors: dict) -> float:
 
 def _line(row: dict, work: _Work) -> str:
     solid, molten = (row["errors"][state]["force_rmse"] for state in PHASES)
-    where = "final" if row["round"] >= FINAL else f"round {row['round']}"
+    where = "final" if "ending" in row else f"round {row['round']}"
     return (
         f"{where}: {row['frames']} frames, force RMSE on fresh frames {solid:.3f} (solid) and "
         f"{molten:.3f} (molten) eV/Angstrom, {row['survived']:.0%} of MD survived, "

@@ -60,6 +60,12 @@ def test_starts_cover_what_they_should():
     np.testing.assert_array_equal(again.positions, starts[7][0].positions)
 
 
+def test_frames_of_two_rounds_never_share_a_number():
+    """What would run into the numbers of the next round is refused before anything runs."""
+    with pytest.raises(InputError, match="1001 trajectories, but a round has numbers for 1000"):
+        active.round_of([], 1, 1001, 1)
+
+
 def test_round_chooses_the_most_disputed(models):
     """The chosen are the top of the list, physical, and say where they come from."""
     chosen, ds = active.round_of(models, 2, 5, 2, SHORT)

@@ -1,4 +1,4 @@
-"""Labelling of many frames: resumable, in parallel, and honest about what failed."""
+"""Labeling of many frames: resumable, in parallel, and honest about what failed."""
 
 import hashlib
 import io
@@ -35,11 +35,11 @@ def label(atoms: Atoms) -> Atoms:
         raise RuntimeError("Did not converge!")
     working = atoms.copy()
     working.calc = EMT()
-    labelled = atoms.copy()
-    labelled.calc = SinglePointCalculator(
-        labelled, energy=working.get_potential_energy(), forces=working.get_forces()
+    labeled = atoms.copy()
+    labeled.calc = SinglePointCalculator(
+        labeled, energy=working.get_potential_energy(), forces=working.get_forces()
     )
-    return labelled
+    return labeled
 
 
 def test_one_file_per_frame_and_no_frame_twice(tmp_path, terminal):
@@ -55,7 +55,7 @@ def test_one_file_per_frame_and_no_frame_twice(tmp_path, terminal):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in written)
 
 
-def test_shipped_frames_are_not_labelled_again(tmp_path):
+def test_shipped_frames_are_not_labeled_again(tmp_path):
     """Frame 0 is in the package."""
     assert campaign.run([0, 900], tmp_path, sample, label) == [tmp_path / "frame_00900.extxyz"]
 

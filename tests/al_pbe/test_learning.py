@@ -15,7 +15,7 @@ from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.training import TrainingConfig
 
 
-def labelled(k: int, amplitude: float, **info):
+def labeled(k: int, amplitude: float, **info):
     """A rattled crystal of four atoms with EMT in the place of DFT."""
     atoms = bulk("Al", cubic=True)
     atoms.rattle(amplitude, seed=k)
@@ -31,10 +31,10 @@ def labelled(k: int, amplitude: float, **info):
 @pytest.fixture(scope="module")
 def frames():
     """Common and compressed frames, and two rounds of more strongly rattled ones."""
-    common = [labelled(k, 0.05) for k in (*range(20), *range(4000, 4020))]
+    common = [labeled(k, 0.05) for k in (*range(20), *range(4000, 4020))]
     chosen = ((1, 3), (1, 7), (2, 3), (2, 5))
     found = [
-        labelled(
+        labeled(
             5000 + 1000 * n + k, 0.3, round=n, trajectory=k, disagreement=n / 10 + k / 100,
             part="train",
         )
@@ -124,8 +124,8 @@ def test_error_of_a_member_by_hand(gains, frames):
     assert float(here) == pytest.approx(expected, rel=1e-6)
 
 
-def test_labelled_frames_tell_what_was_disputed(gains):
-    """Their own records are enough, and a trajectory of which none was labelled is missing."""
+def test_labeled_frames_tell_what_was_disputed(gains):
+    """Their own records are enough, and a trajectory of which none was labeled is missing."""
     assert gains.trajectory.values.tolist() == [3, 5, 7]
     expected = [[0.13, np.nan, 0.17], [0.23, 0.25, np.nan]]
     np.testing.assert_allclose(gains.disagreement, expected)
@@ -140,7 +140,7 @@ def test_gains_are_a_result_file(gains, tmp_path):
 
 def test_frames_of_active_learning_only_train(frames):
     """One in the test part would flatter or shame every model: it is refused."""
-    astray = labelled(6500, 0.1, round=1)
+    astray = labeled(6500, 0.1, round=1)
     with pytest.raises(InputError, match="frame 6500: active learning is for training only"):
         learning.numbers([*frames, astray])
 
@@ -148,5 +148,5 @@ def test_frames_of_active_learning_only_train(frames):
 def test_table_has_a_row_for_each_round(gains):
     """Missing trajectories do not count."""
     found = learning.table(gains)
-    assert found.labelled.tolist() == [2, 2]
+    assert found.labeled.tolist() == [2, 2]
     np.testing.assert_allclose(found["median of disagreement"], [0.15, 0.24])

@@ -13,19 +13,19 @@ from al_pbe.labeling import CONVERGED, PRODUCTION, LabelSettings
 calls = []
 
 
-def labeller(atoms: Atoms, settings: LabelSettings) -> Atoms:
+def labeler(atoms: Atoms, settings: LabelSettings) -> Atoms:
     """EMT; at the coarse cutoff all forces are 0.1 too large and the energy 0.02 per atom."""
     calls.append(settings)
     working = atoms.copy()
     working.calc = EMT()
     shift = 1.0 if settings.cutoff == PRODUCTION.cutoff else 0.0
-    labelled = atoms.copy()
-    labelled.calc = SinglePointCalculator(
-        labelled,
+    labeled = atoms.copy()
+    labeled.calc = SinglePointCalculator(
+        labeled,
         energy=working.get_potential_energy() + shift * 0.02 * len(atoms),
         forces=working.get_forces() + shift * 0.1,
     )
-    return labelled
+    return labeled
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def frames():
         atoms = bulk("Al", cubic=True)
         atoms.rattle(0.1, seed=k)
         atoms.info.update(frame=k, phase=phase)
-        found.append(labeller(atoms, PRODUCTION))
+        found.append(labeler(atoms, PRODUCTION))
     return found
 
 
 def test_differences_by_hand(frames, tmp_path):
     """Against the better cutoff the planted errors come out; against the same one, zero."""
     variants = {"converged": CONVERGED, "scf": quality.VARIANTS["scf"]}
-    ds = quality.accuracy(frames, tmp_path, variants, labeller)
+    ds = quality.accuracy(frames, tmp_path, variants, labeler)
     np.testing.assert_allclose(ds.force_difference.sel(variant="converged"), 0.1, rtol=1e-5)
     np.testing.assert_allclose(ds.energy_difference.sel(variant="converged"), 0.02, rtol=1e-5)
     np.testing.assert_allclose(ds.force_difference.sel(variant="scf"), 0, atol=1e-7)
@@ -51,17 +51,17 @@ def test_differences_by_hand(frames, tmp_path):
 def test_finished_calculations_are_not_repeated(frames, tmp_path):
     """A second call reads files."""
     variants = {"converged": CONVERGED}
-    first = quality.accuracy(frames, tmp_path, variants, labeller)
+    first = quality.accuracy(frames, tmp_path, variants, labeler)
     calls.clear()
-    assert quality.accuracy(frames, tmp_path, variants, labeller).equals(first)
+    assert quality.accuracy(frames, tmp_path, variants, labeler).equals(first)
     assert calls == []
 
 
 def test_what_is_not_computed_is_nan(frames, tmp_path):
     """A variant that nobody asked for is read where it is finished, and otherwise no number."""
     variants = {"converged": CONVERGED, "scf": quality.VARIANTS["scf"]}
-    quality.accuracy(frames[:1], tmp_path, variants, labeller)
-    ds = quality.accuracy(frames[:2], tmp_path, variants, labeller, compute=["converged"])
+    quality.accuracy(frames[:1], tmp_path, variants, labeler)
+    ds = quality.accuracy(frames[:2], tmp_path, variants, labeler, compute=["converged"])
     assert np.isfinite(ds.force_difference.sel(variant="converged")).all()
     assert np.isfinite(ds.force_difference.sel(variant="scf").values).tolist() == [True, False]
 
@@ -72,7 +72,7 @@ def test_failed_calculation_leaves_the_others(frames, tmp_path):
     def stubborn(atoms: Atoms, settings: LabelSettings) -> Atoms:
         if atoms.info["frame"] == 1:
             raise RuntimeError("Did not converge!")
-        return labeller(atoms, settings)
+        return labeler(atoms, settings)
 
     ds = quality.accuracy(frames, tmp_path, {"converged": CONVERGED}, stubborn)
     found = np.isfinite(ds.force_difference.sel(variant="converged").values)
@@ -91,7 +91,7 @@ def test_every_kind_is_chosen(frames):
 
 def test_table_pools_forces_and_averages_energies(frames, tmp_path):
     """0.1 and 0.3 in two frames are 0.22 rms, not 0.2; a variant without numbers has no row."""
-    ds = quality.accuracy(frames[:2], tmp_path, labeller=labeller, compute=["converged"])
+    ds = quality.accuracy(frames[:2], tmp_path, labeler=labeler, compute=["converged"])
     ds["force_difference"].loc[{"variant": "converged"}] = [0.1, 0.3]
     ds["energy_difference"].loc[{"variant": "converged"}] = [0.01, 0.03]
     found = quality.table(ds)

@@ -12,17 +12,19 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from kdlib import datasets, distill, hipnn, teachers
 from kdlib.distill import labeled
-from kdlib.distill.labeled import Pool
+from kdlib.distill.labeled import Pool, order
 from kdlib.errors import InputError
 from kdlib.training.references import AtomReferences
 
+NAMES = ["r00/c000", "r02/t09/worst", "r02/t10/fresh", "r02/t100/fresh", "test1/t00/fresh"]
+
 
 def wanted(n=5):
-    """Rattled copper cells by number."""
+    """Rattled copper cells by name."""
     found = {}
-    for k in range(n):
-        found[k] = bulk("Cu", cubic=True)
-        found[k].rattle(0.1, seed=k)
+    for k, name in enumerate(NAMES[:n]):
+        found[name] = bulk("Cu", cubic=True)
+        found[name].rattle(0.1, seed=k)
     return found
 
 
@@ -49,11 +51,32 @@ def test_a_frame_that_the_teacher_cannot_label_is_left_out(tmp_path, how, words)
     moody = Moody(2, how=how)
     pool = Pool(tmp_path)
     assert pool.label(wanted(), teachers.load(moody)) == 4
-    assert words in pool.refused[2]
-    assert pool.numbers == [0, 1, 3, 4]
+    assert words in pool.refused[NAMES[2]]
+    assert pool.names == [NAMES[k] for k in (0, 1, 3, 4)]
     before = moody.calls
     assert Pool(tmp_path).label(wanted(), teachers.load(moody)) == 0
     assert moody.calls == before
+
+
+def test_frames_come_in_the_order_in_which_they_were_made(tmp_path):
+    """By round, trajectory and kind, numbers as numbers; tests come after all rounds."""
+    made = [
+        "r00/c099", "r00/c100", "r00/m00/f002", "r01/t02/fresh", "r01/t02/worst", "r01/t10/fresh",
+        "r02/t01/fresh", "r99/t00/worst", "r100/t00/fresh", "test1/t01/fresh", "test2/t00/fresh",
+        "test10/t00/fresh",
+    ]  # fmt: skip
+    assert sorted(sorted(made), key=order) == made
+    pool, cell = Pool(tmp_path), wanted(1)[NAMES[0]]
+    shuffled = {name: cell.copy() for name in sorted(made)}
+    assert pool.label(shuffled, teachers.load("emt")) == len(made)
+    assert [atoms.info["frame"] for atoms in pool.frames()] == made == pool.names
+    assert pool.before("r01") == made[:3]
+    assert pool.before("test2") == made[:10]
+    assert pool.of("test1") == made[9:10]
+    assert pool.of("r01") == made[3:6]
+    assert [a.info["frame"] for a in pool.frames([made[5], made[1], "r50/t00/fresh"])] == [
+        made[1], made[5]
+    ]  # fmt: skip
 
 
 def test_a_teacher_that_always_fails_is_of_no_use(tmp_path):
@@ -66,7 +89,7 @@ def test_labels_come_back_as_the_teacher_gave_them(tmp_path):
     """Energy, forces, stress and atomic energies survive the file to its eight digits."""
     pool, teacher = Pool(tmp_path), teachers.load("emt")
     pool.label(wanted(1), teacher)
-    (frame,), expected = pool.frames(), teacher.label(wanted(1)[0]).calc.results
+    (frame,), expected = pool.frames(), teacher.label(wanted(1)[NAMES[0]]).calc.results
     for name in ("energy", "forces", "stress", "energies"):
         np.testing.assert_allclose(frame.calc.results[name], expected[name], atol=2e-8)
 
@@ -88,8 +111,8 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     pool, teacher = Pool(tmp_path), teachers.load("emt")
     with pytest.raises(OSError, match="No space left"):
         pool.label(wanted(), teacher)
-    assert pool.numbers == [0, 1]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert pool.names == NAMES[:2]
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 2
     monkeypatch.undo()
     assert pool.label(wanted(), teacher) == 3
 

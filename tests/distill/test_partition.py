@@ -6,7 +6,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib.distill import partition, sampling
+from kdlib.distill import partition
 from kdlib.distill.labeled import Pool
 from kdlib.distill.partition import Gauge, columns
 from kdlib.errors import InputError
@@ -20,10 +20,8 @@ def compared(tiny, finished, tmp_path_factory):
     """Comparison at two seeds, with frames."""
     folder, outcome = finished
     pool = Pool(folder / "labels")
-    last = sampling.PER_ROUND * outcome.final
-    learnt, fresh = (
-        pool.frames(k for k in pool.numbers if (k < last) == early) for early in (True, False)
-    )
+    learnt, fresh = pool.before(outcome.final), pool.of(outcome.final)
+    learnt, fresh = pool.frames(learnt), pool.frames(fresh)
     kept = tmp_path_factory.mktemp("partition")
     again = lambda: partition.compare(tiny, outcome, learnt, fresh, kept, 2, 8)  # noqa: E731
     return again(), again, learnt, outcome

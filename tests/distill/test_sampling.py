@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 from ase.build import bulk
 
+from kdlib import teachers
 from kdlib.distill import sampling, workflow
+from kdlib.distill.sampling import Round
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn import HipnnConfig, build, save
 from kdlib.md import exploration
@@ -43,9 +45,10 @@ def test_a_melt_that_exploded_is_learnt_but_not_measured_on(
     monkeypatch.setattr(exploration, "follow", lambda *args: path)
     begun = sampling.Start(_copper(1)[0], 900.0, True)
     found, row = sampling._trajectory(
-        replace(tiny, largest_force=1e9), begun, run_dirs, number=1, j=1, shortest=1.7
+        replace(tiny, largest_force=1e9), begun, run_dirs, Round(1), j=1, shortest=1.7
     )
     assert {atoms.info["sampling"] for atoms in found.values()} == kinds
+    assert set(found) == {f"r01/t01/{sampling.LAST[kind]}" for kind in kinds}
     assert row["survived"] == path.survived
     if path.melting:
         (atoms,) = found.values()
@@ -53,6 +56,19 @@ def test_a_melt_that_exploded_is_learnt_but_not_measured_on(
         disputed = exploration.disagreement(*sampling.hipnn.ensemble_forces(models, path.melting))
         assert atoms.info["disagreement"] == pytest.approx(disputed.max(), abs=1e-4)
         assert atoms.info["part"] == "train"
+
+
+def test_no_two_rounds_share_names_or_random_numbers(tiny):
+    """Hundreds of rounds and tests have a name and a start each, and few digits are no limit."""
+    every = [Round(n, is_test) for n in range(1, 300) for is_test in (False, True)]
+    assert len({one.name for one in every}) == len(every)
+    assert len({one.stream for one in every}) == len(every)
+    given = [bulk("Cu", cubic=True)]
+    starts = [sampling.start(tiny, given, one, 0).atoms.get_volume() for one in every]
+    assert len(set(starts)) == len(starts)
+    many = replace(tiny, n_teacher_runs=2, teacher_steps=510)
+    found = sampling.by_teacher(many, given, teachers.load("emt"))
+    assert len(found) == 2 * (510 // sampling.TEACHER_SAMPLE)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -80,14 +96,9 @@ def test_a_touch_is_neither_the_end_of_a_run_nor_labelled(monkeypatch, tiny, run
     monkeypatch.setattr(
         exploration, "follow", lambda atoms, calc, e: seen.append(e) or Trajectory(frames, "", 1.0)
     )
-    found, _ = sampling._trajectory(
-        replace(tiny, largest_force=1e9),
-        sampling.Start(frames[0], 900.0, True),
-        run_dirs,
-        1,
-        1,
-        2.5,
-    )
+    begun = sampling.Start(frames[0], 900.0, True)
+    plan = replace(tiny, largest_force=1e9)
+    found, _ = sampling._trajectory(plan, begun, run_dirs, Round(1), 1, 2.5)
     assert seen[0].closest == pytest.approx(2.5 * tiny.collapse)
     assert seen[0].closest < 1.2
     assert found

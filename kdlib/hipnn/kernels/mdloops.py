@@ -7,7 +7,8 @@ the sum of all forces vanishes to rounding; callers in several threads pass an a
 
 Arguments shared by the loops: ``placed`` (n_atoms + n_ghosts, 3) float64 positions, Angstrom;
 ``row`` and ``index`` of the :class:`~kdlib.hipnn.kernels.neighbortable.NeighborTable`; ``longest``,
-its longest row; ``species`` (n_atoms + n_ghosts) channels; atoms ``start`` to ``stop`` are the chunk.
+its longest row; ``species`` (n_atoms + n_ghosts) channels; atoms ``start`` to ``stop`` are the
+chunk.
 """
 
 import numpy as np
