@@ -203,26 +203,14 @@ def _add_distill(commands: argparse._SubParsersAction) -> None:
     add("--structure", required=True, nargs="+", dest="structures", metavar="FILE",
         help="crystals that ASE reads, or elements")  # fmt: skip
     add("--temperature", type=float, nargs=2, dest="temperatures", metavar="K", help="range")
-    add(
-        "--volume",
-        type=float,
-        nargs=2,
-        dest="volumes",
-        metavar="V",
-        help="range; 1: as given",
-    )
+    add("--volume", type=float, nargs=2, dest="volumes", metavar="V", help="range; 1: as given")
     add("--size", help="small, medium, large, or like 32-16-2")
     add("--labels", help="atomic energies: none, constant or fading")
     add("--data", nargs="+", metavar="FILE", help="your own labeled frames (DFT) to mix in")
-    add(
-        "--data-weight",
-        type=float,
-        metavar="W",
-        help="weight of such a frame in the loss (default 1)",
-    )
+    add("--data-weight", type=float, metavar="W", help="their weight in the loss (default 1)")
     add("--target-force-rmse", type=float, metavar="E", help="target on fresh frames, eV/Angstrom")
-    add("--max-frames", type=_positive, metavar="N", help="most labeled frames")
-    add("--max-minutes", type=float, metavar="M", help="most time")
+    add("--max-frames", type=_positive, metavar="N", help="labeled frames at most")
+    add("--max-minutes", type=float, metavar="M", help="minutes at most")
     add("--seed", type=int, help="seed for everything random")
     add("--rdf-ps", type=float, default=0.0, metavar="PS",
         help="for the report: compare g(r) with a run of the teacher of this length")  # fmt: skip

@@ -65,7 +65,7 @@ def test_two_names_that_differ_are_refused(alloy):
     atoms.info["REF_energy"] = energy
     assert labeled(atoms).get_potential_energy() == energy
     atoms.arrays["REF_forces"] = -atoms.calc.results["forces"]
-    with pytest.raises(InputError, match="say which one is meant with forces_key"):
+    with pytest.raises(InputError, match="choose one with forces_key"):
         labeled(atoms)
 
 
