@@ -15,7 +15,7 @@ from kdlib.geometry.neighbors import neighbor_pairs
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames laid end to end; pairs are sorted by ``first``, so that they are rows of a CSR table."""
+    """Frames laid end to end; pairs sorted by ``first``, so that they are rows of a CSR table."""
 
     numbers: Tensor
     """Atomic numbers, (n_atoms,) int64."""
