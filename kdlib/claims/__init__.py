@@ -1,4 +1,4 @@
-"""The paper's claims: what it says, what the results say, and the verdict."""
+"""The paper's claims: its statements, the evidence in the results, and the verdicts."""
 
 from kdlib.claims.audit import audit, verdict
 from kdlib.claims.choices import choices

@@ -1,8 +1,4 @@
-"""The audit of the paper's claims: each as a number with an interval and a verdict.
-
-A claim holds if the 95 % interval over training runs lies wholly in the claimed range, does not
-hold if it lies wholly outside, and is not decided otherwise.
-"""
+"""The audit of the paper's claims: each as a number with an interval and a verdict."""
 
 import math
 import os
@@ -24,14 +20,10 @@ _KINDS = ("accuracy", "history", "speed", "rdf", "data")
 
 
 def verdict(interval: Interval, low: float, high: float) -> str:
-    """Judge an interval against a claimed range.
+    """Judge an interval against a claimed range, possibly infinite.
 
-    Parameters
-    ----------
-    interval
-        Estimate with its interval; NaN ends if one run gives none.
-    low, high
-        Claimed range, possibly infinite.
+    A claim holds if the interval over training runs lies wholly in the range, does not hold if it
+    lies wholly outside, and is not decided otherwise.
     """
     if not interval.n or not np.isfinite(interval.value):
         return "not measured"
@@ -54,11 +46,12 @@ def audit(
     found
         Result Datasets by kind (accuracy, history, speed, rdf, data), or a results folder.
     margins
-        What "minimal", "comparable" and "constant" mean.
+        Meaning of "minimal", "comparable" and "constant".
 
     Returns
     -------
-    Dataset of kind ``claims``.
+    xr.Dataset
+        Kind ``claims``.
     """
     if not isinstance(found, Mapping):
         parts = {kind: results.collect(found, kind) for kind in _KINDS}
@@ -93,7 +86,7 @@ def _row(claim: Claim, found: Results) -> dict[str, str | float | int]:
 
 
 def _reason(claim: Claim, finding: Finding, judged: str, found: Results) -> str:
-    """Grounds of the number, why the verdict, and why ours differs from the paper's."""
+    """Explain the number, the verdict, and the difference from the paper's number."""
     interval, parts = finding.interval, [finding.grounds]
     if judged == "not measured":
         return finding.grounds
@@ -114,7 +107,7 @@ def _reason(claim: Claim, finding: Finding, judged: str, found: Results) -> str:
 
 
 def _confound(claim: Claim, interval: Interval, found: Results) -> list[str]:
-    """Share of a gain over the control that the force weight alone brings."""
+    """Share of a gain over the control that the force weight alone explains."""
     pairs = {
         "force_control": error_ratio("force_rmse", "matched_control", "control"),
         "rdf_control": error_ratio("rdf_error", "matched_control", "control", "rdf"),

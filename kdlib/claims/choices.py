@@ -1,7 +1,6 @@
-"""Every choice that the paper leaves open or states twice, with what is done here and why.
+"""Every choice that the paper leaves open or states twice, with our choice and its reason.
 
-What is done here is read from the attributes and coordinates of the result files, not typed in
-again; what they don't hold is "not in the results".
+Our choices are read from the attributes and coordinates of the result files, where present.
 """
 
 import math
@@ -13,23 +12,16 @@ import xarray as xr
 from kdlib.claims.paper import LAST_STAGE, PATIENCE, SCRIPT, WEIGHTS
 
 Results = Mapping[str, xr.Dataset]
-#: Name -> (what the paper says, what is done here, why).
+#: What the paper says, our choice, and its reason.
 Entry = tuple[str, str, str]
 
 _UNKNOWN = "not in the results"
 
 
 def choices(found: Results | None = None) -> xr.Dataset:
-    """Table of the open choices.
+    """Dataset over ``choice`` with ``choice_paper``, ``choice_ours`` and ``choice_reason``.
 
-    Parameters
-    ----------
-    found
-        Result Datasets by kind; what depends on the run is read from them.
-
-    Returns
-    -------
-    Dataset over ``choice`` with ``choice_paper``, ``choice_ours`` and ``choice_reason``.
+    ``found`` are result Datasets by kind.
     """
     table: dict[str, Entry] = {}
     for section in (_data, _training, _weights, _measuring):
@@ -169,7 +161,7 @@ def _measuring(found: Results) -> dict[str, Entry]:
 
 
 def _setting(found: Results, name: str) -> str:
-    """Setting of the run as the result files have it."""
+    """Setting of the run in the result files, as text."""
     for kind in ("accuracy", "history"):
         if kind in found and name in found[kind].attrs:
             value = found[kind].attrs[name]

@@ -1,7 +1,7 @@
-"""Statistics behind the claims: from result Datasets to a number, its interval and its grounds.
+"""Evidence for the claims: from result Datasets to a number, its interval and its grounds.
 
-The unit is a training run. Every function here returns a measure: something that takes the results
-by kind and gives a `Finding`, or raises `Missing` where the data are absent.
+A measure takes the results by kind and returns a `Finding`, or raises `Missing` where data are
+absent. ``cost`` is "time" or "memory".
 """
 
 from collections.abc import Callable, Mapping
@@ -35,28 +35,21 @@ class Missing(LookupError):
 
 @dataclass(frozen=True)
 class Finding:
-    """What the data say about one claim.
-
-    Attributes
-    ----------
-    interval
-        Estimate and its interval, in the claim's unit.
-    noise
-        Interval from drawing the test frames again; NaN where it does not apply.
-    grounds
-        What the number was computed from, in words.
-    """
+    """Evidence for one claim."""
 
     interval: Interval
+    """Estimate and its interval, in the claim's unit."""
     grounds: str
+    """What the number was computed from, in words."""
     noise: tuple[float, float] = (np.nan, np.nan)
+    """Interval from resampling the test frames; NaN where it does not apply."""
 
 
 Measure = Callable[[Results], Finding]
 
 
 def find(measure: Measure, results: Results) -> Finding:
-    """Apply a measure; where data are missing, the finding is empty and its grounds say why."""
+    """Apply a measure; where data are missing, the grounds of the empty finding say why."""
     try:
         return measure(results)
     except Missing as gap:
@@ -64,16 +57,10 @@ def find(measure: Measure, results: Results) -> Finding:
 
 
 def error_ratio(variable: str, role: str, other: str, kind: str = "accuracy") -> Measure:
-    """Error of one role over another's, paired by architecture and seed.
+    """Error of ``role`` over that of ``other``, paired by architecture and seed.
 
-    Parameters
-    ----------
-    variable
-        ``force_rmse``, ``energy_rmse`` (test part) or an RDF error.
-    role, other
-        Numerator and denominator.
-    kind
-        Kind of result that holds the variable.
+    ``variable`` is ``force_rmse``, ``energy_rmse`` (test part) or an RDF error, of a ``kind`` of
+    results.
     """
 
     def measure(results: Results) -> Finding:
@@ -94,17 +81,7 @@ def error_ratio(variable: str, role: str, other: str, kind: str = "accuracy") ->
 
 
 def front_ratio(cost: str, role: str, other: str, backend: str = "stock") -> Measure:
-    """Best force error affordable at a cost, of one role over another's, at the worst cost level.
-
-    Parameters
-    ----------
-    cost
-        ``time`` or ``memory``.
-    role, other
-        Numerator and denominator.
-    backend
-        Implementation whose cost counts.
-    """
+    """Best force error affordable at a cost, ``role`` over ``other``, at the worst cost level."""
 
     def measure(results: Results) -> Finding:
         paid = costs(results, cost, backend)
@@ -126,16 +103,14 @@ def front_ratio(cost: str, role: str, other: str, backend: str = "stock") -> Mea
 
 
 def best_smaller_student(results: Results) -> Finding:
-    """Force error of the best student smaller than its teacher, over the teacher's.
-
-    The best of several is picked, so the intervals are Bonferroni-corrected.
-    """
+    """Force error of the best student smaller than its teacher, over the teacher's."""
     students = errors(results, "force_rmse", "student")
     teachers = errors(results, "force_rmse", "teacher")
     teacher_size, teacher = _largest(teachers)
     small = students.where(students.n_parameters < teacher_size).dropna("architecture", how="all")
     if not small.architecture.size:
         raise Missing("no student is smaller than the teacher")
+    # The best of several is picked, so its interval needs Bonferroni's correction.
     level = 1 - (1 - LEVEL) / small.architecture.size
     found = {
         name: ratio(small.sel(architecture=name), teacher, level)
@@ -152,15 +127,7 @@ def best_smaller_student(results: Results) -> Finding:
 
 
 def cost_slope(cost: str, backend: str) -> Measure:
-    """Exponent of the power law between cost and number of parameters.
-
-    Parameters
-    ----------
-    cost
-        ``time`` or ``memory``.
-    backend
-        Implementation whose cost counts.
-    """
+    """Exponent of the power law between cost and number of parameters."""
 
     def measure(results: Results) -> Finding:
         paid = costs(results, cost, backend)
@@ -173,15 +140,7 @@ def cost_slope(cost: str, backend: str) -> Measure:
 
 
 def cost_ratio(cost: str, backend: str) -> Measure:
-    """Cost of the models smaller than the teacher over the teacher's, mean over architectures.
-
-    Parameters
-    ----------
-    cost
-        ``time`` or ``memory``.
-    backend
-        Implementation whose cost counts.
-    """
+    """Cost of the models smaller than the teacher over the teacher's, mean over architectures."""
 
     def measure(results: Results) -> Finding:
         paid = costs(results, cost, backend)

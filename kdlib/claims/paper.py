@@ -1,8 +1,4 @@
-"""What the paper claims: each claim with the range it asserts and the measure that tests it.
-
-Nothing is typed in but the paper's words, its numbers in `PAPER`, and the margins that stand for
-words without a number.
-"""
+"""The paper's claims: each with the range it asserts and the measure that tests it."""
 
 import math
 from collections.abc import Iterator
@@ -21,8 +17,7 @@ from kdlib.claims.evidence import (
 )
 from kdlib.results import schema
 
-#: The numbers that the paper gives for results, in section 3.5: name -> (value, spread, unit).
-#: Everything else is shown in figures without tabulated values.
+#: All results that the paper gives as numbers, in section 3.5: name -> (value, spread, unit).
 PAPER: dict[str, tuple[float, float, str]] = {
     "teacher_energy_rmse": (0.38, math.nan, "eV"),
     "teacher_force_rmse": (0.092, math.nan, "eV/Angstrom"),
@@ -32,31 +27,24 @@ PAPER: dict[str, tuple[float, float, str]] = {
 
 #: Loss weights (w_E, w_F, w_A) of appendix A.1 by role.
 WEIGHTS = {"teacher": (1, 10, 0), "student": (1, 30, 100), "control": (1, 10, 0)}
-#: The same of the last stage of Table 1.
+#: Loss weights in the last stage of Table 1.
 LAST_STAGE = (1, 15, 0)
 #: Epochs without improvement after which the learning rate is halved, and the training ends (A.1).
 PATIENCE = {"lr_patience": 30, "stop_patience": 50}
-#: What the authors' published script sets where the paper is silent.
+#: Settings of the authors' published script that the paper does not state.
 SCRIPT = {"batch_size": 64, "max_epochs": 500}
 
 
 @dataclass(frozen=True)
 class Margins:
-    """Where the paper's words have no number.
-
-    Attributes
-    ----------
-    minimal
-        Largest relative gain that still counts as "minimally improved".
-    comparable
-        Largest relative difference that still counts as "comparable".
-    constant
-        Largest relative change over the training of a "roughly constant" factor.
-    """
+    """Numbers for the paper's qualitative words."""
 
     minimal: float = 0.10
+    """Largest relative gain that still counts as "minimally improved"."""
     comparable: float = 0.10
+    """Largest relative difference that still counts as "comparable"."""
     constant: float = 0.20
+    """Largest relative change over the training of a "roughly constant" factor."""
 
 
 DEFAULT = Margins()
@@ -64,33 +52,19 @@ DEFAULT = Margins()
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim.
-
-    Attributes
-    ----------
-    name
-        Key in the audit.
-    section
-        Where the paper makes it; "ours" if it is a control that the paper lacks.
-    statement
-        The claim in words.
-    low, high
-        Claimed range of the number, in `unit`.
-    measure
-        Gives the number.
-    paper
-        The paper's own value of it, NaN if it has none.
-    unit
-        Unit of all of these.
-    """
+    """One claim."""
 
     name: str
+    """Key in the audit."""
     section: str
+    """Section of the paper; "ours" for a control that the paper lacks."""
     statement: str
     low: float
+    """Lower end of the claimed range, in `unit`."""
     high: float
     measure: Measure = field(repr=False)
     paper: float = math.nan
+    """The paper's value, NaN if it gives none."""
     unit: str = "1"
 
     @property
@@ -104,7 +78,7 @@ class Claim:
 
 
 def claims(margins: Margins = DEFAULT) -> tuple[Claim, ...]:
-    """Every claim of the abstract, sections 3.1-3.5 and 4, in the paper's order."""
+    """All claims of the abstract and sections 3.1-3.5 and 4, in the paper's order."""
     return (
         *_abstract(),
         *_pareto(),

@@ -2,8 +2,6 @@
 
 The unit of every interval is a training run. Errors are positive and their spread grows with their
 size, so they are averaged and compared as logarithms.
-
-Trade-off of cost and error: time per MD step of each model, Pareto fronts, their comparison.
 """
 
 from collections.abc import Callable
@@ -19,22 +17,14 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """An estimate with its interval.
-
-    Attributes
-    ----------
-    value
-        Estimate.
-    low, high
-        Ends of the interval; NaN where one run alone gives none.
-    n
-        Independent runs, or pairs of runs, behind it.
-    """
+    """An estimate with its interval."""
 
     value: float
     low: float
+    """NaN, like ``high``, where a single run gives no interval."""
     high: float
     n: int
+    """Number of independent runs, or pairs of runs."""
 
     def map(self, function: Callable[[float], float]) -> "Interval":
         """Interval of an increasing function of the estimate."""
@@ -45,15 +35,7 @@ MISSING = Interval(np.nan, np.nan, np.nan, 0)
 
 
 def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
-    """Mean of independent values, NaN left out, with its t-interval.
-
-    Parameters
-    ----------
-    values
-        Any shape and unit; one number per run.
-    level
-        Probability of coverage.
-    """
+    """Mean of independent values, one per run, with its t-interval; NaN are ignored."""
     x = np.asarray(values, dtype=float)
     x = x[np.isfinite(x)]
     if not x.size:
@@ -79,11 +61,10 @@ def crossed_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     Parameters
     ----------
     values
-        (n_architectures, n_seeds); rows, then columns, with a missing cell are left out.
-    level
-        Probability of coverage.
+        (n_architectures, n_seeds); rows, then columns, with a missing cell are omitted.
     """
     x = np.asarray(values, dtype=float)
+    # The mean squares need a full grid.
     x = x[np.isfinite(x).any(axis=1)][:, np.isfinite(x).any(axis=0)]
     x = x[np.isfinite(x).all(axis=1)] if np.isfinite(x).all(axis=1).any() else x
     x = x[:, np.isfinite(x).all(axis=0)]
@@ -96,6 +77,7 @@ def crossed_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     freedom = np.array([n_a - 1, n_s - 1, (n_a - 1) * (n_s - 1)])
     squares = np.array([n_s * rows @ rows, n_a * columns @ columns, (rest**2).sum()]) / freedom
     sign = np.array([1, 1, -1])
+    # With few cells the estimate can be too small, even negative, so the largest term bounds it.
     if sign @ squares <= squares.max():
         kept = squares == squares.max()
         variance, df = squares.max(), float(freedom[kept].max())
@@ -109,13 +91,9 @@ def crossed_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
 def ratio(numerator: ArrayLike, denominator: ArrayLike, level: float = LEVEL) -> Interval:
     """Geometric mean of the ratio of paired positive values over architectures and seeds.
 
-    Parameters
-    ----------
-    numerator, denominator
-        (n_architectures, n_seeds) or (n_seeds,), in the same unit.
-    level
-        Probability of coverage.
+    Both arrays are (n_architectures, n_seeds) or (n_seeds,), in the same unit.
     """
+    # The difference is taken pair by pair, so that what a pair shares cancels.
     logs = np.log(np.asarray(numerator, dtype=float)) - np.log(np.asarray(denominator, dtype=float))
     interval = crossed_interval(logs, level) if logs.ndim == 2 else t_interval(logs, level)
     return interval.map(np.exp)
@@ -148,11 +126,11 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Interv
     rho = float(stats.spearmanr(x[kept], y[kept]).statistic)
     if n < 5:
         return Interval(rho, np.nan, np.nan, n)
-    # Full agreement of the ranks is taken as one pair of neighbours short of it.
+    # arctanh(1) is infinite: treat perfect agreement as one swapped pair of neighboring ranks.
     bound = 1 - 12 / (n * (n**2 - 1))
-    centre = np.arctanh(np.clip(rho, -bound, bound))
+    center = np.arctanh(np.clip(rho, -bound, bound))
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(1.06 / (n - 3))
-    return Interval(rho, float(np.tanh(centre - half)), float(np.tanh(centre + half)), n)
+    return Interval(rho, float(np.tanh(center - half)), float(np.tanh(center + half)), n)
 
 
 def frame_bootstrap(
@@ -164,20 +142,16 @@ def frame_bootstrap(
     seed: int = 0,
     level: float = LEVEL,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean RMSE ratio when the test frames are drawn again.
+    """Percentile interval of the mean RMSE ratio when the test frames are resampled.
 
-    Tells how far the finite test set alone could move the ratio of these trained models.
+    It shows how far the finite test set alone could move the ratio of these trained models.
 
     Parameters
     ----------
     numerator, denominator
-        Mean-square errors per frame, (..., n_frames), the leading axes being runs.
+        Mean-square errors per frame, (..., n_frames); the leading axes are runs.
     weights
         Atoms per frame, (n_frames,); equal if None.
-    n_resamples, seed
-        Number of bootstrap samples and seed of their drawing.
-    level
-        Probability of coverage.
     """
     a, b = (np.asarray(x, dtype=float) for x in (numerator, denominator))
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
@@ -188,6 +162,7 @@ def frame_bootstrap(
     frames = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)
     w = np.ones(a.shape[1]) if weights is None else np.asarray(weights, dtype=float)
     n = int(frames.sum())
+    # Both models see the same drawn frames, so the difficulty of a frame cancels in the ratio.
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_resamples) * w[frames]
     logs = 0.5 * (np.log(drawn @ a[:, frames].T) - np.log(drawn @ b[:, frames].T)).mean(axis=1)
     low, high = np.exp(np.quantile(logs, [(1 - level) / 2, (1 + level) / 2]))
@@ -199,8 +174,9 @@ def over_seeds(array: xr.DataArray, dim: str = "seed") -> xr.Dataset:
 
     Returns
     -------
-    Dataset with ``mean``, ``low``, ``high`` in the array's unit and ``n``; ``low`` and ``high`` are
-    NaN where fewer than two seeds are finite.
+    xr.Dataset
+        ``mean``, ``low``, ``high`` in the array's unit and ``n``; ``low`` and ``high`` are NaN
+        where fewer than two seeds are finite.
     """
     logs = np.log(array.where(array > 0))
     n = logs.notnull().sum(dim)
@@ -213,20 +189,10 @@ def over_seeds(array: xr.DataArray, dim: str = "seed") -> xr.Dataset:
 
 
 def log_binned(curves: xr.DataArray, dim: str = "epoch", n_bins: int = 24) -> xr.DataArray:
-    """Means over bins of equal width in log(epoch), counted from 1.
+    """Means over bins of equal width in log(epoch), counted from 1; their coordinate is the mean.
 
-    The mean over these bins gives each factor of two in training length the same weight.
-
-    Parameters
-    ----------
-    curves
-        Any unit, with a dimension ``dim`` in steps of one epoch.
-    n_bins
-        Number of bins; fewer where a bin would hold no epoch.
-
-    Returns
-    -------
-    The array with ``dim`` replaced by the bins, whose coordinate is the mean epoch.
+    The mean over these bins gives each factor of two in training length the same weight. There are
+    fewer than ``n_bins`` where a bin would hold no epoch.
     """
     position = np.arange(1, curves.sizes[dim] + 1)
     edges = np.unique(np.geomspace(1, position.size + 1, n_bins + 1).round().astype(int))
@@ -240,14 +206,8 @@ def log_binned(curves: xr.DataArray, dim: str = "epoch", n_bins: int = 24) -> xr
 def step_time(ds: xr.Dataset) -> tuple[xr.DataArray, dict[str, int]]:
     """Time per MD step of each model and backend, at the largest cell that all its models ran.
 
-    Parameters
-    ----------
-    ds
-        Speed results.
-
-    Returns
-    -------
-    Median over repeats, (architecture, backend), us/atom/step, and the number of atoms per backend.
+    Returns the median over repeats, (architecture, backend), us/atom/step, and the number of atoms
+    per backend.
     """
     total = ds.step_time.sel(component="total").median("repeat", keep_attrs=True)
     atoms: dict[str, int] = {}
@@ -255,7 +215,7 @@ def step_time(ds: xr.Dataset) -> tuple[xr.DataArray, dict[str, int]]:
     for backend in total.backend.values.tolist():
         times = total.sel(backend=backend)
         ran = times.notnull()
-        # An architecture that never ran on this backend does not count.
+        # Ignore architectures that never ran on this backend.
         complete = (ran | ~ran.any("n_atoms")).all("architecture") & ran.any("architecture")
         usable = complete if complete.any() else ran.any("architecture")
         sizes = times.n_atoms.values[usable.values]
@@ -265,26 +225,20 @@ def step_time(ds: xr.Dataset) -> tuple[xr.DataArray, dict[str, int]]:
 
 
 def front(cost: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points that no other point beats in cost and error at once, in the order of cost.
+    """Pareto front: points that no other point beats in both cost and error, ordered by cost.
 
-    Parameters
-    ----------
-    cost, error
-        (n,), any unit; smaller is better. NaN are left out.
+    Both arrays are (n,); smaller is better; NaN are ignored.
     """
     kept = np.isfinite(cost) & np.isfinite(error)
     order = np.lexsort((error[kept], cost[kept]))
     cost, error = cost[kept][order], error[kept][order]
+    # In the order of cost, a point is on the front if it is better than all cheaper ones.
     best = np.minimum.accumulate(np.append(np.inf, error))[:-1]
     return cost[error < best], error[error < best]
 
 
 def dominance(cost: ArrayLike, error: ArrayLike, other: ArrayLike) -> tuple[Interval, int, int]:
-    """Ratio of the best error affordable at a cost, at the cost level least in favour.
-
-    One set dominates another if its ratio is below one at *every* cost level. So the level with the
-    highest upper end decides (an intersection-union test, which needs no correction). A level whose
-    Bonferroni-corrected interval lies above one disproves dominance and is then returned.
+    """Ratio of the best error affordable at a cost, at the least favorable cost level.
 
     Parameters
     ----------
@@ -295,10 +249,12 @@ def dominance(cost: ArrayLike, error: ArrayLike, other: ArrayLike) -> tuple[Inte
 
     Returns
     -------
-    Interval of the ratio error/other at the deciding level, the position of its architecture, and
-    the number of levels.
+    tuple
+        Interval of the ratio error/other at the deciding level, the position of its architecture,
+        and the number of levels.
     """
     cost, error, other = (np.asarray(x, dtype=float) for x in (cost, error, other))
+    # Only runs that both sets have: otherwise the set with more runs has more chances to be best.
     paired = np.isfinite(error) & np.isfinite(other) & np.isfinite(cost)[:, None]
     error, other = np.where(paired, error, np.inf), np.where(paired, other, np.inf)
     levels = np.flatnonzero(paired.any(axis=1))
@@ -306,15 +262,20 @@ def dominance(cost: ArrayLike, error: ArrayLike, other: ArrayLike) -> tuple[Inte
         return MISSING, -1, 0
     logs = {}
     for level in levels:
+        # A user with this budget takes the best model that costs no more, per seed.
         affordable = cost <= cost[level]
         best, other_best = error[affordable].min(axis=0), other[affordable].min(axis=0)
         seeds = np.isfinite(best) & np.isfinite(other_best)
         logs[int(level)] = np.log(best[seeds]) - np.log(other_best[seeds])
+    # One level above one disproves dominance. Looking at all levels for it is a search, hence
+    # Bonferroni's correction.
     strict = 1 - (1 - LEVEL) / levels.size
     against = {level: t_interval(values, strict) for level, values in logs.items()}
     worst = max(against, key=lambda level: np.nan_to_num(against[level].low, nan=-np.inf))
     if against[worst].low > 0:
         return against[worst].map(np.exp), worst, levels.size
+    # Dominance holds only if the ratio is below one at every level, so the highest upper end
+    # decides: an intersection-union test, which needs no correction.
     found = {level: t_interval(values) for level, values in logs.items()}
     worst = max(found, key=lambda level: _upper(found[level]))
     return found[worst].map(np.exp), worst, levels.size

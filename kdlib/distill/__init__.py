@@ -1,4 +1,4 @@
-"""Distil your own: from any teacher and a crystal structure to a student that MD codes can run.
+"""Distill your own: from any teacher and a crystal structure to a student that MD codes can run.
 
 - :mod:`~kdlib.distill.plan`: every choice, in one frozen dataclass;
 - :mod:`~kdlib.distill.sampling`: first cells, and configurations that the students find by MD;

@@ -44,14 +44,14 @@ def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
     """
     home = Path(folder)
     pool = Pool(home / "labels")
-    learnt = pool.frames(pool.before(outcome.final))
-    learnt += labeled.learnt(outcome.data)
+    learned = pool.frames(pool.before(outcome.final))
+    learned += labeled.learned(outcome.data)
     with replacing(home / TRAINING_SET) as part:
-        ase.io.write(part, learnt, format="extxyz")
+        ase.io.write(part, learned, format="extxyz")
     module = copy.deepcopy(outcome.best.potential.module)
     outcome.references.add_to(module)
     settings = {
-        "validity": Validity.of(learnt, module.config.cutoff).record(),
+        "validity": Validity.of(learned, module.config.cutoff).record(),
         "teacher": plan.teacher,
         "errors": outcome.record[-1]["errors"],
         "loss_weights": _weights(outcome.best.run_dir),

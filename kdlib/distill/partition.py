@@ -63,7 +63,7 @@ class Gauge:
 
     @classmethod
     def fit(cls, frames: Sequence[Atoms], natural: Sequence[np.ndarray], cutoff: float) -> "Gauge":
-        """Bring the partition of labelled frames near to another one.
+        """Bring the partition of labeled frames near to another one.
 
         Parameters
         ----------
@@ -119,10 +119,10 @@ def columns(atoms: Atoms, cutoff: float, species: Sequence[int]) -> np.ndarray:
     """
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     r = np.linalg.norm(pairs.vectors(atoms.positions, atoms.cell.array), axis=1)
-    centres = np.linspace(0.2, 0.9, N_RADIAL) * cutoff
-    width = centres[1] - centres[0]
+    centers = np.linspace(0.2, 0.9, N_RADIAL) * cutoff
+    width = centers[1] - centers[0]
     fall = np.cos(0.5 * np.pi * r / cutoff) ** 2
-    radial = np.exp(-0.5 * ((r[:, None] - centres) / width) ** 2) * fall[:, None]
+    radial = np.exp(-0.5 * ((r[:, None] - centers) / width) ** 2) * fall[:, None]
     crowding = np.bincount(pairs.first, fall, minlength=len(atoms))
     local = [atoms.calc.results["energies"], crowding]
     local += [(atoms.numbers == z).astype(float) for z in species[:-1]]
@@ -147,7 +147,7 @@ FOLDER = "partition"
 def compare(
     plan: Plan,
     outcome: Outcome,
-    learnt: Sequence[Atoms],
+    learned: Sequence[Atoms],
     fresh: Sequence[Atoms],
     folder: str | Path,
     n_seeds: int = 3,
@@ -161,10 +161,10 @@ def compare(
         Of the distillation; what it says of labels is replaced by each of :data:`WAYS`.
     outcome
         Holds the references of the species.
-    learnt
-        Labelled frames, the same for all.
+    learned
+        Labeled frames, the same for all.
     fresh
-        Labelled frames that nothing learnt from, the same for all.
+        Labeled frames that nothing learned from, the same for all.
     folder
         Of the distillation; trainings are kept in it and found again.
     n_seeds
@@ -188,12 +188,12 @@ def compare(
         def trained(way: str, frames: Sequence[Atoms]) -> list[Trained]:
             return _trained(base, way, frames, outcome, folder, n_epochs, executor)
 
-        free = trained("none", learnt)
-        gauge = _gauge(free, outcome.references.subtract(learnt), plan.cutoff)
+        free = trained("none", learned)
+        gauge = _gauge(free, outcome.references.subtract(learned), plan.cutoff)
         for way in WAYS:
-            frames = learnt
+            frames = learned
             if way.endswith("gauge"):
-                frames = _changed(learnt, outcome.references.subtract(learnt), gauge)
+                frames = _changed(learned, outcome.references.subtract(learned), gauge)
             group = free if way == "none" else trained(way, frames)
             found[way] = [against_teacher(one.potential, reference) for one in group]
     return _table(found, list(seeds)).merge(_differences(gauge, reference))

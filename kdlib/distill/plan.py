@@ -40,7 +40,7 @@ class Plan:
     melting: float = 2.5
     """Temperature of the melting in units of the highest temperature."""
     n_start: int = 60
-    """Rattled and strained cells that are labelled before there is a student."""
+    """Rattled and strained cells that are labeled before there is a student."""
     rattle: tuple[float, float] = (0.03, 0.35)
     """Range of the standard deviation of displacements in the first cells, Angstrom."""
     strain: float = 0.04
@@ -71,7 +71,7 @@ class Plan:
     closest_pair: float = 0.6
     """Closest pair of a physical configuration in units of the given structure's."""
     collapse: float = 0.45
-    """In the same units, where a run of MD ends: a hot one may touch what is not labelled."""
+    """In the same units, where a run of MD ends: a hot one may touch what is not labeled."""
     target_force_rmse: float = 0.08
     """The distillation ends when fresh frames, solid and molten, have no larger error,
     eV/Angstrom."""
@@ -79,7 +79,7 @@ class Plan:
     """Nor does it end before so large a share of the last round's MD, of solids and of melts,
     has stayed physical."""
     max_frames: int = 500
-    """Budget of labelled frames."""
+    """Budget of labeled frames."""
     max_minutes: float = 45.0
     """Budget of time; what has begun is finished first."""
     max_rounds: int = 8
@@ -106,7 +106,7 @@ class Plan:
     """``"none"``: atomic energies are not used; ``"constant"``: as in the paper; ``"fading"``:
     their weight falls to zero over the first half of the training."""
     data: tuple[str, ...] = ()
-    """Files with labelled frames of one's own (DFT) that are mixed in, as
+    """Files with labeled frames of one's own (DFT) that are mixed in, as
     :func:`kdlib.datasets.load` takes them: the paper's case."""
     data_weight: float = 1.0
     """Weight of such a frame in the loss; the teacher's have 1."""
@@ -145,7 +145,7 @@ class Plan:
         species
             Chemical symbols.
         shortest
-            Centre of the first sensitivity function, Angstrom.
+            Center of the first sensitivity function, Angstrom.
         """
         try:
             numbers = SIZES.get(self.size) or tuple(int(part) for part in self.size.split("-"))

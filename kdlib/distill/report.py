@@ -150,7 +150,7 @@ def report(
     Returns
     -------
     xarray.Dataset
-        Of kind ``figure``: parity on fresh frames that nothing learnt from, errors by round, and
+        Of kind ``figure``: parity on fresh frames that nothing learned from, errors by round, and
         what :mod:`kdlib.distill.measures` measures.
     """
     home = Path(folder)
@@ -193,10 +193,10 @@ def _measurements(
     if m.rdf_ps:
         jobs["liquids"] = lambda: measures.liquids(student, teacher(), *_melt(fresh), m)
     if m.label_seeds and all("energies" in a.calc.results for a in fresh):
-        learnt = pool.frames(pool.before(outcome.final))
-        learnt += labeled.learnt(outcome.data)
+        learned = pool.frames(pool.before(outcome.final))
+        learned += labeled.learned(outcome.data)
         jobs["labels"] = lambda: partition.compare(
-            plan, outcome, learnt, fresh, home, m.label_seeds, m.label_epochs
+            plan, outcome, learned, fresh, home, m.label_seeds, m.label_epochs
         )
     return jobs
 
@@ -234,7 +234,7 @@ def by_round(outcome: Outcome, plan: Plan) -> xr.Dataset:
         about = {"units": unit, "long_name": meaning}
         ds[f"round_{name}"] = (("round", "state"), np.array(values, dtype=float), about)
     frames = [row["frames"] for row in rows]
-    ds["round_frames"] = ("round", frames, {"units": "1", "long_name": "labelled frames"})
+    ds["round_frames"] = ("round", frames, {"units": "1", "long_name": "labeled frames"})
     minutes = [row["minutes"] for row in rows]
     ds["round_minutes"] = ("round", minutes, {"units": "min", "long_name": "time until then"})
     return ds

@@ -83,7 +83,7 @@ def train(
     plan
         Architecture, weights, number of models.
     frames
-        Labelled frames; ``info["part"]`` says what each is for.
+        Labeled frames; ``info["part"]`` says what each is for.
     references
         Energies of atoms that are taken off.
     folder

@@ -83,22 +83,10 @@ REDRAW: dict[str, Callable[[xr.Dataset], Figure]] = {
 
 
 def save(figure: Figure, ds: xr.Dataset, folder: str | os.PathLike[str], name: str) -> list[Path]:
-    """Write a figure as PNG (300 dpi) and SVG, with the Dataset that it is drawn from.
+    """Write the figure ``REDRAW[name](ds)`` as PNG (300 dpi) and SVG, with its data as NetCDF.
 
-    Parameters
-    ----------
-    figure
-        What `REDRAW[name]` returned for ``ds``.
-    ds
-        Its data; what the figure does not use is left out of the file.
-    folder
-        Results folder; the files go to its subfolder ``figures``.
-    name
-        Name of the figure, a key of `REDRAW`.
-
-    Returns
-    -------
-    Paths of the picture files and the NetCDF file.
+    The files go to ``figures`` in the results folder; their paths are returned. The data are the
+    part of ``ds`` that the figure uses.
     """
     if name not in REDRAW:
         raise InputError(f"unknown figure {name!r}; known are {', '.join(sorted(REDRAW))}")
@@ -109,18 +97,9 @@ def save(figure: Figure, ds: xr.Dataset, folder: str | os.PathLike[str], name: s
 
 
 def redraw(folder: str | os.PathLike[str], only: str = "") -> list[Path]:
-    """Draw the figures of a results folder again, from the NetCDF files beside them alone.
+    """Redraw the figures of a results folder, or ``only`` one, from the NetCDF files beside them.
 
-    Parameters
-    ----------
-    folder
-        Results folder; its subfolder ``figures`` holds the files.
-    only
-        Name of one figure; by default all.
-
-    Returns
-    -------
-    Paths of the pictures written.
+    Returns the paths of the pictures.
     """
     target = Path(folder) / "figures"
     paths = sorted(target.glob(f"{only or '*'}.nc"))

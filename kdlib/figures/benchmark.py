@@ -38,12 +38,7 @@ def benchmark(ds: xr.Dataset) -> Figure:
     """Time per MD step against size, peak memory per atom, training epochs, energy along NVE.
 
     Markers are medians over blocks, bars the quartiles; open markers are extrapolated from a
-    smaller size.
-
-    Parameters
-    ----------
-    ds
-        Benchmark: ``step_time`` (us/atom/step), ``memory_per_atom`` (kB/atom), ``epoch_time`` (s).
+    smaller size. Units: us/atom/step, kB/atom, s.
     """
     ran = ds.step_time.notnull().any(["contestant", "n_atoms", "component", "repeat"])
     labels = ds.architecture.values[ran.values].tolist()
@@ -96,7 +91,7 @@ def _memory(ax: Axes, memory: xr.DataArray) -> None:
     names = memory.contestant.values.tolist()
     for k, name in enumerate(names):
         look, here = _LOOKS[name], memory.sel(contestant=name)
-        # side by side, or equals would hide each other
+        # side by side, because equal values would hide each other
         place = np.arange(here.size) + 0.09 * (k - (len(names) - 1) / 2)
         ax.plot(place, here.values, color=look.color, marker=look.marker, linestyle="none")
     ax.set_xticks(range(memory.architecture.size), memory.architecture.values.tolist())

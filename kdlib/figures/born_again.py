@@ -27,12 +27,8 @@ _BORN_AGAIN = ("teacher", "same_size_student", "born_again", "born_again_control
 def born_again(ds: xr.Dataset) -> Figure:
     """Born-Again students beside their teacher, the static student and their own control.
 
-    Grey lines join runs of one seed; the percentage is the paired change against the teacher.
-
-    Parameters
-    ----------
-    ds
-        Accuracy with ``force_rmse`` (eV/Angstrom) and ``energy_rmse`` (eV/atom).
+    Gray lines join runs of one seed; the percentage is the paired change against the teacher. Units
+    of the data: eV/Angstrom, eV/atom.
     """
     figure, axes = canvas(TWO_COLUMNS, 2.9, ncols=2)
     name = str(largest(ds.force_rmse.sel(role=["teacher"])).architecture.values)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from kdlib.figures.style import TWO_COLUMNS, canvas, recipe
 
-#: Verdict -> symbol and colour; the symbol alone tells them apart.
+#: Verdict -> symbol and color; the symbol alone tells them apart.
 VERDICT_LOOKS = {
     "holds": ("✓", "#009E73"),
     "does not hold": ("✗", "#D55E00"),
@@ -19,7 +19,7 @@ _LINE = 0.125  # inch per line of text
 _COLUMNS = {
     "section": 0.005, "claim": 0.07, "claimed": 0.56, "paper": 0.635, "ours": 0.69, "verdict": 0.868
 }  # fmt: skip
-#: Letters in a line of a statement.
+#: Characters in a line of a statement.
 _WRAP = 72
 
 
@@ -35,13 +35,7 @@ _WRAP = 72
     "verdict",
 )
 def claims(ds: xr.Dataset) -> Figure:
-    """Table of claims: section, claim, claimed range with the paper's value, ours, verdict.
-
-    Parameters
-    ----------
-    ds
-        Claims, from `kdlib.claims.audit`.
-    """
+    """Draw the table of `kdlib.claims.audit`: section, claim, its range, paper's value, ours."""
     statements = [fill(str(text), _WRAP) for text in ds.statement.values]
     heights = np.array([text.count("\n") + 1.55 for text in statements])
     total = (heights.sum() + 2.2) * _LINE
@@ -91,7 +85,7 @@ def _claimed(row: xr.Dataset) -> str:
 
 
 def _interval(row: xr.Dataset) -> str:
-    """Value with three digits, or three decimals, and its interval with as many decimals."""
+    """Value with three digits, at most three decimals, and its interval with as many decimals."""
     value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
     if not np.isfinite(value):
         return "–"
@@ -106,6 +100,6 @@ def _interval(row: xr.Dataset) -> str:
 
 
 def _short(value: float, decimals: int) -> str:
-    """Number; one beyond ten thousand by its order of magnitude, to keep its column."""
+    """Format a number; beyond ten thousand by its order of magnitude, to fit the column."""
     rounded = round(value, decimals) + 0.0  # no minus before zero
     return f"{rounded:.{decimals}f}" if abs(value) < 1e4 else f"{value:.0e}".replace("e+", "e")

@@ -1,4 +1,4 @@
-"""Figure of properties that no training saw: DFT against models."""
+"""Figure of properties that no training used: DFT against models."""
 
 import numpy as np
 import xarray as xr
@@ -6,9 +6,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib.figures.style import PHASE_LOOKS, ROLE_LOOKS, TWO_COLUMNS, canvas, letter, recipe
+from kdlib.figures.style import (
+    COMPARED,
+    PHASE_LOOKS,
+    ROLE_LOOKS,
+    TWO_COLUMNS,
+    canvas,
+    letter,
+    recipe,
+)
 
-_COMPARED = ("teacher", "student", "control", "matched_control")
 _SHOWN = {"teacher": "-", "student": "--"}
 
 
@@ -19,13 +26,13 @@ _SHOWN = {"teacher": "-", "student": "--"}
     "value",
     "reference_value",
     optional=("converged_value",),
-    labels={"role": _COMPARED},
+    labels={"role": COMPARED},
 )
 def crystals(ds: xr.Dataset) -> Figure:
     """Energy against volume of three crystals (A), and deviations of models from DFT (B).
 
-    Energies are counted from the lowest of fcc. DFT is that of the labels; B also says how far
-    converged DFT is from it. Faint points in B are models, markers their means.
+    Energies are relative to the lowest of fcc. The reference is DFT at the settings of the labels;
+    B also shows converged DFT. Faint points in B are models, markers their means.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the data cover."""
+"""Figure of the data's coverage."""
 
 import numpy as np
 import xarray as xr

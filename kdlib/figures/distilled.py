@@ -1,4 +1,4 @@
-"""Figure of a distillation: what the student is worth, against its teacher."""
+"""Figure of a distillation: accuracy, stability and cost of the student against its teacher."""
 
 from itertools import cycle
 from typing import Any
@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from kdlib.figures.style import ROLE_LOOKS, TWO_COLUMNS, canvas, label, letter, recipe
 
-#: Colours of crystals, from Tol's muted palette, none of them a role's or a state's.
+#: Colors of crystals, from Tol's muted palette, unlike those of roles and states.
 _CRYSTALS = ("#332288", "#117733", "#882255", "#999933")
 _STATES = {"solid": ("#0072B2", "o", "-"), "molten": ("#D55E00", "s", "--")}
 
@@ -36,10 +36,7 @@ _STATES = {"solid": ("#0072B2", "o", "-"), "molten": ("#D55E00", "s", "--")}
 def distilled(ds: xr.Dataset) -> Figure:
     """Parity of energies, forces and atomic energies, error by round, E(V), stability, cost, g(r).
 
-    Parameters
-    ----------
-    ds
-        From :func:`kdlib.distill.report.report`; attribute ``target`` (eV/Angstrom).
+    The data come from :func:`kdlib.distill.report.report`; attribute ``target`` is in eV/Angstrom.
     """
     panels = {
         "energies": _energies, "forces": _forces, "atomic": _atomic,
@@ -58,7 +55,7 @@ def distilled(ds: xr.Dataset) -> Figure:
 def _points(
     ax: Axes, molten: xr.DataArray, x: np.ndarray, y: np.ndarray, marker: str = "", **look: Any
 ) -> None:
-    """Points of solid and of molten, each with its colour and, unless one is given, its marker."""
+    """Draw solid and molten points, each in its color and, unless one is given, its marker."""
     for value, (state, (color, own, _)) in zip((0.0, 1.0), _STATES.items(), strict=True):
         chosen = (molten == value).values
         ax.plot(x[chosen], y[chosen], marker or own, color=color, label=state, **look)
@@ -96,14 +93,14 @@ def _atomic(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _name(ax: Axes, what: str, unit: str) -> None:
-    """Say which quantity is compared."""
+    """Name the compared quantity and the axes."""
     _above(ax, what)
     ax.set_xlabel(f"Teacher ({unit})")
     ax.set_ylabel(f"Student ({unit})")
 
 
 def _above(ax: Axes, words: str) -> None:
-    """What there is no room for on the axes."""
+    """Write above the panel what does not fit on an axis."""
     ax.set_title(words, fontsize=7, loc="right")
 
 
@@ -177,7 +174,7 @@ def _memories(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _bars(ax: Axes, costs: xr.DataArray) -> None:
-    """A cost of teacher and student on a logarithmic axis."""
+    """Draw a cost of teacher and student on a logarithmic axis."""
     models = costs.model.values.tolist()
     known = costs.values[costs.values > 0]
     ax.bar(models, costs.values, color=[ROLE_LOOKS[name].color for name in models], width=0.6)

@@ -1,4 +1,4 @@
-"""Fig. 1: the workflow from DFT data to the student, and the network that all of them are."""
+"""Fig. 1: the workflow from DFT data to the student, and the network that all models share."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 
 from kdlib.claims.paper import WEIGHTS
-from kdlib.figures.style import ROLE_LOOKS, TWO_COLUMNS, canvas, recipe
+from kdlib.figures.style import ROLE_LOOKS, TWO_COLUMNS, WEIGHT_NAMES, canvas, recipe
 
-_GREY = "0.35"
+_GRAY = "0.35"
 _DATA = (1.5, 24, 18, 24.5)
 _TEACHER = (30, 33.5, 19, 15)
 _LABELS = (58.5, 33.5, 15, 15)
@@ -28,7 +28,7 @@ def schematic_data(
     teacher: str = "128-40-4",
     student: str = "16-8-1",
 ) -> xr.Dataset:
-    """Dataset of what Fig. 1 says in numbers.
+    """Dataset of the numbers in Fig. 1.
 
     Parameters
     ----------
@@ -38,15 +38,10 @@ def schematic_data(
         Architectures as features-sensitivities-atom layers; by default the paper's.
     """
     table = np.array([weights[role] for role in WEIGHTS], dtype=float)
-    names = {
-        "weight_energy": "weight of the energy error, w_E",
-        "weight_force": "weight of the force error, w_F",
-        "weight_atomic_energy": "weight of the atomic-energy error, w_A",
-    }
     ds = xr.Dataset(
         {
             name: ("role", table[:, column], {"units": "1", "long_name": words})
-            for column, (name, words) in enumerate(names.items())
+            for column, (name, words) in enumerate(WEIGHT_NAMES.items())
         },
         {"role": ("role", list(WEIGHTS), {"long_name": "role of the model"})},
     )
@@ -55,15 +50,9 @@ def schematic_data(
     return ds.assign_attrs(kind="figure")
 
 
-@recipe("weight_energy", "weight_force", "weight_atomic_energy", "architecture")
+@recipe(*WEIGHT_NAMES, "architecture")
 def fig1_schematic(ds: xr.Dataset) -> Figure:
-    """Fig. 1: DFT data, teacher, atomic energies, student and control; below, the HIP-NN block.
-
-    Parameters
-    ----------
-    ds
-        Weights and architectures by role, from `schematic_data`.
-    """
+    """Fig. 1: DFT data, teacher, atomic energies, student and control; below, the HIP-NN block."""
     figure, ax = canvas(TWO_COLUMNS, 3.5)
     ax.set(xlim=(0, 100), ylim=(0, 49.5), aspect="equal")
     ax.set_axis_off()
@@ -92,7 +81,7 @@ def _frame(ax: Axes, box: Box, color: str, title: str, face: str = "white") -> N
     ax.text(x + width / 2, y + height - 1, title, ha="center", va="top", color=color, weight="bold")
 
 
-def _arrow(ax: Axes, *points: tuple[float, float], color: str = _GREY) -> None:
+def _arrow(ax: Axes, *points: tuple[float, float], color: str = _GRAY) -> None:
     """Arrow along a polyline."""
     x, y = zip(*points, strict=True)
     ax.plot(x[:-1], y[:-1], color=color, linewidth=1.2, solid_capstyle="butt")
@@ -105,18 +94,18 @@ def _arrow(ax: Axes, *points: tuple[float, float], color: str = _GREY) -> None:
 
 
 def _cluster(box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """Atom positions of a small disordered cell inside a box, and a number per atom."""
+    """Atom positions of a small disordered cell in a box, and a random number per atom."""
     rng = np.random.default_rng(5)
     x, y, width, height = box
     sites = np.array([(i + 0.5 * (j % 2), 0.87 * j) for j in range(4) for i in range(4)])
     sites = (sites - sites.mean(axis=0)) / np.ptp(sites, axis=0).max()
     sites = sites + rng.normal(scale=0.03, size=sites.shape)
-    centre = np.array([x + width / 2, y + height / 2])
-    return centre + sites * 0.8 * min(width, height), rng.normal(size=len(sites))
+    center = np.array([x + width / 2, y + height / 2])
+    return center + sites * 0.8 * min(width, height), rng.normal(size=len(sites))
 
 
 def _draw_data(ax: Axes) -> None:
-    _frame(ax, _DATA, _GREY, "DFT data")
+    _frame(ax, _DATA, _GRAY, "DFT data")
     x, y, width, height = _DATA
     sites, _ = _cluster((x, y + 5.5, width, height - 8))
     rng = np.random.default_rng(8)
@@ -131,7 +120,7 @@ def _draw_data(ax: Axes) -> None:
 
 
 def _draw_labels(ax: Axes) -> None:
-    _frame(ax, _LABELS, _GREY, "atomic energies")
+    _frame(ax, _LABELS, _GRAY, "atomic energies")
     x, y, width, height = _LABELS
     sites, energies = _cluster((x, y + 2.4, width, height - 4.6))
     norm = Normalize(-2, 2)
@@ -143,7 +132,7 @@ def _draw_labels(ax: Axes) -> None:
 
 
 def _draw_model(ax: Axes, box: Box, role: str, architecture: str) -> None:
-    """Frame with a small network, as wide and as deep as the model is among its kind."""
+    """Draw a frame with a small network, wide and deep for the teacher."""
     look = ROLE_LOOKS[role]
     _frame(ax, box, look.color, look.label)
     x, y, width, height = box
@@ -179,9 +168,9 @@ def _draw_flow(ax: Axes, ds: xr.Dataset) -> None:
     student, control = ROLE_LOOKS["student"].color, ROLE_LOOKS["control"].color
     right, middle = _DATA[0] + _DATA[2], _TEACHER[1] + _TEACHER[3] / 2
     _arrow(ax, (right, middle), (_TEACHER[0], middle))
-    caption((right + _TEACHER[0]) / 2, middle + 0.6, weights("teacher").replace(", ", "\n"), _GREY)
+    caption((right + _TEACHER[0]) / 2, middle + 0.6, weights("teacher").replace(", ", "\n"), _GRAY)
     _arrow(ax, (_TEACHER[0] + _TEACHER[2], middle), (_LABELS[0], middle))
-    caption((_TEACHER[0] + _TEACHER[2] + _LABELS[0]) / 2, middle + 0.6, "predicts", _GREY)
+    caption((_TEACHER[0] + _TEACHER[2] + _LABELS[0]) / 2, middle + 0.6, "predicts", _GRAY)
     upper = _STUDENT[1] + 0.6 * _STUDENT[3]
     _arrow(ax, (_LABELS[0] + _LABELS[2], upper), (_STUDENT[0], upper), color=student)
     w_a = float(ds.weight_atomic_energy.sel(role="student"))
@@ -202,7 +191,7 @@ def _draw_flow(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _draw_network(ax: Axes) -> None:
-    """Draw the HIP-NN block: what every model above is."""
+    """Draw the HIP-NN block, the network of every model above."""
     ax.add_patch(
         FancyBboxPatch(
             (1.5, 1),
@@ -213,11 +202,11 @@ def _draw_network(ax: Axes) -> None:
             edgecolor="none",
         )
     )
-    ax.text(3, 15.4, "HIP-NN, for every model", weight="bold", va="top", color=_GREY)
+    ax.text(3, 15.4, "HIP-NN, for every model", weight="bold", va="top", color=_GRAY)
     blocks = (
         (14.5, "input", "species (one-hot)\npair vectors $\\mathbf{r}_{ij}$"),
         (23, "interaction layer", r"$\sum_j s_\nu(r_{ij})\,[1,\ \hat{\mathbf{r}}_{ij}]\,z_j$"
-         "\nmessages from neighbours"),
+         "\nmessages from neighbors"),
         (17, "atom layers", "dense, with shortcut\n$\\times\\ n$"),
         (12.5, "readout", "$\\varepsilon_i$ linear in\nthe features"),
         (14.5, "energy, forces", "$E=\\sum_i \\varepsilon_i$\n"
@@ -225,7 +214,7 @@ def _draw_network(ax: Axes) -> None:
     )  # fmt: skip
     x, gap = 3.0, 3.0
     for number, (width, title, words) in enumerate(blocks):
-        _frame(ax, (x, 2.2, width, 10.6), _GREY, title)
+        _frame(ax, (x, 2.2, width, 10.6), _GRAY, title)
         ax.text(x + width / 2, 5.9, words, ha="center", va="center", fontsize=6.8)
         if number:
             _arrow(ax, (x - gap, 7.5), (x, 7.5))

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from kdlib.claims.statistics import front, over_seeds, step_time
 from kdlib.figures.style import (
     BACKEND_LOOKS,
+    COMPARED,
     ROLE_LOOKS,
     TWO_COLUMNS,
     canvas,
@@ -20,24 +21,18 @@ from kdlib.figures.style import (
     runs,
 )
 
-_COMPARED = ("teacher", "student", "control", "matched_control")
-
 
 @recipe(
     "force_rmse",
     "step_time",
     "n_parameters",
     optional=("memory_per_atom",),
-    labels={"split": ("test",), "role": _COMPARED, "component": ("total",)},
+    labels={"split": ("test",), "role": COMPARED, "component": ("total",)},
 )
 def fig2_pareto(ds: xr.Dataset) -> Figure:
     """Fig. 2: force error against time per MD step (A) and memory (B), with Pareto fronts.
 
-    Parameters
-    ----------
-    ds
-        Accuracy and speed, combined: ``force_rmse`` (eV/Angstrom), ``step_time`` (us/atom/step),
-        ``memory_per_atom`` (kB/atom).
+    Units of the data: eV/Angstrom, us/atom/step, kB/atom.
     """
     figure, (left, right) = canvas(TWO_COLUMNS, 3.1, ncols=2, sharey=True)
     times, atoms = step_time(ds)
@@ -59,7 +54,7 @@ def fig2_pareto(ds: xr.Dataset) -> Figure:
 
 
 def _tradeoff(ax: Axes, ds: xr.Dataset, cost: xr.DataArray) -> None:
-    """Error against cost for every role and backend; a stepped line is the Pareto front."""
+    """Draw error against cost for every role and backend, Pareto fronts as stepped lines."""
     error = ds.force_rmse.sel(split="test")
     frame_points(ax, "y", error.values)
     frame_points(ax, "x", cost.values)

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdlib.figures.style import (
+    COMPARED,
     ROLE_LOOKS,
     TWO_COLUMNS,
     canvas,
@@ -22,24 +23,18 @@ from kdlib.figures.style import (
     runs,
 )
 
-_COMPARED = ("teacher", "student", "control", "matched_control")
-
 
 @recipe(
     "force_rmse",
     "energy_rmse",
     "n_parameters",
     optional=("rdf_error", "rdf_floor", "rdf_floor_teachers"),
-    labels={"split": ("test",), "role": _COMPARED},
+    labels={"split": ("test",), "role": COMPARED},
 )
 def fig3_capacity(ds: xr.Dataset) -> Figure:
     """Fig. 3: force error (A), energy error (B) and g(r) error (C) against model size.
 
-    Parameters
-    ----------
-    ds
-        Accuracy and g(r), combined: ``force_rmse`` (eV/Angstrom), ``energy_rmse`` (eV/atom),
-        ``rdf_error`` (Angstrom), ``rdf_floor`` (Angstrom).
+    Units of the data: eV/Angstrom, eV/atom, Angstrom.
     """
     figure, axes = canvas(TWO_COLUMNS, 2.6, ncols=3)
     test = ds.sel(split="test")
@@ -77,7 +72,7 @@ def _against_size(ax: Axes, ds: xr.Dataset, error: xr.DataArray, words: str) -> 
 
 
 def _floor(ax: Axes, ds: xr.Dataset) -> None:
-    """Shade what cannot be told from noise; open the axis down to it."""
+    """Shade errors below the noise floor and extend the axis down to it."""
     floors = [float(ds[n]) for n in ("rdf_floor", "rdf_floor_teachers") if n in ds]
     floors = [floor for floor in floors if np.isfinite(floor)]
     if not floors:

@@ -21,7 +21,7 @@ _COMPARED = ("student", "control", "matched_control")
 
 
 def _one_architecture(ds: xr.Dataset) -> xr.Dataset:
-    """Keep the largest architecture that has a student and a control; the paper shows one."""
+    """Keep the largest architecture with a student and a control, as the paper shows one."""
     if "architecture" not in ds.dims:
         return ds
     present = (
@@ -42,11 +42,7 @@ def fig4_dynamics(ds: xr.Dataset) -> Figure:
     """Fig. 4: training (A) and validation (B) force error per epoch, and their ratio (C).
 
     Thin lines are seeds, thick ones their geometric mean over the epochs that all seeds reached.
-
-    Parameters
-    ----------
-    ds
-        Training histories with ``force_rmse`` (eV/Angstrom) by role, seed, epoch and split.
+    ``force_rmse`` is in eV/Angstrom.
     """
     figure, axes = canvas(TWO_COLUMNS, 2.7, ncols=3, width_ratios=(1, 1, 1.1))
     curves = ds.force_rmse.isel(architecture=0)
@@ -88,7 +84,7 @@ def _learning(ax: Axes, curves: xr.DataArray) -> None:
 
 
 def _ratios(ax: Axes, curves: xr.DataArray) -> None:
-    """Student's validation error over each control's at equal epoch, paired by seed."""
+    """Draw the student's validation error over each control's at equal epoch, paired by seed."""
     student = np.log(curves.sel(role="student"))
     ax.axhline(1, color="0.3", linewidth=0.8)
     for role in [name for name in curves.role.values.tolist() if name != "student"]:

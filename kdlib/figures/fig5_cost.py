@@ -26,12 +26,7 @@ _PARTS = ("neighbor_list", "model", "integrator")
 def fig5_cost(ds: xr.Dataset) -> Figure:
     """Fig. 5: time per MD step (A) and memory (B) per atom against model size, both backends.
 
-    Markers are medians over repeats, faint points the repeats.
-
-    Parameters
-    ----------
-    ds
-        Speed: ``step_time`` (us/atom/step) and ``memory_per_atom`` (kB/atom).
+    Markers are medians over repeats, faint points the repeats. Units: us/atom/step, kB/atom.
     """
     figure, (left, right) = canvas(TWO_COLUMNS, 2.8, ncols=2)
     times, atoms = step_time(ds)
@@ -81,13 +76,7 @@ def _joined(
 
 @recipe("step_time", "n_parameters")
 def step_breakdown(ds: xr.Dataset) -> Figure:
-    """Where the time of an MD step goes: neighbour list, model, integrator; a panel per backend.
-
-    Parameters
-    ----------
-    ds
-        Speed: ``step_time`` (us/atom/step) with all components.
-    """
+    """Time of an MD step in neighbor list, model and integrator (us/atom), a panel per backend."""
     _, atoms = step_time(ds)
     backends = ds.backend.values.tolist()
     height = 0.9 + 0.27 * ds.architecture.size
@@ -102,7 +91,7 @@ def step_breakdown(ds: xr.Dataset) -> Figure:
             ax.barh(rows, width, left=left, height=0.62, color=look.color, label=look.label)
             left += width
         total = here.sel(component="total").values
-        # Medians of parts need not add up to the median of the whole: the number is beside both.
+        # Medians of parts need not add up to that of the total, so the number is beside both.
         for row, value, end in zip(rows, total, np.fmax(total, left), strict=True):
             text = f" {value:.3g}" if np.isfinite(value) else " not run"
             ax.annotate(text, (np.nan_to_num(end), row), va="center", fontsize=6.5)

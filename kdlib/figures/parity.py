@@ -34,10 +34,7 @@ from kdlib.figures.style import (
 def parity(ds: xr.Dataset) -> Figure:
     """Parity of the teacher on test frames, and its atomic energies by phase and coordination.
 
-    Parameters
-    ----------
-    ds
-        Parity: energies per frame (eV/atom), force components (eV/Angstrom), atomic energies (eV).
+    Units of the data: energies per frame eV/atom, force components eV/Angstrom, atomic energies eV.
     """
     figure, axes = canvas(TWO_COLUMNS, 5.2, mosaic=[["A", "B"], ["C", "D"]])
     _energies(axes["A"], ds)
@@ -47,7 +44,7 @@ def parity(ds: xr.Dataset) -> Figure:
     for name, ax in axes.items():
         letter(ax, name)
     handles, names = axes["D"].get_legend_handles_labels()
-    if names:  # a small test part may have no five atoms of equal coordination
+    if names:  # a small test part may lack five atoms of equal coordination
         figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 8))
     return figure
 
@@ -119,7 +116,7 @@ def _atomic_by_phase(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _atomic_by_coordination(ax: Axes, ds: xr.Dataset) -> None:
-    """Median and 10-90 % range of the atomic energies at each coordination, phases side by side."""
+    """Draw median and 10-90 % range of atomic energies by coordination, phases side by side."""
     phases = ordered_phases(ds.atom_phase)
     shifts = np.linspace(-0.28, 0.28, len(phases)) if len(phases) > 1 else np.zeros(1)
     for name, shift in zip(phases, shifts, strict=True):

@@ -1,4 +1,4 @@
-"""Figure of the liquid's structure: g(r) of the models and of the experiment."""
+"""Figure of the liquid's structure: g(r) of models and experiment."""
 
 import numpy as np
 import xarray as xr
@@ -6,13 +6,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdlib.claims.statistics import over_seeds
-from kdlib.figures.style import EXPERIMENT, ONE_COLUMN, ROLE_LOOKS, canvas, label, letter, recipe
-
-_COMPARED = ("teacher", "student", "control", "matched_control")
+from kdlib.figures.style import (
+    COMPARED,
+    EXPERIMENT,
+    ONE_COLUMN,
+    ROLE_LOOKS,
+    canvas,
+    label,
+    letter,
+    recipe,
+)
 
 
 def _teacher_and_smallest(ds: xr.Dataset) -> xr.Dataset:
-    """Keep the teacher's architecture and a student's smallest, where differences show most."""
+    """Keep the teacher's architecture and the smallest student's, where differences show most."""
     present = ds.rdf_error.notnull() | ds.g.notnull().any("r")
     wanted = []
     for role, position in (("teacher", -1), ("student", 0)):
@@ -29,20 +36,15 @@ def _teacher_and_smallest(ds: xr.Dataset) -> xr.Dataset:
     "rdf_floor",
     "n_parameters",
     optional=("g_experiment",),
-    labels={"role": _COMPARED},
+    labels={"role": COMPARED},
     narrow=_teacher_and_smallest,
 )
 def rdf(ds: xr.Dataset) -> Figure:
     """g(r) of the liquid (A) and its difference from each model's own teacher (B).
 
     Students and controls are those of the smallest architecture. The band in B is the noise floor,
-    the integrated difference between pieces of one run, as a mean over the range of the integral.
-
-    Parameters
-    ----------
-    ds
-        g(r) with ``rdf_error`` and ``rdf_floor`` (Angstrom); attributes ``r_min`` and ``r_max``
-        (Angstrom) give the range of the integral, 2-8 by default.
+    the integrated difference (Angstrom) between pieces of one run, divided by the range of the
+    integral: attributes ``r_min`` and ``r_max``, 2-8 Angstrom by default.
     """
     figure, (top, bottom) = canvas(ONE_COLUMN, 4.1, nrows=2, sharex=True, height_ratios=(1.35, 1))
     r = ds.r.values
@@ -52,7 +54,7 @@ def rdf(ds: xr.Dataset) -> Figure:
     teacher = _of_role(ds.g, "teacher")
     for role in ds.role.values.tolist():
         g, look = _of_role(ds.g, role), ROLE_LOOKS[role]
-        if not g.notnull().any():  # e.g. a liquid that was lost on the way
+        if not g.notnull().any():  # e.g. the liquid became unphysical
             continue
         text = look.label
         if role != "teacher":
@@ -78,9 +80,7 @@ def rdf(ds: xr.Dataset) -> Figure:
 
 def _of_role(array: xr.DataArray, role: str) -> xr.DataArray:
     """Values of one role over seeds, at the only architecture kept for it."""
-    values = array.sel(role=role)
-    position = -1 if role == "teacher" else 0
-    return values.isel(architecture=position)
+    return array.sel(role=role).isel(architecture=-1 if role == "teacher" else 0)
 
 
 def _difference(ax: Axes, r: np.ndarray, difference: xr.DataArray, role: str) -> None:

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from kdlib.figures.style import TWO_COLUMNS, canvas, label, letter, log_ticks, phase_look, recipe
 
-#: Grey and marker of an ensemble, by the number of rounds that it was trained on.
+#: Gray level and marker of an ensemble, by the number of rounds that it was trained on.
 _ENSEMBLES = (("0.7", "s"), ("0.4", "D"), ("0.0", "o"), ("0.0", "^"))
-#: Of the panels, relative.
+#: Relative widths of the panels.
 _WIDTHS = {"accuracy": 1.0, "disagreement": 0.8, "error": 1.3}
 
 
@@ -22,9 +22,9 @@ _WIDTHS = {"accuracy": 1.0, "disagreement": 0.8, "error": 1.3}
 def reference(ds: xr.Dataset) -> Figure:
     """Accuracy of labels (A); active learning: disagreement by round (B), error of ensembles (C).
 
-    Points in B are labelled frames, bars their quartiles; markers in C are means over the members
-    of an ensemble, bars reach from the best to the worst. What it was trained on is not shown. The
-    open marker is the control with as many frames as there were without active learning.
+    Points in B are labeled frames, bars their quartiles. Markers in C are means over the members of
+    an ensemble on frames that it was not trained on; bars reach from the best to the worst member.
+    The open marker is the control with as many frames as there were without active learning.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def _disagreement(ax: Axes, found: xr.DataArray) -> None:
     ax.set_xticks(rounds)
     ax.set_xlim(rounds.min() - 0.6, rounds.max() + 0.6)
     ax.set_xlabel("Round")
-    ax.set_ylabel(label(found, "disagreement on labelled frames"))
+    ax.set_ylabel(label(found, "disagreement on labeled frames"))
 
 
 def _error(ax: Axes, found: xr.DataArray, traded: xr.DataArray | None) -> None:

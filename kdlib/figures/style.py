@@ -1,11 +1,7 @@
-"""Look of every figure: sizes, fonts, one colour and marker per role, labels with units.
+"""Style of every figure: sizes, fonts, one color and marker per role, labels with units.
 
-Nothing here touches matplotlib's global state: figures are drawn inside `style()`, as objects of
-their own, without pyplot.
-
-Marks shared by figures: seeds as faint points, means with intervals, reference bands.
-
-What a figure needs of a Dataset, so that only that is stored beside it.
+Figures are drawn inside `style()`, without pyplot, so that matplotlib's global state stays as it
+is. `recipe` declares the variables that a figure needs; only those are stored beside it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -65,25 +61,17 @@ _RC = {
 
 @dataclass(frozen=True)
 class Look:
-    """How one role, backend or phase appears in every figure.
-
-    Attributes
-    ----------
-    label
-        Name in legends.
-    color
-        From palettes that stay apart for the colour-blind.
-    marker, linestyle
-        Second signal beside the colour, for print in grey.
-    nudge
-        Steps to the side, so that intervals of roles at one cost do not hide each other.
-    """
+    """Appearance of one role, backend or phase in every figure."""
 
     label: str
+    """Name in legends."""
     color: str
+    """Color from a palette for the color-blind."""
     marker: str = "o"
+    """Second signal beside the color, like ``linestyle``, for print in gray."""
     linestyle: str | tuple[int, tuple[int, ...]] = "-"
     nudge: int = 0
+    """Steps to the side, so that intervals of roles at one cost do not hide each other."""
 
 
 #: Okabe & Ito's palette; a marker and a line style of its own for each role.
@@ -100,15 +88,22 @@ ROLE_LOOKS = {
         "total_energy_control": ("#8C6D31", "v", ":"),
     }.items()
 }
+#: Roles in the figures of the paper.
+COMPARED = ("teacher", "student", "control", "matched_control")
+WEIGHT_NAMES = {
+    "weight_energy": "weight of the energy error, w_E",
+    "weight_force": "weight of the force error, w_F",
+    "weight_atomic_energy": "weight of the atomic-energy error, w_A",
+}
 EXPERIMENT = Look("experiment", "#6E6E6E", "", ":")
-#: Backends are no roles: neutral grey and a colour that no role has; filled and open markers.
+#: Backends are not roles: neutral gray and a color that no role has; filled and open markers.
 BACKEND_LOOKS = {
     "stock": Look("stock hippynn", "#4D4D4D", "o"),
     "hippynn": Look("hippynn's layers", "#9E7B3C", "s", "-."),
     "fused": Look("fused kernels", "#882255", "o", "--"),
 }
 COMPONENT_LOOKS = {
-    "neighbor_list": Look("neighbour list", "#DDCC77"),
+    "neighbor_list": Look("neighbor list", "#DDCC77"),
     "model": Look("model", "#44AA99"),
     "integrator": Look("integrator and overhead", "#BBBBBB"),
 }
@@ -136,7 +131,7 @@ _SCALES = {("eV/atom", "meV/atom"): 1000.0, ("eV", "meV"): 1000.0, ("MB", "GB"):
 
 
 class Drawing(Figure):
-    """A figure that shows itself in a notebook, without pyplot and its list of open figures."""
+    """A figure that notebooks display without pyplot and its list of open figures."""
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
@@ -147,7 +142,7 @@ class Drawing(Figure):
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw and save under the package's settings of matplotlib; they are restored afterwards."""
+    """Apply the package's matplotlib settings and restore the user's afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
@@ -155,15 +150,7 @@ def style() -> Iterator[None]:
 
 
 def canvas(width: float, height: float, **subplots: Any) -> tuple[Figure, Any]:
-    """Make a figure with its axes.
-
-    Parameters
-    ----------
-    width, height
-        Size, inch.
-    **subplots
-        Arguments of `Figure.subplots` or, with ``mosaic``, of `Figure.subplot_mosaic`.
-    """
+    """Make a figure (inch) with axes by `Figure.subplots` or, with mosaic, `subplot_mosaic`."""
     figure = Drawing(figsize=(width, height))
     FigureCanvasAgg(figure)
     if "mosaic" in subplots:
@@ -172,7 +159,7 @@ def canvas(width: float, height: float, **subplots: Any) -> tuple[Figure, Any]:
 
 
 def phase_look(phase: str) -> Look:
-    """Look of a phase; one of another dataset gets one that follows from its name."""
+    """Look of a phase; that of an unknown phase follows from its name."""
     if phase in PHASE_LOOKS:
         return PHASE_LOOKS[phase]
     color, marker = _OTHER_PHASES[sum(phase.encode()) % len(_OTHER_PHASES)]
@@ -180,13 +167,7 @@ def phase_look(phase: str) -> Look:
 
 
 def in_units(array: xr.DataArray, units: str) -> xr.DataArray:
-    """Array in another unit, e.g. energies per atom in meV.
-
-    Raises
-    ------
-    InputError
-        No factor is known between the two.
-    """
+    """Array in another unit, e.g. energies per atom in meV; InputError if no factor is known."""
     found = array.attrs.get("units")
     if found == units:
         return array
@@ -198,7 +179,7 @@ def in_units(array: xr.DataArray, units: str) -> xr.DataArray:
 
 
 def label(array: xr.DataArray, words: str = "") -> str:
-    """Axis label: what and in which unit; the words default to the variable's long name."""
+    """Axis label with its unit; the words default to the variable's long name."""
     unit = array.attrs["units"]
     words = words or array.attrs["long_name"]
     unit = _UNITS.get(unit, unit)
@@ -212,7 +193,7 @@ def letter(ax: Axes, text: str) -> None:
 
 
 def log_ticks(ax: Axes, axis: str) -> None:
-    """Logarithmic axis whose ticks are plain numbers, whatever its range."""
+    """Make an axis logarithmic with plain numbers as ticks, whatever its range."""
     getattr(ax, f"set_{axis}scale")("log")
     low, high = getattr(ax, f"get_{axis}lim")()
     if high / low < 2.5:
@@ -239,20 +220,9 @@ def _plain(number: float) -> str:
 
 
 def runs(ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, *, filled: bool = True) -> None:
-    """Geometric mean over seeds against x with t-intervals, and every seed as a faint point.
+    """Draw the geometric mean over seeds with t-intervals, and every seed as a faint point.
 
-    Parameters
-    ----------
-    ax
-        Where to draw.
-    x
-        (architecture,) cost or capacity.
-    y
-        (architecture, seed) error.
-    look
-        Colour and marker of the role.
-    filled
-        Open markers if false.
+    ``x(architecture)`` is a cost or capacity, ``y(architecture, seed)`` an error.
     """
     face = look.color if filled else "white"
     place = _nudged(ax, x.values, look.nudge)
@@ -277,7 +247,7 @@ def runs(ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, *, filled: bool
 
 
 def _nudged(ax: Axes, x: np.ndarray, steps: int) -> np.ndarray:
-    """Move positions by steps of 1.3 % of the axis, whose limits are set already."""
+    """Move positions by steps of 1.3 % of the axis, whose limits must be set before."""
     if not steps:
         return x
     low, high = ax.get_xlim()
@@ -295,7 +265,7 @@ def line(ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, *, filled: bool
 
 
 def reference(ax: Axes, values: xr.DataArray, look: Look) -> None:
-    """Horizontal line at the geometric mean over seeds with its interval as a band."""
+    """Draw a horizontal line at the geometric mean over seeds, with its interval as a band."""
     mean = over_seeds(values)
     if not np.isfinite(mean["mean"]):
         return
@@ -307,9 +277,9 @@ def reference(ax: Axes, values: xr.DataArray, look: Look) -> None:
 
 
 def frame_points(ax: Axes, axis: str, values: np.ndarray, margin: float = 0.12) -> None:
-    """Limits of a logarithmic axis from the data points alone.
+    """Set limits of a logarithmic axis from the data points alone.
 
-    With two seeds an interval can span decades; it may run off the axis, the points may not.
+    With two seeds an interval can span decades; it may leave the axes, the points may not.
     """
     finite = values[np.isfinite(values) & (values > 0)]
     if finite.size:
@@ -329,7 +299,7 @@ def largest(values: xr.DataArray) -> xr.DataArray:
 def role_legend(
     figure: Figure, ds: xr.Dataset, *, backends: bool = False, floor: bool = False
 ) -> None:
-    """One legend below the panels."""
+    """Draw one legend below the panels."""
     handles: list[Line2D | Patch] = [
         Line2D(
             [], [], color=look.color, marker=look.marker, linestyle=look.linestyle, label=look.label
@@ -355,7 +325,7 @@ def ordered_phases(names: xr.DataArray) -> list[str]:
 
 
 def by_phase(ax: Axes, x: xr.DataArray, y: xr.DataArray, phase: xr.DataArray) -> None:
-    """One variable against another, a color and a marker for each phase."""
+    """Plot one variable against another, with a color and a marker for each phase."""
     for name in ordered_phases(phase):
         look, here = phase_look(name), (phase == name).values
         ax.scatter(
@@ -383,23 +353,20 @@ def recipe(
     labels: Mapping[str, tuple[str, ...]] | None = None,
     narrow: Callable[[xr.Dataset], xr.Dataset] = lambda ds: ds,
 ) -> Callable[[Draw], Draw]:
-    """Make a drawing function select its data first and draw in the common style.
+    """Decorate a drawing function to select its data first and draw in the common style.
+
+    Its attribute ``select`` reduces a Dataset to the data that are drawn.
 
     Parameters
     ----------
     *needs
-        Variables without which there is no figure.
+        Required variables.
     optional
-        Variables drawn if they are there.
+        Variables drawn if present.
     labels
         Labels to keep along a dimension, e.g. ``{"split": ("test",)}``; absent ones are ignored.
     narrow
-        Further reduction, e.g. to one architecture. Must change nothing the second time.
-
-    Returns
-    -------
-    A decorator. The decorated function takes any Dataset that holds the variables; its attribute
-    ``select`` reduces a Dataset to what is drawn.
+        Further reduction, e.g. to one architecture. It must be idempotent.
     """
 
     def select(ds: xr.Dataset) -> xr.Dataset:
@@ -420,7 +387,7 @@ def recipe(
             with style():
                 figure = draw(select(ds))
                 figure.draw_without_rendering()
-                figure.set_layout_engine("none")  # found once; saving only paints
+                figure.set_layout_engine("none")  # the layout is found once; saving only paints
             return figure
 
         drawn.select = select  # type: ignore[attr-defined]

@@ -7,12 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from kdlib.figures.style import (
-    ONE_COLUMN,
-    ROLE_LOOKS,
-    canvas,
-    recipe,
-)
+from kdlib.figures.style import ONE_COLUMN, ROLE_LOOKS, WEIGHT_NAMES, canvas, recipe
 
 
 class Weights(Protocol):
@@ -30,26 +25,13 @@ class Schedule(Protocol):
 
 
 def schedule_data(schedule: Schedule, n_epochs: int = 500) -> xr.Dataset:
-    """Dataset of a schedule of loss weights, for `table1_schedule`.
-
-    Parameters
-    ----------
-    schedule
-        Stages of weights, e.g. `kdlib.training.losses.TABLE_1`.
-    n_epochs
-        Epochs that the schedule is for: where its last stage ends.
-    """
-    weights = np.array([[w.atomic_energy, w.force, w.energy] for _, w in schedule.stages])
+    """Dataset of a schedule such as `kdlib.training.losses.TABLE_1`, which ends at ``n_epochs``."""
+    weights = np.array([[w.energy, w.force, w.atomic_energy] for _, w in schedule.stages])
     first = [start for start, _ in schedule.stages]
-    names = {
-        "weight_atomic_energy": "weight of the atomic-energy error, w_A",
-        "weight_force": "weight of the force error, w_F",
-        "weight_energy": "weight of the energy error, w_E",
-    }
     ds = xr.Dataset(
         {
             name: ("epoch", weights[:, column], {"units": "1", "long_name": words})
-            for column, (name, words) in enumerate(names.items())
+            for column, (name, words) in enumerate(WEIGHT_NAMES.items())
         },
         {"epoch": ("epoch", first, {"units": "1", "long_name": "first epoch of a stage"})},
     )
@@ -58,13 +40,7 @@ def schedule_data(schedule: Schedule, n_epochs: int = 500) -> xr.Dataset:
 
 @recipe("weight_atomic_energy", "weight_force", "weight_energy", "epoch")
 def table1_schedule(ds: xr.Dataset) -> Figure:
-    """Table 1 as a plot: the weights of the Born-Again loss against the epoch.
-
-    Parameters
-    ----------
-    ds
-        Weights by first epoch of each stage, from `schedule_data`.
-    """
+    """Table 1 as a plot of `schedule_data`: weights of the Born-Again loss against the epoch."""
     figure, axes = canvas(ONE_COLUMN, 3.0, nrows=3, sharex=True)
     start = ds.epoch.values.astype(float)
     end = max(float(ds.attrs["n_epochs"]), start[-1] + 1)
