@@ -113,7 +113,9 @@ def _most_disputed(
 ) -> Candidate | None:
     if not path.frames:
         return None
-    disputed, largest = judged(potentials, path.frames)
+    forces, frame_index = hipnn.ensemble_forces(potentials, path.frames)
+    disputed = disagreement(forces, frame_index)
+    largest = largest_force(forces[0], frame_index)
     # Models disagree most on collapsed frames, but DFT labels of those would teach nothing of use.
     physical = np.flatnonzero(largest < p.largest_force)
     if not len(physical):
@@ -183,9 +185,9 @@ def round_of(
 
 def label_round(
     chosen: Sequence[Atoms],
-    folder: pathlib.Path,
+    folder: Path,
     labeler: Callable[[Atoms], Atoms] = label,
-) -> list[pathlib.Path]:
+) -> list[Path]:
     """Label the frames that :func:`round_of` chose; a repeated call resumes."""
     by_index = {int(atoms.info["frame"]): atoms for atoms in chosen}
     return campaign.run(sorted(by_index), folder, by_index.__getitem__, labeler)

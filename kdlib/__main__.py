@@ -31,12 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         if error.errno != errno.ENOSPC:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        sys.stderr.write(
-            f"kdlib: the disk is full{where}; with more space, the same command goes on\n"
-        )
+        sys.stderr.write(f"kdlib: the disk is full{where}; free some space and rerun to resume\n")
         return FAILED
     except KeyboardInterrupt:
-        sys.stderr.write("kdlib: interrupted; the same command goes on where this one stopped\n")
+        sys.stderr.write("kdlib: interrupted; rerun the same command to resume\n")
         return INTERRUPTED
 
 
@@ -103,7 +101,7 @@ def fetch(options: argparse.Namespace) -> int:
 
 
 def distill(options: argparse.Namespace) -> int:
-    """Distil any teacher into a student for one material."""
+    """Distill any teacher into a student for one material."""
     from dataclasses import fields
 
     from kdlib import distill
@@ -162,15 +160,15 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("run", help="execute the notebooks that are not up to date")
     command.set_defaults(command=run)
     command.add_argument("--profile", default="quick", help="name, or a .yaml file (%(default)s)")
-    command.add_argument("--only", default="", metavar="05", help="only notebooks that start so")
+    command.add_argument("--only", default="", metavar="05", help="only names that start with this")
     command.add_argument("--workers", type=_positive, metavar="N", help="training processes")
-    command.add_argument("--force", action="store_true", help="run also what is up to date")
+    command.add_argument("--force", action="store_true", help="also run what is up to date")
     command.add_argument("--results", type=Path, metavar="DIR", help="instead of results/PROFILE")
     command.add_argument("--notebooks", type=Path, metavar="DIR", help="your own notebooks")
 
     command = commands.add_parser("figures", help="draw all figures again from their data")
     command.set_defaults(command=figures)
-    command.add_argument("--profile", default="", help="of results/PROFILE, not of figures/")
+    command.add_argument("--profile", default="", help="redraw results/PROFILE instead of figures/")
     command.add_argument("--only", default="", metavar="NAME", help="one figure, e.g. fig2_pareto")
 
     command = commands.add_parser("bench", help="MD and training against stock hippynn and LAMMPS")
@@ -181,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default="benchmark.nc", help="file (%(default)s)")
     command.add_argument("--results", type=Path, metavar="DIR", help="with trained potentials")
     command.add_argument("--lammps", type=Path, metavar="LMP", help="executable of LAMMPS")
-    command.add_argument("--quick", action="store_true", help="500 atoms, some steps: a trial")
+    command.add_argument("--quick", action="store_true", help="a trial: 500 atoms, few steps")
 
     command = commands.add_parser("fetch", help="download a dataset")
     command.set_defaults(command=fetch)
@@ -197,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_distill(commands: argparse._SubParsersAction) -> None:
     """Options of `kdlib distill`, which are fields of its plan."""
-    words = "any teacher into a student for your material"
+    words = "distill any teacher into a student for your material"
     command = commands.add_parser("distill", help=words, description=words)
     command.set_defaults(command=distill)
     add = command.add_argument
@@ -205,25 +203,25 @@ def _add_distill(commands: argparse._SubParsersAction) -> None:
     add("--structure", required=True, nargs="+", dest="structures", metavar="FILE",
         help="crystals that ASE reads, or elements")  # fmt: skip
     add("--temperature", type=float, nargs=2, dest="temperatures", metavar="K", help="range")
-    add("--volume", type=float, nargs=2, dest="volumes", metavar="V", help="range, 1: as given")
+    add("--volume", type=float, nargs=2, dest="volumes", metavar="V", help="range; 1: as given")
     add("--size", help="small, medium, large, or like 32-16-2")
     add("--labels", help="atomic energies: none, constant or fading")
-    add("--data", nargs="+", metavar="FILE", help="labelled frames of your own (DFT) to mix in")
-    add("--data-weight", type=float, metavar="W", help="of such a frame in the loss (default 1)")
-    add("--target-force-rmse", type=float, metavar="E", help="eV/Angstrom on fresh frames")
-    add("--max-frames", type=_positive, metavar="N", help="labelled frames at most")
-    add("--max-minutes", type=float, metavar="M", help="time at most")
-    add("--seed", type=int, help="of everything random")
+    add("--data", nargs="+", metavar="FILE", help="your own labeled frames (DFT) to mix in")
+    add("--data-weight", type=float, metavar="W", help="their weight in the loss (default 1)")
+    add("--target-force-rmse", type=float, metavar="E", help="target on fresh frames, eV/Angstrom")
+    add("--max-frames", type=_positive, metavar="N", help="labeled frames at most")
+    add("--max-minutes", type=float, metavar="M", help="minutes at most")
+    add("--seed", type=int, help="seed for everything random")
     add("--rdf-ps", type=float, default=0.0, metavar="PS",
-        help="for the report: length of a run of the teacher, to compare g(r) with")  # fmt: skip
+        help="for the report: compare g(r) with a run of the teacher of this length")  # fmt: skip
     add("--label-seeds", type=int, default=0, metavar="N",
         help="for the report: compare uses of the atomic energies, N trainings each")  # fmt: skip
-    add("--no-report", action="store_true", help="leave the report out")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of all that is made")
+    add("--no-report", action="store_true", help="write no report")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for all output")
 
 
 def _positive(text: str) -> int:
-    """Read a number of processes."""
+    """Read a positive whole number."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
     return int(text)

@@ -1,7 +1,7 @@
 """hippynn, imported once: without its warnings and without torch's compiler.
 
 Among hippynn's kernels are some made by ``torch.compile``, which loads the whole compiler (several
-seconds in every process) when hippynn is imported. They are made here when they are first called.
+seconds in every process) when hippynn is imported. Here they are compiled at their first call.
 """
 
 import functools
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def _at_first_call(compile_now: Callable[..., Callable]) -> Callable[..., Callable]:
-    """Make of a compiler one that waits until what it is given is called."""
+    """Return a compiler that compiles a function at its first call."""
 
     def compile_later(function: Callable, **options: Any) -> Callable:
         made = functools.cache(lambda: compile_now(function, **options))
@@ -31,7 +31,7 @@ def _at_first_call(compile_now: Callable[..., Callable]) -> Callable[..., Callab
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """Import hippynn in this context; an import that was made before stays as it is."""
+    """Import hippynn in this context; an earlier import stays as it is."""
     compiled = torch.compile
     torch.compile = _at_first_call(compiled)
     try:

@@ -1,7 +1,7 @@
-"""Machine code that numba keeps on disk, and what it depends on.
+"""numba functions cached on disk until a source file of their folder changes.
 
-numba compiles a cached function again when the file it stands in has changed, but not when a file
-of functions it calls has. Ours call functions of other files, so all sources of a folder count.
+numba recompiles a cached function when its own file has changed, but not when a file of the
+functions that it calls has. Ours call functions of other files, so the whole folder counts.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ import numba
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
-    """Compile a function as ``numba.njit`` does, and keep the code until its folder changes.
+    """Compile a function as ``numba.njit`` does, and cache the code until its folder changes.
 
-    Without a cache that can be written to, or can be told what the code depends on, the function
-    is compiled in every process.
+    Where the cache cannot be written to, or numba has changed its inside, the function is compiled
+    in every process.
     """
 
     def decorate(function: Callable) -> Callable:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from kdlib.errors import InputError
 
-#: With less room than this (bytes) a disk counts as full.
+#: A disk with less free space than this (bytes) counts as full.
 LEAST_ROOM = 2**20
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; what is written there takes its place at the end.
+    """Yield a temporary name beside ``path``; at the end, the new file replaces the old one.
 
-    When the block raises, or the disk is full, the file that was there stays as it is.
+    If the block raises, or the disk is full, the old file stays as it is.
     """
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -36,7 +36,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     Parameters
     ----------
     folder
-        An existing one. The lock goes with the process, however that ends.
+        Existing folder. The lock ends with the process, however that ends.
     what
         Name of the work, e.g. ``"kdlib run"``.
 
@@ -55,14 +55,10 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def full_disk_reported(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what a full disk causes into the one error that says so.
+    """Report a full disk as such, whichever library hits it first.
 
-    Libraries raise errors of their own, and HDF5 can end the process of a worker.
-
-    Parameters
-    ----------
-    folder
-        Where the block writes; it may be made there.
+    Libraries raise errors of their own, and HDF5 can end a worker process. The block writes to
+    ``folder``, which it may create.
 
     Raises
     ------
@@ -74,12 +70,12 @@ def full_disk_reported(folder: str | os.PathLike[str]) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        if not (_of_space(error) or _full(Path(folder))):
+        if not (_mentions_full_disk(error) or _full(Path(folder))):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
-def _of_space(error: BaseException) -> bool:
+def _mentions_full_disk(error: BaseException) -> bool:
     return os.strerror(errno.ENOSPC).lower() in str(error).lower()
 
 

@@ -1,9 +1,9 @@
-"""Processes that compute beside this one: how many, with how many threads, and how they end.
+"""Worker processes: how many, with how many threads, and how they end.
 
-Every process starts from nothing: no memory, no threads and no cache of what ran before it. Its
-libraries find their number of threads in the environment at its start. Jobs that run side by side
-have one thread each: a pool of several threads of which one is used costs tens of milliseconds a
-call when all cores are busy. None of the processes outlives the one that started it.
+Every process starts from scratch: no memory, threads or caches of what ran before it. Its
+libraries read their number of threads from the environment at the start. Jobs that run side by
+side have one thread each: idle threads cost tens of milliseconds a call when all cores are busy.
+No process outlives the one that started it.
 """
 
 import os
@@ -19,9 +19,9 @@ from typing import Any
 
 from kdlib import progress
 
-#: Variables that torch, BLAS and numba take their number of threads from.
+#: Variables that set the number of threads of torch, BLAS and numba.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-#: The environment belongs to the whole process: one start at a time.
+#: All threads share the environment, so processes start one at a time.
 _STARTING = threading.Lock()
 
 
@@ -33,16 +33,16 @@ def cores() -> int:
 
 
 def threads() -> int:
-    """Threads of a process that has the machine for itself: OMP_NUM_THREADS, or one per core."""
+    """Threads of a process that has the machine to itself: OMP_NUM_THREADS, or one per core."""
     chosen = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(chosen) if chosen.isdecimal() and int(chosen) else cores()
 
 
 def thread_settings(n_threads: int) -> dict[str, str]:
-    """Environment of a process whose libraries have so many threads each.
+    """Environment of a process whose libraries use ``n_threads`` threads each.
 
-    Idle threads sleep: by default they spin between parallel loops, and when several trainings
-    share the cores, or the machine does other work, they take the time that the others need.
+    Idle threads sleep: by default they spin between parallel loops and take time from other
+    trainings, or whatever else runs on the machine.
     """
     return dict.fromkeys(THREAD_VARIABLES, str(n_threads)) | {"OMP_WAIT_POLICY": "passive"}
 
@@ -50,12 +50,7 @@ def thread_settings(n_threads: int) -> dict[str, str]:
 def call(function: Callable[..., Any], *arguments: Any, threads: int = 1) -> Any:
     """Return ``function(*arguments)``, computed in a fresh process that ends with the call.
 
-    Parameters
-    ----------
-    function, arguments
-        What is called; they and the result must be picklable.
-    threads
-        Of torch, BLAS and numba.
+    Function, arguments and result must be picklable.
 
     Raises
     ------
@@ -72,14 +67,14 @@ def call(function: Callable[..., Any], *arguments: Any, threads: int = 1) -> Any
 def pool(
     workers: int | None = None, tasks_per_process: int | None = None, threads: int = 1
 ) -> ProcessPoolExecutor:
-    """Return an executor of spawned processes.
+    """Return an executor of spawned processes, by default one per core.
 
     Parameters
     ----------
     tasks_per_process
-        Tasks after which a process is replaced by a fresh one; by default it serves to the end.
+        Tasks after which a process is replaced by a fresh one; by default never.
     threads
-        Of torch, BLAS and numba in each process.
+        Threads of torch, BLAS and numba in each process.
     """
     return ProcessPoolExecutor(
         workers or cores(), _spawning(threads), _start, max_tasks_per_child=tasks_per_process
@@ -92,16 +87,11 @@ def _start() -> None:
 
 
 def end_with_parent(pipe: int) -> None:
-    """End this process when the other end of a pipe, which only its parent holds, is closed.
+    """End this process when its parent ends, and its group if it leads one, as a kernel does.
 
-    The system closes it however the parent ends, SIGKILL included. Of a process that leads its
-    group, as a kernel does, the group ends with it.
-
-    Parameters
-    ----------
-    pipe
-        Descriptor to read from, where nobody writes; multiprocessing gives one to every process
-        that it spawns.
+    Only the parent holds the other end of ``pipe``, a descriptor that nobody writes to
+    (multiprocessing opens one for every process that it spawns). The system closes it however the
+    parent ends, SIGKILL included.
     """
     threading.Thread(target=_end_with, args=(pipe,), name="lifeline", daemon=True).start()
 
@@ -115,11 +105,11 @@ def _end_with(pipe: int) -> None:
 
 
 def _spawning(n_threads: int) -> SpawnContext:
-    """Context whose processes have so many threads from their start.
+    """Context whose processes have ``n_threads`` threads from the start.
 
-    A spawned process imports the user's script first, and with it perhaps torch and numba, which
-    take the number of threads from the environment once and for all. So the number is set in the
-    parent, for as long as the process starts.
+    A spawned process first imports the user's script, and with it perhaps torch and numba, which
+    read the number of threads once and for all. So the parent sets the number while it starts
+    the process.
     """
     context = SpawnContext()
     context.Process = partial(_Limited, settings=thread_settings(n_threads))
@@ -127,7 +117,7 @@ def _spawning(n_threads: int) -> SpawnContext:
 
 
 class _Limited(SpawnProcess):
-    """Spawned process whose libraries find the number of threads in the environment."""
+    """Spawned process that inherits its number of threads from the environment."""
 
     def __init__(self, *args: Any, settings: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Progress of long work: bars and lines where somebody looks, silence elsewhere.
+"""Progress of long work: bars and lines where somebody is watching, silence elsewhere.
 
 Library functions call :func:`bar` and :func:`line`; they never print.
 
@@ -15,9 +15,8 @@ a command whose output goes to a file  none             standard error
 elsewhere: scripts, tests, workers     none             none
 =====================================  ===============  ===============
 
-Who looks is a property of the process, not of a call, so it is one setting of this module and no
-argument of the functions that work. It is set at the start of a process, by a single assignment;
-tqdm has a lock of its own around everything that it writes. So threads may call both functions.
+Who watches is a property of the process, not of a call, so it is a setting of this module, made
+once at the start of a process. tqdm locks whatever it writes, so threads may call both functions.
 """
 
 import sys
@@ -32,7 +31,7 @@ _outermost: weakref.ref[tqdm] | None = None
 
 
 def show_lines() -> None:
-    """Write lines although no bar can be drawn: for commands whose output goes to a file."""
+    """Write lines even where no bar can be drawn: for commands whose output goes to a file."""
     global _mode
     _mode = "lines"
 
@@ -48,17 +47,9 @@ def bar(
 ) -> tqdm:
     """Return a bar: iterate over it, or use it in a ``with`` statement and call its ``update``.
 
-    Nothing is drawn over nothing to do, nor inside another bar: steps of a run that is one of many
-    would flicker.
-
-    Parameters
-    ----------
-    iterable
-        What is counted while it is iterated over.
-    total
-        Number of items; by default the length of ``iterable``.
-    desc, unit
-        Names of the work and of one item.
+    Nothing is drawn if there is nothing to do, nor inside another bar, where it would flicker.
+    ``total`` is by default the length of ``iterable``; ``desc`` and ``unit`` name the work and one
+    item.
     """
     global _outermost
     if total is None and isinstance(iterable, Sized):
@@ -67,7 +58,7 @@ def bar(
     inside = _outermost() if _outermost else None
     if screen is None or total == 0 or (inside is not None and not inside.disable):
         return tqdm(iterable, total=total, desc=desc, unit=unit, disable=True)
-    # A kernel passes on every refresh of a bar as a message: refresh seldom.
+    # A kernel sends every refresh of a bar as a message: refresh seldom.
     style = {"ncols": 90, "mininterval": 2} if _in_kernel() else {"dynamic_ncols": True}
     drawn = tqdm(iterable, total=total, desc=desc, unit=unit, file=screen, **style)
     _outermost = weakref.ref(drawn)
@@ -82,12 +73,12 @@ def line(text: str) -> None:
 
 
 def is_shown() -> bool:
-    """Tell whether bars are drawn here, for libraries that draw their own."""
+    """Whether bars are drawn here, for libraries that draw their own."""
     return _screen() is not None
 
 
 def _screen() -> TextIO | None:
-    """Stream that bars are drawn on, None where nobody looks."""
+    """Stream that bars are drawn on; None where nobody is watching."""
     if _mode == "silent":
         return None
     if _in_kernel():

@@ -25,13 +25,5 @@ GPA_PER_BAR = 1e-4
 
 
 def number_density(mass_density: float, molar_mass: float) -> float:
-    """Atoms per Angstrom^3 of a pure substance.
-
-    Parameters
-    ----------
-    mass_density
-        In kg/m^3.
-    molar_mass
-        In g/mol.
-    """
+    """Atoms per Angstrom^3 of a pure substance, from kg/m^3 and g/mol."""
     return mass_density * 1e3 / molar_mass * _ase.mol * 1e-30

@@ -104,7 +104,7 @@ def test_failed_notebook_is_exit_code_1(
 def test_a_full_disk_is_one_line_and_exit_code_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The line says where, and that the work goes on; other errors of the system come through."""
+    """The line says where, and how to resume; other errors of the system come through."""
     from kdlib import distill
 
     def full(*args: object) -> None:
@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(
     command = ["distill", "--teacher", "emt", "--structure", "Cu", "--out", str(tmp_path)]
     number = errno.ENOSPC
     assert main(command) == 1
-    assert re.fullmatch(r"kdlib: the disk is full \(frame_7.*goes on\n", capsys.readouterr().err)
+    assert re.fullmatch(r"kdlib: the disk is full \(frame_7.*resume\n", capsys.readouterr().err)
     number = errno.EIO
     with pytest.raises(OSError, match="frame_7"):
         main(command)

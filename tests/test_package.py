@@ -81,10 +81,11 @@ def test_wheel_finds_its_notebooks_from_any_directory(wheel: Path, tmp_path: Pat
     elsewhere.mkdir()
     code = (
         "import kdlib\n"
-        "from kdlib import pipeline, profile, results, steps\n"
+        "from kdlib import pipeline, results\n"
+        "from kdlib.pipeline import notebook, profile\n"
         "print(kdlib.__file__, pipeline.notebooks_folder(), results.project_root(), sep='\\n')\n"
         "for name in profile.available():\n"
-        "    profile.load(name).validate(steps.discover(pipeline.notebooks_folder()))\n"
+        "    profile.load(name).validate(notebook.discover(pipeline.notebooks_folder()))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

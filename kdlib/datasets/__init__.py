@@ -1,9 +1,9 @@
-"""Reference data: the registry, own files, checking, splitting and what a dataset holds.
+"""Reference data: registered datasets and own files, checking, splitting, summaries.
 
 A frame is an ``ase.Atoms`` whose calculator holds ``energy`` (eV per cell, consistent with the
 forces) and ``forces`` (eV/Angstrom), and where it is known ``stress`` (eV/Angstrom^3, ASE's order
-and sign) and atomic ``energies`` (eV). Energies are never shifted: the energy of isolated atoms
-lives in the model.
+and sign) and atomic ``energies`` (eV). Energies are never shifted: models hold the energies of
+isolated atoms.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from os import PathLike
 from ase import Atoms
 
 from kdlib.datasets import ani_al, readers, registry
-from kdlib.datasets.checks import LARGEST_FORCE, NET_FORCE, check
+from kdlib.datasets.checks import check
 from kdlib.datasets.energies import atomic_energies, augmented, energies_table, with_energies
 from kdlib.datasets.registry import names, write_packed
 from kdlib.datasets.splits import (
@@ -25,12 +25,10 @@ from kdlib.datasets.splits import (
     species,
     split,
 )
-from kdlib.datasets.summary import coverage, phase_of, summary
+from kdlib.datasets.summary import coverage, summary
 from kdlib.errors import InputError
 
 __all__ = [
-    "LARGEST_FORCE",
-    "NET_FORCE",
     "PARTS",
     "WEIGHT",
     "Split",
@@ -46,7 +44,6 @@ __all__ = [
     "identity",
     "load",
     "names",
-    "phase_of",
     "species",
     "split",
     "summary",
@@ -65,22 +62,22 @@ def load(
     Parameters
     ----------
     name_or_path
-        ``"al-pbe"``, ``"ani-al"`` (after ``kdlib fetch ani-al``), the path of an extxyz file, ASE
-        database, VASP or Quantum ESPRESSO output, ... , a pattern such as ``"runs/*/OUTCAR"``, or
-        a list of these.
+        ``"al-pbe"``, ``"ani-al"`` (after ``kdlib fetch ani-al``), the path of any file that ASE
+        reads (extxyz, ASE database, output of VASP or Quantum ESPRESSO, ...), a pattern such as
+        ``"runs/*/OUTCAR"``, or a list of these.
     energy_key, forces_key
         Names of the labels in own files; empty for the usual ones (:mod:`kdlib.datasets.readers`).
 
     Returns
     -------
     list[Atoms]
-        ``info["frame"]`` is the frame's identity; ``info["part"]``, where present, the part that
-        the dataset itself prescribes.
+        ``info["frame"]`` is the frame's identity, ``info["part"]``, if present, the part of the
+        split that the dataset prescribes.
 
     Raises
     ------
     InputError
-        Naming file, frame and rule, when a file is missing or altered or a frame can't be right.
+        A file is missing or altered, or a frame breaks a rule; names file, frame and rule.
     """
     if isinstance(name_or_path, str) and name_or_path in names():
         if energy_key or forces_key:
@@ -92,19 +89,16 @@ def load(
 
 
 def fetch(name: str, base_url: str = "") -> str:
-    """Download a dataset that does not come with the package, and say what was found in it.
+    """Download a dataset that does not come with the package, and return its description.
 
-    Parameters
-    ----------
-    base_url
-        Instead of GitHub's address for raw files; by default that of the environment variable
-        KDLIB_MIRROR, where there is one.
+    ``base_url``, or else the environment variable KDLIB_MIRROR, replaces GitHub's address for raw
+    files.
 
     Raises
     ------
     InputError
-        When nothing is to be downloaded under this name, the download fails, or what came is not
-        the dataset.
+        There is nothing to download under this name, the download failed, or its content is
+        another one.
     """
     entry = registry.entry(name)
     if name != ani_al.NAME:
@@ -116,13 +110,7 @@ def fetch(name: str, base_url: str = "") -> str:
 
 
 def card(name_or_path: Path) -> str:
-    """Dataset card as text: how the data were made, what they hold, how to cite them.
-
-    Parameters
-    ----------
-    name_or_path
-        As for :func:`load`; of own files there is only a table of what they hold.
-    """
+    """Card of a dataset: origin, content and citation; for own files, a table of their content."""
     name = str(name_or_path)
     if name not in names():
         return summary(load(name)).to_string()

@@ -1,8 +1,8 @@
 """ANI-Al, the paper's data: download, HDF5 layout, units and the sign of the forces.
 
-Groups of the files hold ``species``, ``coordinates`` (Angstrom), ``cell`` (Angstrom), ``energy``
+The files' groups hold ``species``, ``coordinates`` (Angstrom), ``cell`` (Angstrom), ``energy``
 (Hartree) and ``force`` (Hartree/Angstrom). Whether ``force`` is the force or the gradient of the
-energy is written nowhere, so it is read off the data: the closest pairs of atoms must repel.
+energy is not documented, so the data decide: the closest pairs of atoms must repel.
 """
 
 import logging
@@ -25,25 +25,25 @@ from kdlib.geometry.cells import Closest, closest_pair
 logger = logging.getLogger(__name__)
 
 NAME = "ani-al"
-#: Pairs that decide on the sign: the closest share of those of so many frames, at least ten.
+#: The closest 5 % of the pairs of about 1000 frames, at least ten, decide on the sign.
 SIGN_FRAMES, SIGN_SHARE, SIGN_PAIRS = 1000, 0.05, 10
 #: Share of these pairs that must agree.
 SIGN_MAJORITY = 0.8
-#: Largest share of frames that may break a rule; more, and it is our reading that is wrong.
+#: Largest share of frames that may break a rule; beyond it, our reading must be wrong.
 MOST_BROKEN = 0.01
 _KEYS = ("species", "coordinates", "cell", "energy", "force")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Frames, and what was found out about them while they were read."""
+    """Frames, and notes on what was found while reading them."""
 
     frames: list[Atoms]
     notes: list[str]
 
 
 def folder() -> Path:
-    """Folder of the cache that holds the unpacked files, or will."""
+    """Folder in the cache for the unpacked files."""
     return registry.cache() / f"{NAME}-{registry.entry(NAME)['git_blob'][:12]}"
 
 
@@ -69,12 +69,12 @@ def fetch(base_url: str = "") -> Path:
 
 
 def load() -> Loaded:
-    """Frames of the fetched dataset; those that break a rule are left out, and the notes say so.
+    """Frames of the fetched dataset without those that break a rule, which the notes name.
 
     Raises
     ------
     InputError
-        The dataset was not fetched, was altered, or is not what its layout promises.
+        The dataset was not fetched, was altered, or has another layout.
     """
     if not is_fetched():
         raise InputError(f"{NAME}: not downloaded yet, run: kdlib fetch {NAME}")
@@ -95,7 +95,7 @@ def load() -> Loaded:
 
 
 def read(files: Sequence[Path]) -> Loaded:
-    """Frames of HDF5 files, in eV and eV/Angstrom, with forces that are forces; not checked yet."""
+    """Unchecked frames of HDF5 files in ANI-Al's layout, in eV and eV/Angstrom."""
     frames = [atoms for path in files for atoms in _frames(path)]
     if not frames:
         raise InputError(f"{files[0]}: holds no frames")
@@ -108,7 +108,7 @@ def read(files: Sequence[Path]) -> Loaded:
 
 
 def _frames(path: Path) -> Iterator[Atoms]:
-    """Frames of one file, in the units of this package, with forces as they are stored."""
+    """Frames of one file in the units of this package; the sign of the forces is as stored."""
     for name, group in _groups(path):
         numbers = _checked(group, f"{path}: group {name}")
         for k in range(len(group["energy"])):
@@ -139,7 +139,7 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
 
 
 def _leaves(group: h5py.Group) -> Iterator[h5py.Group]:
-    """Groups below one, however deep, that hold datasets instead of further groups."""
+    """Groups at any depth below one that hold datasets instead of further groups."""
     for item in group.values():
         if not isinstance(item, h5py.Group) or not len(item):
             raise OSError(f"{item.name} is no group with content")
@@ -150,7 +150,7 @@ def _leaves(group: h5py.Group) -> Iterator[h5py.Group]:
 
 
 def _checked(group: dict[str, np.ndarray], where: str) -> np.ndarray:
-    """Atomic numbers of a group whose arrays fit together."""
+    """Atomic numbers of a group, after checking that its arrays fit together."""
     if missing := [key for key in _KEYS if key not in group]:
         raise InputError(f"{where} has no {missing[0]!r}")
     words = [s.decode() if isinstance(s, bytes) else s for s in group["species"]]
@@ -171,7 +171,7 @@ def _checked(group: dict[str, np.ndarray], where: str) -> np.ndarray:
 
 
 def _sign(frames: Sequence[Atoms], source: str) -> tuple[int, str]:
-    """Return the sign of stored `force` in the force, and how it is known.
+    """Return the sign that turns the stored `force` into the force, and the evidence for it.
 
     Raises
     ------
@@ -190,10 +190,10 @@ def _sign(frames: Sequence[Atoms], source: str) -> tuple[int, str]:
         return 1, f"sign: force is minus the gradient; {apart:.0%} of {pairs} repel"
     if apart <= 1 - SIGN_MAJORITY:
         return -1, (
-            f"sign: force is the gradient and was turned round; as stored, {1 - apart:.0%} of "
+            f"sign: force is the gradient and was reversed; as stored, {1 - apart:.0%} of "
             f"{pairs} would attract"
         )
-    raise InputError(f"{source}: sign of force not clear, {apart:.0%} of {pairs} repel")
+    raise InputError(f"{source}: the sign of force is not clear, {apart:.0%} of {pairs} repel")
 
 
 def _push(pair: Closest, atoms: Atoms) -> float:

@@ -1,4 +1,4 @@
-"""Rules for training data: what a frame must be before anything learns from it."""
+"""Rules that every frame must obey before anything learns from it."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -9,31 +9,25 @@ from ase import Atoms
 from kdlib.errors import InputError
 from kdlib.geometry.cells import OVERLAP, closest_pair
 
-#: A larger force (eV/Angstrom) on an atom is a calculation that failed, or another unit.
+#: A larger force (eV/Angstrom) on an atom means a failed calculation or another unit.
 LARGEST_FORCE = 1e3
 #: Forces whose sum over the atoms exceeds this (eV/Angstrom for each atom) are not the gradient of
-#: an energy: that depends on no common shift of all atoms. Frozen atoms with their forces set to
-#: zero are the usual reason; plane waves and grids leave some 0.01.
+#: an energy, which does not change when all atoms shift together. The usual reason is frozen atoms
+#: with forces set to zero; plane waves and grids leave about 0.01.
 NET_FORCE = 0.1
-#: Labels that a frame need not have, but that must be right where it has them.
+#: Labels that a frame may lack, but that are checked where it has them.
 _OPTIONAL = ("stress", "energies")
-#: Range of the search for close pairs, Angstrom: one of 0.5, with its tiny bins, takes twenty times
-#: longer.
+#: Range of the search for close pairs, Angstrom; 0.5 would need tiny bins and 20 times longer.
 _REACH = 2.0
 
 
 def check(frames: Sequence[Atoms], source: str) -> list[Atoms]:
-    """Return the frames when every one of them obeys the rules for training data.
-
-    Parameters
-    ----------
-    source
-        File or dataset that error messages name.
+    """Return the frames if all of them obey the rules for training data.
 
     Raises
     ------
     InputError
-        Naming source, frame and rule, for the first frame that breaks one.
+        A frame breaks a rule; names ``source`` (file or dataset), frame and rule.
     """
     if not frames:
         raise InputError(f"{source}: holds no frames")
@@ -45,18 +39,13 @@ def check(frames: Sequence[Atoms], source: str) -> list[Atoms]:
 
 
 def broken(frames: Sequence[Atoms], where: Sequence[str] = ()) -> Iterator[tuple[int, str]]:
-    """Give the position of each frame that breaks a rule, with the rule.
-
-    Parameters
-    ----------
-    where
-        What messages call each frame, by default ``frame <position>``.
-    """
+    """Yield position and rule of each frame that breaks one; ``where`` names frames in messages."""
     seen: dict[bytes, int] = {}
     for k, atoms in enumerate(frames):
         if rule := broken_rule(atoms):
             yield k, rule
             continue
+        # A repeated frame could land in the training and in the test part.
         first = seen.setdefault(_configuration(atoms), k)
         if first != k:
             name = where[first] if where else f"frame {first}"
@@ -65,7 +54,7 @@ def broken(frames: Sequence[Atoms], where: Sequence[str] = ()) -> Iterator[tuple
 
 
 def broken_rule(atoms: Atoms) -> str | None:
-    """Rule that a single frame breaks, as the end of a sentence; None if it breaks none."""
+    """Rule that a single frame breaks, as the end of a sentence; None if there is none."""
     known = atoms.calc.results if atoms.calc is not None else {}
     shapes = {"energy": (), "forces": (n := len(atoms), 3), "stress": (6,), "energies": (n,)}
     for label, shape in shapes.items():
@@ -114,7 +103,7 @@ def _configuration(atoms: Atoms) -> bytes:
 
 
 def _difference(atoms: Atoms, other: Atoms) -> str:
-    """What a repeated frame says otherwise; if nothing, it could be both learnt and tested."""
+    """How the energy of a repeated frame differs, if it does."""
     now, then = (frame.calc.results["energy"] for frame in (atoms, other))
     if np.isclose(now, then, rtol=0, atol=1e-3 * len(atoms)):
         return ""

@@ -1,7 +1,7 @@
 """Frames that carry a teacher's atomic energies: the augmented dataset of eq. 4 of the paper.
 
-Atomic energies are one more label of a frame, ``energies`` of its calculator (n_atoms,), eV, beside
-the frame's own energy and forces. Whoever trains or measures on them reads them from there.
+Atomic energies are one more label of a frame, beside its energy and forces: ``energies`` of its
+calculator, (n_atoms,), eV.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from kdlib.datasets.splits import identity
 from kdlib.errors import InputError
 
-#: Name of the property, as ASE has it.
+#: ASE's name of the property.
 ENERGIES = "energies"
 
 
 def atomic_energies(atoms: Atoms) -> np.ndarray | None:
-    """Atomic energies that a frame carries, (n_atoms,), eV; None where it carries none.
+    """Atomic energies that a frame carries, (n_atoms,), eV; None if it carries none.
 
     Raises
     ------
     InputError
-        There is not one number for each atom.
+        Their shape is another one.
     """
     values = atoms.calc.results.get(ENERGIES) if atoms.calc is not None else None
     if values is None:
@@ -36,17 +36,12 @@ def atomic_energies(atoms: Atoms) -> np.ndarray | None:
 
 
 def with_energies(frames: Sequence[Atoms], energies: Sequence[np.ndarray]) -> list[Atoms]:
-    """Copies of frames that carry atomic energies; their other labels are their own.
-
-    Parameters
-    ----------
-    energies
-        One (n_atoms,) array for each frame, eV.
+    """Copies of frames with the given atomic energies, (n_atoms,) each, eV, and their own labels.
 
     Raises
     ------
     InputError
-        An array is not made of one finite number for each atom.
+        An array does not hold one finite number for each atom.
     """
     found = []
     for atoms, values in zip(frames, energies, strict=True):
@@ -71,8 +66,7 @@ def energies_table(frames_by_seed: Mapping[int, Sequence[Atoms]]) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        ``atomic_energies(seed, atom)`` eV over the atoms of all frames in order, and
-        ``frame_index(atom)``.
+        ``atomic_energies(seed, atom)`` eV, over all atoms of all frames, and ``frame_index(atom)``.
 
     Raises
     ------
@@ -94,17 +88,12 @@ def energies_table(frames_by_seed: Mapping[int, Sequence[Atoms]]) -> xr.Dataset:
 
 
 def augmented(frames: Sequence[Atoms], table: xr.Dataset) -> dict[int, list[Atoms]]:
-    """Frames with the atomic energies of each teacher of a result file.
-
-    Returns
-    -------
-    dict
-        Seed of the teacher -> copies of the frames that carry its atomic energies.
+    """Seed of each teacher in a table of :func:`energies_table` -> frames with its atomic energies.
 
     Raises
     ------
     InputError
-        The file belongs to other frames.
+        The table belongs to other frames.
     """
     index = _frame_index(frames)
     if not np.array_equal(table.frame_index.values, index):

@@ -1,17 +1,16 @@
-"""Frames from a user's own files, and their labels under whatever name and order a file has them.
+"""Frames from a user's own files, with labels under any usual name.
 
 Labels are looked for among the results that ASE's readers recognize (``atoms.calc``), in
 ``atoms.info`` and in ``atoms.arrays``. Three rules decide:
 
 - Where a code reports ``energy`` and ``free_energy``, the free energy is taken: with smeared
-  occupations it is the one whose gradient the forces are, while ``energy`` is then extrapolated to
-  zero smearing. (In `al-pbe` the free energy is stored under the name ``energy``.)
-- Labels under two names that say the same are one label.
-- Labels under two names that differ, such as ``energy`` of a potential beside ``REF_energy``, are
-  an error that asks for the name: no guess decides what a model learns.
+  occupations the forces are its gradient, while ``energy`` is extrapolated to zero smearing. (In
+  `al-pbe` the free energy is stored under the name ``energy``.)
+- Equal values under two names are one label.
+- Different values under two names, such as ``energy`` of a potential beside ``REF_energy``, are an
+  error that asks for the name: no guess decides what a model learns.
 
-Energies of single atoms, which no reference method has but many potentials do, are kept where an
-ASE reader recognizes them as ``energies``.
+Atomic energies are kept where an ASE reader recognizes them as ``energies``.
 """
 
 import os
@@ -39,7 +38,7 @@ def _prefixed(*names: str) -> tuple[str, ...]:
 
 #: Usual names of the energy of a cell, eV.
 ENERGY_NAMES = (*_prefixed("energy"), "Energy", "energy_dft", "total_energy")
-#: Name that ASE's readers give to the energy that is consistent with the forces.
+#: ASE's name of the energy that is consistent with the forces.
 FREE_ENERGY = "free_energy"
 #: Usual names of the forces, eV/Angstrom.
 FORCES_NAMES = (*_prefixed("forces", "force"), "Forces", "forces_dft", "force_dft")
@@ -48,21 +47,16 @@ STRESS_NAMES = _prefixed("stress")
 VIRIAL_NAMES = _prefixed("virial", "virials")
 
 
-def labelled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
-    """Frame with nothing but its structure, its information and its labels under their ASE names.
+def labeled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
+    """Frame with only its structure, its information and its labels under their ASE names.
 
-    Constraints are left out: a model must learn the forces on fixed atoms, too. Labels that are not
-    there are left out as well: :func:`kdlib.datasets.check` says so.
-
-    Parameters
-    ----------
-    energy_key, forces_key
-        Names of the labels; empty for the usual ones.
+    Constraints are dropped: a model must learn the forces on fixed atoms, too. Missing labels are
+    reported by :func:`kdlib.datasets.check`. Keys name the labels; empty for the usual names.
 
     Raises
     ------
     InputError
-        Two names say different things, or a label is not made of numbers.
+        Labels under two names differ, or a label is not made of numbers.
     """
     known = dict(atoms.calc.results) if atoms.calc is not None else {}
     everything = {**atoms.arrays, **atoms.info, **known}
@@ -83,14 +77,14 @@ def labelled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
 
 
 def _energy(everything: dict, known: dict, key: str) -> object:
-    """Energy of a frame: the force-consistent one in place of the one that ASE calls `energy`."""
+    """Force-consistent energy of a frame, or else what ASE calls `energy`."""
     if not key and known.get(FREE_ENERGY) is not None:
         everything = everything | {"energy": known[FREE_ENERGY]}
     return _one(everything, ENERGY_NAMES, key, "energy_key")
 
 
 def _one(everything: dict, names: Iterable[str], key: str, argument: str) -> object:
-    """Value under a given name, or the one value under all usual names; None without any."""
+    """Value under a given name, or the one value under the usual names; None if there is none."""
     if key:
         if everything.get(key) is None:
             there = ", ".join(sorted(set(everything) - {"numbers", "positions"})) or "nothing else"
@@ -102,8 +96,8 @@ def _one(everything: dict, names: Iterable[str], key: str, argument: str) -> obj
         if not _equal(found[first], found[name]):
             what = argument.removesuffix("_key")
             raise InputError(
-                f"{first!r} and {name!r} are both names of {what} and differ: say which one is "
-                f"meant with {argument}"
+                f"{first!r} and {name!r} are both names of {what} and differ: choose one with "
+                f"{argument}"
             )
     return found.get(first)
 
@@ -157,7 +151,7 @@ def _voigt(value: object, label: str) -> np.ndarray | None:
     return full_3x3_to_voigt_6_stress((tensor + tensor.T) / 2)
 
 
-#: Endings of HDF5 files, read in the layout of ANI-Al.
+#: Endings of HDF5 files, which must have the layout of ANI-Al.
 HDF5 = (".h5", ".hdf5")
 _Path = str | os.PathLike[str]
 
@@ -175,13 +169,13 @@ def read(paths: _Path | Sequence[_Path], energy_key: str = "", forces_key: str =
     Returns
     -------
     list[Atoms]
-        With identities that are unique: a frame's own where it has one; from several files,
-        the path of its file within the folder that they share, and its place there.
+        Frames with unique identities: their own, or their position in the file, for several files
+        after the path of the file below the folder that they share.
 
     Raises
     ------
     InputError
-        Naming file, frame and rule.
+        Names file, frame and rule.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found = [path for each in listed for path in expand(each)]
@@ -200,12 +194,12 @@ def read(paths: _Path | Sequence[_Path], energy_key: str = "", forces_key: str =
 
 
 def expand(path: _Path) -> list[Path]:
-    """Files that a path or a pattern of names stands for, sorted.
+    """Files that match a path or a pattern, sorted.
 
     Raises
     ------
     InputError
-        When there is none.
+        There is none.
     """
     text = os.fspath(path)
     if Path(text).is_file():
@@ -225,7 +219,7 @@ def _read_one(path: Path, energy_key: str, forces_key: str) -> list[Atoms]:
     frames: list[Atoms] = []
     try:
         for atoms in ase.io.iread(path, do_not_split_by_at_sign=True):
-            frames.append(labelled(atoms, energy_key, forces_key))  # noqa: PERF401 - counts frames
+            frames.append(labeled(atoms, energy_key, forces_key))  # noqa: PERF401 - counts frames
     except InputError as error:
         raise InputError(f"{path}: frame {len(frames)}: {error}") from error
     except Exception as error:
@@ -237,7 +231,7 @@ def _read_one(path: Path, energy_key: str, forces_key: str) -> list[Atoms]:
 
 
 def _root(listed: Sequence[_Path], found: Sequence[Path]) -> Path:
-    """Folder that identities are relative to: where a pattern starts, or what all files share."""
+    """Folder that identities are relative to: above a pattern, or shared by all files."""
     if len(listed) == 1:
         folders = Path(listed[0]).parts[:-1]
         fixed = next((k for k, part in enumerate(folders) if has_magic(part)), len(folders))
@@ -246,7 +240,7 @@ def _root(listed: Sequence[_Path], found: Sequence[Path]) -> Path:
 
 
 def _name(frames: Sequence[Atoms], prefix: str) -> None:
-    """Give every frame of a file an identity: its own where all have one, else its place."""
+    """Give every frame of a file an identity: its own if all have one, else its position."""
     own = [atoms.info.get("frame") for atoms in frames]
     unique = not prefix and None not in own and len(set(map(str, own))) == len(own)
     for k, atoms in enumerate(frames):

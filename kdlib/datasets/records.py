@@ -1,4 +1,4 @@
-"""What the package keeps about its DFT data, beside the frames themselves."""
+"""Records about the DFT data that the package holds beside the frames."""
 
 from importlib import resources
 
@@ -7,7 +7,7 @@ import xarray as xr
 from kdlib import results
 from kdlib.errors import InputError
 
-#: Name -> file beside the frames. Named in full, so that who reads one depends on its content.
+#: Name -> file beside the frames, in full: a step that names a file depends on its content.
 RECORDS = {
     "accuracy": "al-pbe-accuracy.nc",  # labels against tighter DFT
     "physics": "al-pbe-physics.nc",  # crystals, elastic constants and vacancy by DFT
@@ -16,7 +16,7 @@ RECORDS = {
 
 
 def record(name: str) -> xr.Dataset | None:
-    """One of the records, or None where the package does not hold it."""
+    """Record by its name in :data:`RECORDS`; None if the package does not hold it."""
     if name not in RECORDS:
         raise InputError(f"{name}: none of the records {', '.join(RECORDS)}")
     path = resources.files("kdlib") / "datasets" / "data" / RECORDS[name]

@@ -1,7 +1,6 @@
-"""Registered datasets: their cards, the packed frames that ship with some, and downloads.
+"""Registered datasets: cards, packed frames that ship with the package, and downloads.
 
-A download is checked by its git blob id, and an archive is unpacked without links or paths that
-lead out of it.
+A download is checked by its git blob id; links and paths that leave the archive are refused.
 """
 
 import hashlib
@@ -28,7 +27,7 @@ from kdlib.files import replacing
 
 
 def folder() -> resources.abc.Traversable:
-    """Folder of the package that holds cards and packed frames."""
+    """Folder of cards and packed frames in the package."""
     return resources.files("kdlib") / "datasets" / "data"
 
 
@@ -49,7 +48,7 @@ def entry(name: str) -> dict[str, str]:
 
 
 def unpack(name: str) -> tuple[list[Atoms], str]:
-    """Frames of a dataset that ships, not checked yet, and the file that they come from."""
+    """Unchecked frames of a shipped dataset, and the name of their file."""
     card = entry(name)
     packed = (folder() / card["file"]).read_bytes()
     if hashlib.sha256(packed).hexdigest() != card["sha256"]:
@@ -68,7 +67,7 @@ def write_packed(frames: Sequence[Atoms], path: Path) -> str:
 
 
 def contents(frames: Sequence[Atoms]) -> list[str]:
-    """Lines of a card on what a dataset holds."""
+    """Lines of a card about the content of a dataset."""
     counts = Counter(str(atoms.info.get("phase", "")) for atoms in frames)
     phases = ", ".join(f"{n} {phase}" for phase, n in sorted(counts.items()) if phase)
     sizes = sorted({len(atoms) for atoms in frames})
@@ -79,33 +78,31 @@ def contents(frames: Sequence[Atoms]) -> list[str]:
     ]
 
 
-#: Environment variable that names the folder of downloads.
+#: Environment variable with the folder of downloads.
 CACHE_VARIABLE = "KDLIB_CACHE"
 #: Environment variable with an address to download from instead of GitHub.
 MIRROR_VARIABLE = "KDLIB_MIRROR"
-#: Where GitHub serves the files of a repository as they are.
+#: Where GitHub serves the raw files of a repository.
 GITHUB = "https://raw.githubusercontent.com"
-#: File beside what was unpacked, with the sha256 of each.
+#: File beside unpacked files, with the sha256 of each.
 MANIFEST = "manifest.json"
 _CHUNK = 2**20
 
 
 def cache() -> Path:
-    """Folder of all downloads: ``$KDLIB_CACHE``, or what the system has for such files."""
+    """Folder of downloads: ``$KDLIB_CACHE``, or the system's folder for caches."""
     return Path(os.environ.get(CACHE_VARIABLE) or _pooch().os_cache("kdlib"))
 
 
 def download(path: str, target: Path, git_blob: str, base_url: str = "") -> None:
-    """Download a file; it appears whole and checked, or not at all.
+    """Download a file to ``target``; it appears whole and checked, or not at all.
 
     Parameters
     ----------
     path
-        Of the file on the server, e.g. ``owner/repository/HEAD/folder/file``.
-    target
-        Where it goes.
+        Path on the server, e.g. ``owner/repository/HEAD/folder/file``.
     git_blob
-        Its id in git: what :func:`git_blob_id` gives.
+        Expected result of :func:`git_blob_id`.
     base_url
         Address before `path`; by default ``$KDLIB_MIRROR`` or GitHub's.
 
@@ -128,7 +125,7 @@ def download(path: str, target: Path, git_blob: str, base_url: str = "") -> None
 
 
 def _pooch() -> ModuleType:
-    """Import pooch, which warns in a notebook without widgets, whether bars are drawn or not."""
+    """Import pooch without its warning about widgets in notebooks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pooch
@@ -136,14 +133,14 @@ def _pooch() -> ModuleType:
 
 
 def _first_cause(error: BaseException) -> str:
-    """What went wrong first, without what every layer above said about it."""
+    """Message of the first error, without those of the layers above."""
     while error.__context__ is not None:
         error = error.__context__
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def git_blob_id(path: Path) -> str:
-    """Name of a content in git: the sha1 of ``blob <size>``, a zero byte, and the content."""
+    """Git's name of a content: the sha1 of ``blob <size>``, a zero byte, and the content."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -154,13 +151,13 @@ def git_blob_id(path: Path) -> str:
 def extract(archive: Path, folder: Path) -> None:
     """Unpack the files of a tar archive into a folder, which appears complete or not at all.
 
-    Only regular files and folders below `folder` are made; nothing is, if the archive holds
-    anything else. The sha256 of every file goes into a manifest.
+    An archive with anything but regular files and folders below `folder` is refused. The sha256 of
+    every file goes into a manifest.
 
     Raises
     ------
     InputError
-        Naming archive, member and rule, or saying that the archive is damaged.
+        Names archive, member and rule, or says that the archive is damaged.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
@@ -182,10 +179,10 @@ def extract(archive: Path, folder: Path) -> None:
 
 
 def _refused(member: tarfile.TarInfo, folder: Path) -> str:
-    """Rule that a member of an archive breaks; empty if it may be unpacked into the folder."""
+    """Rule that a member of an archive breaks; empty if it may be unpacked."""
     if member.name.startswith("/"):  # tarfile's filter would strip the slash and accept the rest
         return "has an absolute path"
-    if member.issym() or member.islnk():  # and links that stay inside
+    if member.issym() or member.islnk():  # the filter would accept those that stay inside
         return "is a link"
     try:
         tarfile.data_filter(member, str(folder))
@@ -197,16 +194,16 @@ def _refused(member: tarfile.TarInfo, folder: Path) -> str:
 
 
 def unpacked(folder: Path, ending: str) -> list[Path]:
-    """Files of an unpacked archive with a name that ends so, sorted, each as it was unpacked.
+    """Files of an unpacked archive with this ending, sorted.
 
     Raises
     ------
     InputError
-        Naming the file that is missing or altered.
+        Names a file that is missing or was altered since.
     """
     sums = json.loads((folder / MANIFEST).read_text())["sha256"]
     paths = [PurePosixPath(name) for name in sorted(sums)]
-    # A leading dot: what some systems put into archives beside each file.
+    # Some systems add a hidden companion of each file to an archive.
     chosen = [path for path in paths if path.suffix == ending and path.name[0] != "."]
     for name in chosen:
         if not (folder / name).is_file() or _sha256(folder / name) != sums[str(name)]:

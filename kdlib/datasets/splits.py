@@ -1,4 +1,4 @@
-"""Division of a dataset into parts, and what names a frame and a dataset."""
+"""Division of a dataset into parts, and identities of frames and datasets."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ from ase.data import chemical_symbols
 
 from kdlib.errors import InputError
 
-#: Parts of a split; ``transfer`` holds frames set apart by the dataset itself (larger cells).
+#: Parts of a split; ``transfer`` holds frames that the dataset sets apart (larger cells).
 PARTS = ("train", "valid", "test", "transfer")
-#: Key of ``Atoms.info`` for a frame's weight in the loss.
+#: Key of ``Atoms.info`` with a frame's weight in the loss.
 WEIGHT = "loss_weight"
 
 
@@ -28,9 +28,9 @@ class Split:
     """Indices into the list of frames, ascending."""
     seed: int
     fractions: tuple[float, float, float]
-    """What the division was drawn with."""
+    """Seed and shares of the draw."""
     sha256: str
-    """Over the identities in each part and the data themselves."""
+    """Hash of the identities in each part and of the data."""
 
 
 def split(
@@ -38,17 +38,13 @@ def split(
 ) -> Split:
     """Divide frames by a hash of each frame's identity and the seed.
 
-    A frame never changes its part when others are added. Frames whose ``info["part"]`` prescribes
-    a part go there (larger cells to ``transfer``, actively learned frames to ``train``).
+    Frames whose ``info["part"]`` prescribes a part go there (larger cells to ``transfer``, actively
+    learned frames to ``train``). ``fractions`` are the shares of train, valid and test.
 
-    Parameters
-    ----------
-    frames
-        As :func:`load` returns them.
-    fractions
-        Shares of train, valid and test; they must add up to one.
-    seed
-        Another seed is another split.
+    Raises
+    ------
+    InputError
+        Fractions do not add up to one, or a part is empty.
     """
     shares = tuple(float(x) for x in fractions)
     if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
@@ -71,14 +67,14 @@ def species(frames: Sequence[Atoms]) -> tuple[str, ...]:
 
 
 def identity(atoms: Atoms) -> str:
-    """Name of a frame within its dataset, the same in every version of it."""
+    """Name of a frame, the same in every version of its dataset."""
     if "frame" in atoms.info:
         return str(atoms.info["frame"])
     return _digest([atoms.numbers, atoms.positions, atoms.cell.array])
 
 
 def frame_numbers(frames: Sequence[Atoms]) -> np.ndarray:
-    """Identities as numbers where they are numbers, otherwise positions in the list."""
+    """Identities if all are numbers, otherwise positions in the list."""
     known = [atoms.info.get("frame") for atoms in frames]
     if all(isinstance(number, int | np.integer) for number in known):
         return np.array(known, dtype=int)
@@ -86,13 +82,7 @@ def frame_numbers(frames: Sequence[Atoms]) -> np.ndarray:
 
 
 def fingerprint(frames: Sequence[Atoms], labels: Sequence[str] = ("energy", "forces")) -> str:
-    """sha256 over structures, labels, and weights where frames have them.
-
-    Parameters
-    ----------
-    labels
-        Names of the labels that count; one that a frame lacks counts as such.
-    """
+    """sha256 over structures, the named labels (or their absence), and weights of frames."""
     arrays = []
     for atoms in frames:
         known = atoms.calc.results
@@ -108,6 +98,7 @@ def _part(atoms: Atoms, shares: tuple[float, float, float], seed: int) -> str:
         if prescribed not in PARTS:
             raise InputError(f"frame {identity(atoms)}: part {prescribed!r} is none of {PARTS}")
         return str(prescribed)
+    # By identity, not by position: a frame keeps its part when others are added to the dataset.
     digest = hashlib.sha256(f"{seed}:{identity(atoms)}".encode()).digest()
     draw = int.from_bytes(digest[:8], "big") / 2**64
     return PARTS[int(np.searchsorted(np.cumsum(shares)[:2], draw, side="right"))]

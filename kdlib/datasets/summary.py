@@ -1,4 +1,4 @@
-"""What a dataset holds: a table by chemical system, and energies, forces, densities and g(r)."""
+"""Content of a dataset: a table by chemical system; energies, forces, densities and g(r)."""
 
 from collections.abc import Sequence
 
@@ -61,7 +61,7 @@ def _composition(frames: Sequence[Atoms]) -> str:
 
 
 def _closest(frames: Sequence[Atoms]) -> str:
-    """Closest pair of all frames: which species, and how far apart."""
+    """Species and distance of the closest pair of all frames."""
     pairs = [closest_pair(atoms) for atoms in frames]
     k = min(range(len(frames)), key=lambda n: pairs[n].distance)
     if not np.isfinite(pairs[k].distance):
@@ -77,14 +77,7 @@ UNKNOWN = "unknown"
 def coverage(
     frames: Sequence[Atoms], split: Split, r_max: float = 8.0, n_bins: int = 160
 ) -> xr.Dataset:
-    """Describe every frame, and the mean g(r) of each phase.
-
-    Parameters
-    ----------
-    frames, split
-        Data and their division.
-    r_max, n_bins
-        Range (Angstrom) and bins of g(r).
+    """Describe every frame, and the mean g(r) of each phase up to ``r_max`` (Angstrom).
 
     Returns
     -------
@@ -118,12 +111,12 @@ def coverage(
 
 
 def phase_of(atoms: Atoms) -> str:
-    """Phase that a frame's sampling started from; for others the `config_type` of many datasets."""
+    """Phase that a frame's sampling started from, or else the `config_type` of many datasets."""
     return str(atoms.info.get("phase", atoms.info.get("config_type", UNKNOWN)))
 
 
 def _density(atoms: Atoms) -> float:
-    """Mass density in g/cm^3; nothing for an isolated molecule."""
+    """Mass density in g/cm^3; NaN for an isolated molecule."""
     if not atoms.pbc.all():
         return np.nan
     return atoms.get_masses().sum() / atoms.get_volume() * units.GRAM_PER_CM3

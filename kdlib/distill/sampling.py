@@ -23,7 +23,7 @@ from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.geometry import cells
-from kdlib.geometry.cells import closest_pair
+from kdlib.geometry.cells import OVERLAP, bare, closest_pair
 from kdlib.md import exploration
 from kdlib.md.exploration import Excursion
 from kdlib.teachers import Teacher
@@ -323,7 +323,6 @@ def _structure(name: str) -> Atoms:
             raise InputError(f"{name}: ASE cannot read it ({error})") from error
     if not atoms.pbc.all() or atoms.cell.rank != 3:
         raise InputError(f"{name}: is not periodic in three directions")
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
-    if closest_pair(bare).distance < 0.5:
-        raise InputError(f"{name}: two atoms are closer than 0.5 Angstrom")
-    return bare
+    if closest_pair(atoms).distance < OVERLAP:
+        raise InputError(f"{name}: two atoms are closer than {OVERLAP} Angstrom")
+    return bare(atoms)

@@ -25,7 +25,7 @@ class Batch:
     """Number of frames."""
     first: Tensor
     second: Tensor
-    """Centre atom i and neighbour j of each pair, (n_pairs,) int64; i -> j and j -> i both."""
+    """Center atom i and neighbor j of each pair, (n_pairs,) int64; i -> j and j -> i both."""
     vectors: Tensor
     """r_j + shift - r_i, (n_pairs, 3), Angstrom."""
     row: Tensor

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 #: Implementations that :class:`HipnnCalculator` can run a network with.
 BACKENDS = ("fused", "hippynn")
-#: Builds of the neighbour list between looks at whether a configuration is like any in training.
+#: Builds of the neighbor list between looks at whether a configuration is like any in training.
 CHECK_EVERY = 16
 
 
@@ -44,7 +44,7 @@ class UnseenWarning(UserWarning):
 class HipnnCalculator(Calculator):
     """Energy, forces, stress and atomic energies of a HIP-NN in ASE.
 
-    The neighbour list has one skin and is rebuilt only when an atom has moved by half of it, or
+    The neighbor list has one skin and is rebuilt only when an atom has moved by half of it, or
     when the cell, the periodicity or the species changed. Forces come with the energy; the stress
     is computed only when it is asked for.
 
@@ -58,7 +58,7 @@ class HipnnCalculator(Calculator):
         ``"fused"`` (our kernels) or ``"hippynn"`` (hippynn's layers). Where the fused kernels do
         not support the network, the calculator says so in the log and runs hippynn's layers.
     skin
-        Range of the neighbour list beyond the cutoff, Angstrom.
+        Range of the neighbor list beyond the cutoff, Angstrom.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class HipnnCalculator(Calculator):
         if backend not in BACKENDS:
             raise InputError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
         if not skin >= 0:
-            raise InputError(f"the skin of a neighbour list is {skin}, must not be negative")
+            raise InputError(f"the skin of a neighbor list is {skin}, must not be negative")
         self.device = torch_device(device)
         self.config = potential.config
         module = kernels.restore(copy.deepcopy(potential.module)).to(self.device).eval()
@@ -210,7 +210,7 @@ def _supported(module: HipnnModule, backend: str, device: torch.device) -> str:
 class _Layers:
     """hippynn's layers over the pairs inside the cutoff, with autograd.
 
-    The pairs of the neighbour list stay on the device until the list is rebuilt; displacements are
+    The pairs of the neighbor list stay on the device until the list is rebuilt; displacements are
     formed in float64 and cast to the model's dtype afterwards.
     """
 
@@ -270,7 +270,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 class StockCalculator(HippynnCalculator):
     """hippynn's own calculator, unchanged but for a clock and an answer to ``energies``.
 
-    It builds ASE's neighbour list and applies its skin twice, so that a skin of 1 Angstrom means
+    It builds ASE's neighbor list and applies its skin twice, so that a skin of 1 Angstrom means
     pairs out to cutoff + 2 Angstrom; it computes the stress in every call.
     """
 
@@ -279,7 +279,7 @@ class StockCalculator(HippynnCalculator):
         super().__init__(*args, **kwargs)
 
     def rebuild_neighbors(self) -> None:
-        """Make a new neighbour list whose updates are timed."""
+        """Make a new neighbor list whose updates are timed."""
         super().rebuild_neighbors()
         update = self.nl.update
 
@@ -298,7 +298,7 @@ class StockCalculator(HippynnCalculator):
         properties: Iterable[str] | None = None,
         system_changes: object = True,
     ) -> None:
-        """Time hippynn's calculation; what the neighbour list does not take is the model's."""
+        """Time hippynn's calculation; what the neighbor list does not take is the model's."""
         start, listed = perf_counter(), self.timings["neighbor_list"]
         super().calculate(atoms, properties, system_changes)
         inside_list = self.timings["neighbor_list"] - listed

@@ -56,7 +56,7 @@ class HipnnConfig:
     """Highest tensor order of the sensitivities: 0, 1 or 2."""
     soft_min: float = 1.5
     soft_max: float = 7.0
-    """Centres of the first and the last sensitivity function, Angstrom."""
+    """Centers of the first and the last sensitivity function, Angstrom."""
     cutoff: float = 7.5
     """Hard cutoff, Angstrom."""
     species: tuple[str, ...] = ("Al",)
@@ -277,14 +277,14 @@ def hippynn_graph(module: HipnnModule) -> graphs.nodes.base.MultiNode:
     return targets.HEnergyNode("energy", network, module=module.henergy)
 
 
-#: First centre over the distance of the closest pair.
+#: First center over the distance of the closest pair.
 MARGIN = 0.9
 
 
 def soft_min(frames: Sequence[Atoms]) -> float:
-    """Centre of the first sensitivity function, Angstrom.
+    """Center of the first sensitivity function, Angstrom.
 
-    It is the paper's, 1.5 Angstrom, for aluminium and for whatever keeps that distance. Where atoms
+    It is the paper's, 1.5 Angstrom, for aluminum and for whatever keeps that distance. Where atoms
     come closer, as in molecules, it lies below their closest pair, or a model would hardly see it.
     """
     usual = HipnnConfig.soft_min

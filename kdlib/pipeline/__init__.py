@@ -1,5 +1,5 @@
-"""Notebooks run in order, with a profile's parameters; what is up to date is skipped."""
+"""Runs notebooks in order with the parameters of a profile, and skips what is up to date."""
 
-from kdlib.pipeline.runner import Outcome, StepFailed, execute, notebooks_folder, run
+from kdlib.pipeline.runner import StepFailed, execute, notebooks_folder, run
 
-__all__ = ["Outcome", "StepFailed", "execute", "notebooks_folder", "run"]
+__all__ = ["StepFailed", "execute", "notebooks_folder", "run"]

@@ -1,9 +1,9 @@
-"""A Jupyter kernel for the Python that runs the command, which dies with that command.
+"""A Jupyter kernel of the Python that runs the command, which ends with that command.
 
 papermill takes whatever kernelspec is installed under the notebook's kernel name, which may be
-another Python. `ThisPython` needs no installed kernelspec. The kernel's standard input is a pipe
-whose other end the command holds: when the command ends in any way, SIGKILL included, the pipe
-closes and the kernel ends itself together with all processes that it has started.
+another Python; `ThisPython` needs no kernelspec. The kernel's standard input is a pipe whose other
+end the command holds: when the command ends in any way, SIGKILL included, the pipe closes, and the
+kernel ends itself and all processes that it has started.
 """
 
 import os
@@ -18,13 +18,13 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from kdlib import processes
 
 NAME = "python3"
-"""Kernel name written into executed notebooks, so that JupyterLab opens them anywhere."""
+"""Kernel name in executed notebooks, so that JupyterLab opens them anywhere."""
 
 _QUIET = "--IPKernelApp.log_level=50"  # local TCP is unencrypted; a shutdown interrupts first
 
 
 class ThisPython(AsyncKernelManager):
-    """Starts `sys.executable` as a kernel that ends when this process does."""
+    """Starts `sys.executable` as a kernel that ends with this process."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(kernel_spec_manager=_OneKernel(), **options)
@@ -39,7 +39,7 @@ class ThisPython(AsyncKernelManager):
             os.close(read_end)
 
     async def cleanup_resources(self, restart: bool = False) -> None:
-        """Let go of the pipe, and end what a crashed kernel may have left running."""
+        """Close the pipe, and end what a crashed kernel may have left running."""
         group = getattr(self.provisioner, "pgid", None)
         await super().cleanup_resources(restart)
         if self._write_end is not None:
@@ -51,7 +51,7 @@ class ThisPython(AsyncKernelManager):
 
 
 class _OneKernel(KernelSpecManager):
-    """Knows one kernel, whatever the name it is asked for."""
+    """Knows one kernel, under whatever name."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         settings = processes.thread_settings(processes.threads())

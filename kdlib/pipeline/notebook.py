@@ -1,11 +1,10 @@
 """The steps of a run: notebooks with declared parameters, inputs and outputs, in their order.
 
-A notebook says in its metadata which result files it reads and writes,
+A notebook's metadata name the result files that it reads and writes,
 `{"kdlib": {"reads": ["accuracy_teacher.nc"], "writes": ["accuracy_students.nc"]}}`; the order of
-the steps follows from that and from nothing else. Parameters are the assignments in its one cell
-tagged `parameters`, each with a type and a comment. What a type does not say of a parameter is
-checked by a function that the metadata name,
-`{"kdlib": {"checks": {"training": "kdlib.training:TrainingConfig.of"}}}`.
+the steps follows from these alone. Parameters are the assignments in the one cell tagged
+`parameters`, each with a type and a comment. What a type cannot express is checked by a function
+named in the metadata, `{"kdlib": {"checks": {"training": "kdlib.training:TrainingConfig.of"}}}`.
 """
 
 import heapq
@@ -31,11 +30,11 @@ class Parameter:
 
     name: str
     type: str
-    """Annotation as written, empty when there is none."""
+    """Annotation as written; empty if there is none."""
     default: str
     """Source text of the default value."""
     help: str
-    """The comment behind it."""
+    """Comment at the end of the line."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,9 @@ class Step:
 
     path: Path
     reads: tuple[str, ...] = ()
-    """Result files it starts from, relative to the results folder."""
+    """Result files it reads, relative to the results folder."""
     writes: tuple[str, ...] = ()
-    """Result files it makes, relative to the results folder."""
+    """Result files it writes, relative to the results folder."""
     checks: Mapping[str, str] = field(default_factory=dict)
     """Parameter -> function, as `module:name`, that raises `InputError` for a wrong value."""
     cells: tuple[str, ...] = ()
@@ -59,7 +58,7 @@ class Step:
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
-        """What its parameters cell declares."""
+        """Parameters that its parameters cell declares."""
         return inspect(self.path)
 
 
@@ -80,11 +79,11 @@ def read(path: Path) -> Step:
 
 
 def inspect(path: Path) -> dict[str, Parameter]:
-    """Return the declared parameters of a notebook, name to `Parameter`.
+    """Return the declared parameters of a notebook by name.
 
     papermill only logs a missing parameters cell; here it is an error.
     """
-    from papermill import inspect_notebook  # seconds to import, and not needed to import kdlib
+    from papermill import inspect_notebook  # takes seconds to import
 
     notebook = nbformat.read(path, as_version=4)
     tagged = [cell for cell in notebook.cells if PARAMETERS_TAG in cell.metadata.get("tags", ())]
@@ -105,7 +104,7 @@ def inspect(path: Path) -> dict[str, Parameter]:
 
 
 def discover(folder: Path) -> list[Step]:
-    """Read all notebooks of a folder and return them in the order in which they must run."""
+    """Read all notebooks of a folder, in the order in which they must run."""
     paths = sorted(path for path in folder.glob("*.ipynb") if not path.name.startswith("."))
     if not paths:
         raise InputError(f"{folder}: no notebooks found")

@@ -1,9 +1,9 @@
 """Profiles: the parameters of a whole run, in one YAML file.
 
-Three keys: `description` says what it is for and how long it takes; `common` holds values for
-every notebook that declares a parameter of that name; `notebooks` maps a notebook's name to values
-for it alone, which win over the common ones. A `dataset` that is not a registered one is a file, or
-a pattern of names, relative to the profile.
+Three keys: `description` says what the profile is for and how long it takes; `common` holds values
+for every notebook that declares a parameter of that name; `notebooks` maps a notebook's name to
+values for it alone, which override the common ones. A `dataset` that is not registered is a file or
+a pattern, relative to the profile.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from kdlib.errors import InputError
 from kdlib.pipeline.notebook import Step, check_value
 
 FOLDER = Path(__file__).parent / "profiles"
-"""Where the profiles that come with the package are."""
+"""Folder of the profiles that come with the package."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Profile:
     """Parameters of a whole run."""
 
     name: str
-    """File name without its ending; names the results folder, too."""
+    """File name without its ending; also names the results folder."""
     description: str = ""
     common: Mapping[str, Any] = field(default_factory=dict)
     """Values for every notebook that declares a parameter of that name."""
@@ -35,12 +35,12 @@ class Profile:
     """Values for single notebooks, by file name without its ending."""
 
     def parameters(self, step: Step) -> dict[str, Any]:
-        """Return what this profile hands to one notebook."""
+        """Return the values for one notebook."""
         common = {key: value for key, value in self.common.items() if key in step.parameters}
         return common | dict(self.notebooks.get(step.name, {}))
 
     def validate(self, steps: list[Step]) -> None:
-        """Refuse values that no notebook would take, before any notebook runs."""
+        """Refuse values that no notebook accepts, before any notebook runs."""
         names = {step.name for step in steps}
         for name in self.notebooks:
             if name not in names:
@@ -76,7 +76,7 @@ def load(name_or_path: str | Path) -> Profile:
 
 
 def _checked(path: Path, content: Any) -> Profile:
-    """Turn a parsed file into a profile, or say which rule it breaks."""
+    """Turn a parsed file into a profile; an InputError names the rule that it breaks."""
     if not isinstance(content, dict):
         raise InputError(f"{path}: a profile is a mapping, got {type(content).__name__}")
     unknown = sorted(set(content) - {"description", "common", "notebooks"})
@@ -93,7 +93,7 @@ def _checked(path: Path, content: Any) -> Profile:
 
 
 def _with_dataset(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Give a dataset that is not registered as an absolute path or pattern of existing files."""
+    """Make a dataset that is not registered an absolute path or pattern of existing files."""
     named = values.get("dataset")
     if not isinstance(named, str) or named in datasets.names():
         return values

@@ -1,10 +1,10 @@
-"""Runs the notebooks of a profile in order, and skips those whose inputs did not change.
+"""Runs the notebooks of a profile in order, and skips those whose inputs have not changed.
 
 Everything goes to one results folder: the files that the notebooks write, executed copies in
-`notebooks/`, kernel output in `logs/`. Beside each executed copy a JSON record holds what the step
-depended on (code cells, parameters, content of the files read, source of the kdlib modules that it
-imports) and the content hash of what it wrote. A step is skipped when its record still holds. The
-record is written last, so a run that is killed at any moment repeats the step that it was in.
+`notebooks/`, kernel output in `logs/`. Beside each copy, a JSON record holds hashes of what the step
+depends on (code cells, parameters, files read, kdlib modules imported) and of what it wrote; a step
+is skipped while its record holds. The record is written last, so a run that is killed at any moment
+repeats the step that it was in.
 """
 
 import json
@@ -27,7 +27,7 @@ from kdlib.pipeline.profile import Profile
 from kdlib.results import hashes, sources
 
 NOT_IN_KEY = frozenset({"results_dir", "workers"})
-"""Parameters that say where and with how many processes, but not what is computed."""
+"""Parameters that decide where and with how many processes, but not what is computed."""
 
 
 class StepFailed(RuntimeError):
@@ -36,7 +36,7 @@ class StepFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one step."""
+    """Outcome of one step."""
 
     name: str
     skipped: bool
@@ -46,7 +46,7 @@ class Outcome:
 
 
 def notebooks_folder() -> Path:
-    """Return the folder of the notebooks: of the checkout, or the copy inside the package."""
+    """Folder of the notebooks, in the checkout or inside the package."""
     package = Path(kdlib.__file__).parent
     checkout = package.parent
     return (checkout if (checkout / "pyproject.toml").is_file() else package) / "notebooks"
@@ -65,13 +65,15 @@ def run(
     Parameters
     ----------
     results
-        Folder that receives all files; made when missing.
+        Folder for all files; created if missing.
     notebooks
-        Folder with the notebooks, by default those of this package.
+        Folder of the notebooks, by default those of this package.
     only
-        Run only notebooks whose name starts with this, e.g. `05`; what they read must be there.
+        Run only notebooks whose names start with this, e.g. `05`; their inputs must exist.
+    force
+        Also run what is up to date.
     workers
-        Number of processes, for notebooks that declare a parameter `workers`.
+        Number of processes of notebooks that declare a parameter `workers`.
     """
     ordered = notebook.discover(notebooks or notebooks_folder())
     profile.validate(ordered)
@@ -94,7 +96,7 @@ def run(
 
 
 def _choose(ordered: list[Step], only: str, results: Path) -> list[Step]:
-    """Select steps by the beginning of their name; what they read must exist or be made first."""
+    """Select steps by the beginning of their name; their inputs must exist or be made first."""
     chosen = [step for step in ordered if step.name.startswith(only)]
     if not chosen:
         known = ", ".join(step.name for step in ordered)
@@ -112,7 +114,7 @@ def _choose(ordered: list[Step], only: str, results: Path) -> list[Step]:
 
 
 def _parameters(profile: Profile, step: Step, results: Path, workers: int | None) -> dict[str, Any]:
-    """Return the parameters of one notebook: the profile's, and those that the command sets."""
+    """Parameters of one notebook: from the profile and from the command."""
     command = {"profile": profile.name, "results_dir": str(results.resolve())}
     if workers is not None:
         command["workers"] = workers
@@ -121,7 +123,7 @@ def _parameters(profile: Profile, step: Step, results: Path, workers: int | None
 
 
 def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> dict[str, Any]:
-    """Return everything that a step's result depends on, as hashes that JSON can hold."""
+    """Everything that a step's result depends on, as hashes for JSON."""
     values = {name: value for name, value in parameters.items() if name not in NOT_IN_KEY}
     texts = {value for value in values.values() if isinstance(value, str)}
     named = {str(path) for text in texts for path in _files(text)}
@@ -137,19 +139,19 @@ def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> di
 
 
 def _files(text: str) -> list[Path]:
-    """Files that a parameter names, by itself or as a pattern such as `runs/*/OUTCAR`."""
+    """Files that a parameter names, by path or by a pattern such as `runs/*/OUTCAR`."""
     if Path(text).is_file():
         return [Path(text)]
     return expand(text) if has_magic(text) and glob(text, recursive=True) else []
 
 
 def key(parts: Mapping[str, Any]) -> str:
-    """Return one hash for all dependencies of a step."""
+    """One hash of all dependencies of a step."""
     return hashes.digest(json.dumps(parts, sort_keys=True))
 
 
 def _run_step(step: Step, parameters: dict[str, Any], results: Path, force: bool) -> Outcome:
-    """Execute one notebook unless its record holds, and write its record."""
+    """Execute one notebook and write its record, unless its record holds."""
     record_path = results / "notebooks" / f"{step.name}.json"
     parts = dependencies(step, parameters, results)
     reason = "forced" if force else _why(step, parts, record_path, results)
@@ -170,7 +172,7 @@ def _run_step(step: Step, parameters: dict[str, Any], results: Path, force: bool
 
 
 def _why(step: Step, parts: Mapping[str, Any], record_path: Path, results: Path) -> str:
-    """Say why a step must run; empty when it need not."""
+    """Why a step must run; empty if it need not."""
     try:
         record = json.loads(record_path.read_text())
         before, written = record["depends"], record["written"]
@@ -195,7 +197,7 @@ def _why(step: Step, parts: Mapping[str, Any], record_path: Path, results: Path)
 
 
 def _is_intact(path: Path, expected: str | None) -> bool:
-    """Tell whether a written file still has the content that its step recorded."""
+    """Whether a written file still has the content that its step recorded."""
     try:
         return hashes.file(path) == expected
     except InputError:  # truncated or damaged
@@ -205,8 +207,7 @@ def _is_intact(path: Path, expected: str | None) -> bool:
 def execute(step: Step, parameters: Mapping[str, Any], results: Path) -> Path:
     """Run one notebook through papermill and return its executed copy.
 
-    The copy gets its name only when it is complete. A failed one is kept as
-    `<name>.failed.ipynb`, with its traceback.
+    The copy appears when it is complete; a failed one is kept as `<name>.failed.ipynb`.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -244,7 +245,7 @@ def execute(step: Step, parameters: Mapping[str, Any], results: Path) -> Path:
 
 
 def _report(bar: tqdm, outcome: Outcome) -> None:
-    """Write one line for a step that ran, and move the bar."""
+    """Write one line for a step that ran, and advance the bar."""
     if not outcome.skipped:
         progress.line(f"{outcome.name}: {outcome.seconds:.0f} s ({outcome.reason})")
     bar.update()

@@ -1,4 +1,4 @@
-"""Result files: NetCDF with a schema and their provenance, written whole or not at all."""
+"""Result files: NetCDF with a schema and provenance, written whole or not at all."""
 
 from kdlib.results.files import (
     collect,
@@ -7,7 +7,6 @@ from kdlib.results.files import (
     folder,
     load,
     project_root,
-    provenance,
     save,
 )
 
@@ -18,6 +17,5 @@ __all__ = [
     "folder",
     "load",
     "project_root",
-    "provenance",
     "save",
 ]

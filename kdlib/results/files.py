@@ -1,7 +1,7 @@
 """Result files: NetCDF with provenance, written whole or not at all, checked when read.
 
-A file carries the SHA-256 of its own content. `load` compares it, so that a truncated or altered
-file is an `InputError` and never a number in a figure.
+A file carries the SHA-256 of its own content, which `load` checks: a truncated or altered file is
+an `InputError` and never a number in a figure.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.results import schema
 
-#: Packages whose versions decide what a result is.
+#: Packages whose versions a result records.
 PACKAGES = ("kdlib", "torch", "hippynn", "ase", "numpy")
-#: Attributes that say where a file comes from; `fingerprint` ignores them.
+#: Attributes on the origin of a file; `fingerprint` ignores them.
 PROVENANCE = frozenset(
     {
         "created",
@@ -51,14 +51,9 @@ _ORDER = {
 
 
 def folder(profile: str, results_dir: str | os.PathLike[str] = "") -> Path:
-    """Folder of a profile's results, made if missing.
+    """Folder of a profile's results, created if missing.
 
-    Parameters
-    ----------
-    profile
-        Name of the profile, e.g. ``"quick"``.
-    results_dir
-        The folder itself, if it is not ``results/<profile>`` of the project.
+    It is ``results_dir``, or else ``results/<profile>`` of the project.
     """
     path = Path(results_dir) if str(results_dir) else project_root() / "results" / profile
     path.mkdir(parents=True, exist_ok=True)
@@ -83,7 +78,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], kind: str = "", **attrs: 
     ds
         Variables named as in `kdlib.results.schema`; units and long names are attached here.
     kind
-        Kind of result; by default the one that the Dataset's attributes name.
+        Kind of result; by default the one in the Dataset's attributes.
     **attrs
         Further attributes, e.g. ``profile``, ``dataset_sha256``, ``split_sha256``, ``device``,
         ``wall_time`` (s). Anything but text and numbers is stored as JSON.
@@ -91,8 +86,8 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], kind: str = "", **attrs: 
     path = Path(path)
     kind = kind or str(ds.attrs.get("kind", ""))
     ds = schema.validate(schema.describe(ds, kind), kind, source=str(path))
-    ds = ds.drop_encoding()  # that of a file it was read from, e.g. a text width, may be too narrow
-    # A figure's data were made elsewhere and earlier: it keeps their provenance.
+    ds = ds.drop_encoding()  # a text width of the file it was read from may be too narrow
+    # The data of a figure were made earlier, perhaps elsewhere: they keep their provenance.
     stamped = {**provenance(), **ds.attrs} if kind == "figure" else {**ds.attrs, **provenance()}
     merged = {**stamped, **attrs, "kind": kind}
     ds.attrs = {key: _plain(value) for key, value in merged.items() if key != "content_sha256"}
@@ -117,7 +112,7 @@ def load(path: str | os.PathLike[str], kind: str = "") -> xr.Dataset:
     if not path.is_file():
         raise InputError(f"{path}: no such result file; run the step that writes it first")
     try:
-        with h5py.File(path, "r") as file:  # h5netcdf would complain of damage on stderr
+        with h5py.File(path, "r") as file:  # h5netcdf would report damage on stderr
             dict(file.attrs)
         ds = xr.load_dataset(path, engine=_ENGINE, decode_times=False, decode_timedelta=False)
     except Exception as error:  # a damaged HDF5 file can raise nearly anything
@@ -138,7 +133,7 @@ def collect(where: str | os.PathLike[str], kind: str) -> xr.Dataset | None:
 
 
 def combine(datasets: Iterable[xr.Dataset]) -> xr.Dataset:
-    """Merge Datasets over their roles, architectures and seeds; what no part holds is NaN.
+    """Merge Datasets over their roles, architectures and seeds; gaps are NaN.
 
     Parts may be of different kinds (accuracy and speed, say); the whole is then of kind ``figure``.
 
@@ -168,13 +163,10 @@ def combine(datasets: Iterable[xr.Dataset]) -> xr.Dataset:
 
 
 def fingerprint(path: str | os.PathLike[str], timings: bool = True) -> str:
-    """SHA-256 over the data of a result file, blind to provenance.
+    """SHA-256 over the data of a result file, regardless of its provenance.
 
-    Parameters
-    ----------
-    timings
-        Whether measured times and memory count as data; without them, two runs of the same work
-        have the same fingerprint.
+    Without ``timings`` (measured times and memory), two runs of the same work have the same
+    fingerprint.
     """
     ds = load(path)
     table = schema.KINDS.get(ds.attrs["kind"], {})
@@ -184,7 +176,7 @@ def fingerprint(path: str | os.PathLike[str], timings: bool = True) -> str:
 
 
 def provenance() -> dict[str, str]:
-    """Where and when: versions, commit, processor. Does not import torch."""
+    """Time, versions, commit and processor. Does not import torch."""
     torch = sys.modules.get("torch")
     on_cuda = torch is not None and torch.cuda.is_available()
     return {
@@ -205,7 +197,7 @@ def _version(package: str) -> str:
 
 @lru_cache(maxsize=1)
 def _git_commit() -> str:
-    """Commit of the checkout this file is tracked in; an installed copy has none."""
+    """Commit of the checkout that tracks this file; an installed copy has none."""
     here = Path(__file__)
     git = ("git", "-C", str(here.parent))
     try:
@@ -231,18 +223,18 @@ def _cpu_model() -> str:
 
 
 def _sorted(ds: xr.Dataset) -> xr.Dataset:
-    """Bring labels into the order of the schema, architectures into the order of their size."""
+    """Sort coordinates as the schema does, and architectures by size."""
     for name, order in _ORDER.items():
         if name in ds.dims:
             present = set(ds[name].values.tolist())
-            ds = ds.sel({name: [label for label in order if label in present]})
+            ds = ds.sel({name: [value for value in order if value in present]})
     if "n_parameters" in ds.coords:
         ds = ds.sortby(["n_parameters", "architecture"])
     return ds
 
 
 def _encoding(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
-    """Compress arrays of numbers: grids of runs are mostly NaN."""
+    """Compress arrays of numbers, since grids of runs are mostly NaN."""
     packed = {"zlib": True, "complevel": 4, "shuffle": True}
     return {
         str(name): packed

@@ -1,7 +1,7 @@
 """Content hashes: what a step of a run depends on, and whether its result changed.
 
-A result file that holds the same numbers has the same hash, whoever made it and when; so a step
-that is repeated and gives the same result does not make its dependents run again.
+Result files with the same numbers have the same hash, whoever made them and when; a step that is
+repeated with the same result does not make its dependents run again.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _ROOT = Path(kdlib.__file__).parent
 
 
 def digest(*parts: str | bytes) -> str:
-    """Return the sha256 of some parts, with their lengths so that they cannot run together."""
+    """Return the sha256 of parts and their lengths, so that parts cannot run together."""
     total = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -26,7 +26,7 @@ def digest(*parts: str | bytes) -> str:
 
 
 def file(path: Path) -> str:
-    """Return the hash of a file's content: for a result file of its data, otherwise of its bytes.
+    """Return the hash of a result file's data, or of any other file's bytes.
 
     Raises
     ------
@@ -37,9 +37,9 @@ def file(path: Path) -> str:
 
 
 def packaged_data(texts: Iterable[str]) -> dict[str, str]:
-    """Return the hashes of the files of `kdlib/datasets/data` that some texts name.
+    """Return the hashes of files in `kdlib/datasets/data` that are named in ``texts``.
 
-    A file is named by its whole name, or by the name up to the first dot, as `al-pbe` is.
+    A text names a file by its whole name or by the part before the first dot, e.g. `al-pbe`.
     """
     names = set(texts)
     files = sorted(path for path in (_ROOT / "datasets" / "data").glob("*") if path.is_file())
@@ -49,10 +49,10 @@ def packaged_data(texts: Iterable[str]) -> dict[str, str]:
 
 
 def modules(cells: Iterable[str]) -> dict[str, str]:
-    """Return the hashes of the kdlib modules that some code imports, directly or through others.
+    """Return the hashes of the kdlib modules that code cells import, directly or indirectly.
 
-    A module that names a file of `kdlib/datasets/data` depends on that file, too; its docstrings
-    and comments do not count.
+    A module that names a file of `kdlib/datasets/data` depends on that file, too; docstrings and
+    comments do not count.
     """
     return {name: _module(path) for name, path in sources.closure("\n".join(cells)).items()}
 

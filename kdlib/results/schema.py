@@ -1,8 +1,7 @@
 """Names, dimensions and units of every variable in a result file, and the rules they follow.
 
-A result file is of one kind, and `KINDS` says what a kind may hold. Writers build a Dataset with
-the names below, `describe` attaches units and long names, `validate` refuses anything else. This
-module knows nothing of how results are made.
+A result file is of one kind, and `KINDS` lists the variables of each kind. Writers build a Dataset
+with these names, `describe` attaches units and long names, and `validate` refuses anything else.
 """
 
 from dataclasses import dataclass, replace
@@ -18,38 +17,38 @@ class Variable:
     """One variable of a result file."""
 
     dims: tuple[str, ...]
-    """Dimensions in the order in which they are stored."""
+    """Dimensions in storage order."""
     units: str
-    """Unit as written to the file; ``"1"`` for pure numbers and ``""`` for text."""
+    """Unit in the file; ``"1"`` for pure numbers and ``""`` for text."""
     long_name: str
-    """What the numbers mean, for axes and for readers of the file."""
+    """Meaning of the numbers, for axes and for readers of the file."""
     optional: bool = False
     """Whether a file of this kind may lack the variable."""
     positive: bool = False
-    """Whether negative values break a rule."""
+    """Whether negative values are errors."""
     timing: bool = False
-    """Whether the value depends on the machine and the moment, not only on the inputs."""
+    """Whether the value depends on the machine and the time, not only on the inputs."""
 
 
 def broken_rule(
-    array: xr.DataArray, variable: Variable | None = None, labels: tuple[str, ...] = ()
+    array: xr.DataArray, variable: Variable | None = None, allowed: tuple[str, ...] = ()
 ) -> str:
-    """Say which rule a variable breaks, as the end of a sentence; empty if none.
+    """Return the rule that a variable breaks, as the end of a sentence; empty if none.
 
     Parameters
     ----------
     variable
-        As it should be; without it only units, name and values are looked at.
-    labels
+        What it should be; without it, only units, name and values are checked.
+    allowed
         The only values allowed, if any are given.
     """
     text = _is_text(array)
     if array.dtype.kind not in "iuf" and not text:
         return f"has dtype {array.dtype}, but must hold numbers or text"
     if not array.attrs.get("long_name") or (not text and not array.attrs.get("units")):
-        return "must say its units and long_name (schema.describe attaches those of the schema)"
+        return "must have units and long_name (schema.describe attaches those of the schema)"
     return (variable and _mismatch(array, variable, text)) or _bad_values(
-        array, text, labels, positive=bool(variable and variable.positive)
+        array, text, allowed, positive=bool(variable and variable.positive)
     )
 
 
@@ -63,14 +62,14 @@ def _mismatch(array: xr.DataArray, variable: Variable, text: bool) -> str:
     return ""
 
 
-def _bad_values(array: xr.DataArray, text: bool, labels: tuple[str, ...], *, positive: bool) -> str:
+def _bad_values(
+    array: xr.DataArray, text: bool, allowed: tuple[str, ...], *, positive: bool
+) -> str:
     values = np.ravel(array.values)
-    if labels:
-        unknown = sorted(set(values.tolist()) - set(labels))
-        if unknown:
-            return f"holds {unknown[0]!r}, but must be one of {', '.join(labels)}"
+    if allowed and (unknown := sorted(set(values.tolist()) - set(allowed))):
+        return f"holds {unknown[0]!r}, but must be one of {', '.join(allowed)}"
     if array.dims == (array.name,) and len(set(values.tolist())) < values.size:
-        return "repeats a label, but labels of a dimension must be unique"
+        return "repeats a value, but values along a dimension must be unique"
     if text:
         return ""
     if np.isinf(values).any():
@@ -86,7 +85,7 @@ def _is_text(array: xr.DataArray) -> bool:
     return array.dtype.kind in "UT"
 
 
-#: Roles of a trained model and what tables and legends call them, in their order there.
+#: Roles of a trained model and their names in tables and legends, in that order.
 ROLE_NAMES = {
     "teacher": "teacher",
     "student": "student",
@@ -100,16 +99,17 @@ ROLE_NAMES = {
 ROLES = tuple(ROLE_NAMES)
 #: Parts of a dataset; `transfer` holds larger cells than were trained on.
 SPLITS = ("train", "valid", "test", "transfer")
-#: Ways to run the same network: hippynn's own calculator, ours over its layers, ours over kernels.
+#: Ways to run one network: hippynn's calculator, ours with its layers, ours with fused kernels.
 BACKENDS = ("stock", "hippynn", "fused")
-#: Those that the paper's claims of cost are audited on: what the paper ran, and what we run.
+#: Backends that the claims of cost are audited on: what the paper ran, and what we run.
 AUDITED_BACKENDS = ("stock", "fused")
 #: Where the time of an MD step goes.
 COMPONENTS = ("total", "neighbor_list", "model", "integrator")
-#: What an audited claim can turn out to be.
+#: Possible outcomes of auditing a claim.
 VERDICTS = ("holds", "does not hold", "not decided", "not measured")
 
-_LABELS = {
+#: Variables whose values are names -> the names allowed.
+_ALLOWED = {
     "role": ROLES,
     "split": SPLITS,
     "part": SPLITS,
@@ -130,7 +130,7 @@ def _errors(dims: tuple[str, ...]) -> Kind:
     for target, units, words, optional in (
         ("energy", "eV/atom", "energy error per atom", False),
         ("force", "eV/Angstrom", "error of a force component", False),
-        ("atomic_energy", "eV", "atomic-energy error against the own teacher", True),
+        ("atomic_energy", "eV", "atomic-energy error against its own teacher", True),
         ("stress", "eV/Angstrom^3", "error of a stress component", True),
     ):
         for measure, prefix in (("rmse", "root-mean-square"), ("mae", "mean absolute")):
@@ -229,7 +229,7 @@ _PARITY: Kind = {
     "atomic_energy_other": Variable(
         ("atom",), "eV", "atomic energy of a teacher of another seed", True
     ),
-    "coordination": Variable(("atom",), "1", "neighbours in the first shell", False, True),
+    "coordination": Variable(("atom",), "1", "neighbors in the first shell", False, True),
     "atom_phase": Variable(("atom",), _TEXT, "phase of the atom's frame"),
     "atom_frame": Variable(("atom",), "1", "frame that the atom belongs to", True),
 }
@@ -263,7 +263,7 @@ _RDF: Kind = {
     "r": Variable(("r",), "Angstrom", "pair distance", False, True),
     "g": Variable((*_GRID, "r"), "1", "radial distribution function g(r)", False, True),
     "g_experiment": Variable(("r",), "1", "experimental g(r)", True),
-    "rdf_error": Variable(_GRID, "Angstrom", "RDF error against the own teacher", False, True),
+    "rdf_error": Variable(_GRID, "Angstrom", "RDF error against its own teacher", False, True),
     "rdf_error_other_teachers": Variable(
         _GRID, "Angstrom", "RDF error against teachers of other seeds", True, True
     ),
@@ -279,7 +279,7 @@ _RDF: Kind = {
     "is_liquid": Variable(_GRID, "1", "1 where the atoms diffuse as in a liquid", True, True),
 }
 
-_LABELS_OF_TEACHERS: Kind = {
+_ATOMIC_ENERGIES: Kind = {
     "seed": Variable(("seed",), "1", "training seed of the teacher"),
     "atomic_energies": Variable(("seed", "atom"), "eV", "atomic energy by the teacher"),
     "frame_index": Variable(("atom",), "1", "position of the atom's frame in the dataset"),
@@ -316,7 +316,7 @@ KINDS: dict[str, Kind] = {
     "claims": _CLAIMS,
     "data": _DATA,
     "history": _HISTORY,
-    "labels": _LABELS_OF_TEACHERS,
+    "labels": _ATOMIC_ENERGIES,
     "parity": _PARITY,
     "rdf": _RDF,
     "run": {
@@ -326,20 +326,20 @@ KINDS: dict[str, Kind] = {
     },
     "speed": _SPEED,
 }
-#: Kinds whose variables are free, as long as each says its unit and its meaning.
+#: Kinds that may hold any variables that carry a unit and a long name.
 FREE_KINDS = ("benchmark", "figure", "series")
 
 
 def describe(ds: xr.Dataset, kind: str) -> xr.Dataset:
     """Copy of a Dataset with the schema's order of dimensions, units and long names.
 
-    Flags become floats, so that a missing combination can be NaN. In a free kind, variables that
-    say nothing of themselves are described if any kind knows their name and dimensions.
-    Nothing is checked: that is for `validate`.
+    Flags become floats, so that a missing combination can be NaN. In a free kind, variables without
+    a long name are described if any kind has one of the same name and dimensions. Nothing is
+    checked; `validate` does that.
     """
     described = ds.copy()
     described.attrs["kind"] = kind
-    for name, variable in (_schema(kind) or _recognised(ds)).items():
+    for name, variable in (_schema(kind) or _recognized(ds)).items():
         if name not in described.variables:
             continue
         array = described[name]
@@ -361,7 +361,7 @@ def validate(ds: xr.Dataset, kind: str, source: str = "") -> xr.Dataset:
     kind
         A key of `KINDS` or one of `FREE_KINDS`.
     source
-        File name for the message; by default what xarray remembers of the file.
+        File name for the message; by default the file that xarray read.
 
     Raises
     ------
@@ -376,7 +376,7 @@ def validate(ds: xr.Dataset, kind: str, source: str = "") -> xr.Dataset:
     for name in map(str, ds.variables):
         if kind not in FREE_KINDS and name not in table:
             raise InputError(f"{source}: kind {kind!r} has no variable {name!r}")
-        problem = broken_rule(ds[name], table.get(name), _LABELS.get(name, ()))
+        problem = broken_rule(ds[name], table.get(name), _ALLOWED.get(name, ()))
         if problem:
             raise InputError(f"{source}: variable {name!r} {problem}")
     return ds
@@ -391,8 +391,8 @@ def _schema(kind: str) -> Kind:
     return KINDS[kind]
 
 
-def _recognised(ds: xr.Dataset) -> Kind:
-    """Variables without a meaning of their own that a kind knows by name and dimensions."""
+def _recognized(ds: xr.Dataset) -> Kind:
+    """Variables without a long name that a kind has by the same name and dimensions."""
     return {
         name: variable
         for table in KINDS.values()

@@ -1,8 +1,7 @@
-"""The code that a result depends on: modules of this package that some code imports, as syntax.
+"""The code that a result depends on: the modules of this package that it imports, as syntax.
 
-Comments, docstrings and the layout of the text compute nothing: a module whose syntax without them
-is the same counts as the same module. Which modules count follows from the imports themselves, so
-no list of them can be out of date.
+Comments, docstrings and layout compute nothing, so modules that differ only in these count as the
+same. Which modules count follows from the imports, so that no list can be out of date.
 """
 
 import ast
@@ -16,20 +15,15 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def syntax(source: str) -> str:
-    """Return the sha256 of Python source as a syntax tree without docstrings and comments."""
+    """Return the sha256 of the syntax tree of Python source, without docstrings."""
     tree = _WithoutTexts().visit(ast.parse(source))
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def closure(source: str, deferred: bool = True) -> dict[str, Path]:
-    """Modules of this package that Python source imports, directly or through others.
+    """Modules of this package that Python source imports, directly or indirectly.
 
-    Parameters
-    ----------
-    source
-        Python code; notebook cells may be joined.
-    deferred
-        Whether imports inside functions count, which happen when the function is called.
+    Imports inside functions, which run at a call, count only if ``deferred``.
 
     Returns
     -------
@@ -53,12 +47,8 @@ def closure(source: str, deferred: bool = True) -> dict[str, Path]:
 def imported_modules(source: str, package: str = "", deferred: bool = True) -> set[str]:
     """Return the dotted names that Python source may import, submodules of `from` included.
 
-    Parameters
-    ----------
-    package
-        Dotted name of the package that relative imports start from.
-    deferred
-        Whether imports inside functions count; those for type checkers never do.
+    Relative imports start from ``package``, a dotted name. Imports inside functions count only if
+    ``deferred``; those for type checkers never do.
     """
     names: set[str] = set()
     todo: list[ast.AST] = [ast.parse(source)]
@@ -89,7 +79,7 @@ def text_constants(source: str) -> set[str]:
 
 
 def _module_path(name: str) -> Path | None:
-    """Return the source file of a kdlib module; None for other names and for the package itself."""
+    """Source file of a kdlib module; None for other names and for the package itself."""
     first, *rest = name.split(".")
     if first != "kdlib" or not rest:
         return None
@@ -101,9 +91,9 @@ def _module_path(name: str) -> Path | None:
 
 
 class _WithoutTexts(ast.NodeTransformer):
-    """Drops statements that are nothing but a text: docstrings, also those below a field."""
+    """Drops statements that are only a text: docstrings, also those below a field."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        """Keep a statement unless it is a text."""
+        """Keep a statement unless it is only a text."""
         constant = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if constant else node

@@ -69,7 +69,7 @@ VERSIONS = ("0.3.0", "0.2.0", "r2scan")
 
 
 def calculator(version: str, device: str) -> "CHGNetCalculator":
-    """ASE calculator of one of :data:`VERSIONS`; an atom without neighbours is an error."""
+    """ASE calculator of one of :data:`VERSIONS`; an atom without neighbors is an error."""
     if version not in VERSIONS:
         raise InputError(f"CHGNet has no weights {version!r}; there are {', '.join(VERSIONS)}")
     from chgnet.model.dynamics import CHGNetCalculator
@@ -142,7 +142,7 @@ def load(
         The name has none of the forms, its package or file is missing, or what it leads to is not
         an ASE calculator.
     TeacherError
-        The probe can't be labelled.
+        The probe can't be labeled.
     """
     if isinstance(spec, list | tuple):
         members = [load(member, None, device) for member in spec]

@@ -111,7 +111,7 @@ class Teacher:
             self._unpartitioned = rule
             del results["energies"]
         self._tried = True
-        return _labelled(atoms, results, self.name)
+        return _labeled(atoms, results, self.name)
 
     def about(self) -> dict[str, str]:
         """What a report says about the teacher."""
@@ -192,7 +192,7 @@ def _no_partition(results: dict[str, np.ndarray], n_atoms: int) -> str | None:
     return None
 
 
-def _labelled(atoms: Atoms, results: dict[str, np.ndarray], teacher: str) -> Atoms:
+def _labeled(atoms: Atoms, results: dict[str, np.ndarray], teacher: str) -> Atoms:
     frame = atoms.copy()
     frame.set_constraint()
     frame.info["teacher"] = teacher

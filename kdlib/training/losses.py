@@ -140,7 +140,7 @@ class LossWeights:
                 raise InputError(f"LossWeights: {name} is {weight}, must be finite and >= 0")
 
     @property
-    def needs_labels(self) -> bool:
+    def needs_atomic_energies(self) -> bool:
         """Whether a teacher's atomic energies enter."""
         return self.atomic_energy > 0 or self.total_energy > 0
 
@@ -214,9 +214,9 @@ class WeightSchedule:
         return self.stages[-1][0]
 
     @property
-    def needs_labels(self) -> bool:
+    def needs_atomic_energies(self) -> bool:
         """Whether any stage learns from a teacher's atomic energies."""
-        return any(weights.needs_labels for _, weights in self.stages)
+        return any(weights.needs_atomic_energies for _, weights in self.stages)
 
     @property
     def needs_stress(self) -> bool:
@@ -231,7 +231,7 @@ class WeightSchedule:
         }
         return WeightSchedule(tuple(moved.items()))
 
-    def without_labels(self) -> "WeightSchedule":
+    def without_atomic_energies(self) -> "WeightSchedule":
         """Return the schedule with the atomic-energy weight set to zero: the schedule's control."""
         return WeightSchedule(
             tuple((start, replace(w, atomic_energy=0.0)) for start, w in self.stages)

@@ -34,7 +34,7 @@ class Role:
     @property
     def learns_from_teacher(self) -> bool:
         """Whether training needs a teacher's atomic energies."""
-        return self.schedule(1000).needs_labels
+        return self.schedule(1000).needs_atomic_energies
 
 
 def _constant(**weights: float) -> Callable[[int], WeightSchedule]:
@@ -71,7 +71,7 @@ ROLES: dict[str, Role] = {
         Role("born_again", TABLE_1.scaled, "teacher", "paper 3.5, Table 1"),
         Role(
             "born_again_control",
-            TABLE_1.without_labels().scaled,
+            TABLE_1.without_atomic_energies().scaled,
             "teacher",
             "not in the paper: Table 1 without the labels",
         ),

@@ -112,7 +112,7 @@ def run_key(
     InputError
         A training frame lacks atomic energies that the loss needs, or they are not finite.
     """
-    if schedule.needs_labels:
+    if schedule.needs_atomic_energies:
         _check_atomic_energies([frames[k] for k in split.train])
     what = {k: v for k, v in asdict(training).items() if k != "checkpoint_every"}
     stages = [[start, asdict(w)] for start, w in schedule.stages]
@@ -127,7 +127,7 @@ def run_key(
 def _labels_read(training: TrainingConfig, schedule: WeightSchedule) -> list[str]:
     """Labels that decide the weights; energy and forces always do, by E0 and by the selection."""
     stress = ["stress"] if schedule.needs_stress or training.selects_by_stress else []
-    return ["energy", "forces", *stress, *(["energies"] if schedule.needs_labels else [])]
+    return ["energy", "forces", *stress, *(["energies"] if schedule.needs_atomic_energies else [])]
 
 
 def _check_atomic_energies(frames: Sequence[Atoms]) -> None:

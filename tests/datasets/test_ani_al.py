@@ -104,11 +104,11 @@ def test_other_content_is_refused(archive, server, serve):
 def test_forces_repel_whatever_sign_they_are_stored_with(
     tmp_path, dimers, write_h5, sign, dtype, alloy
 ):
-    """Gradients are turned round and the note says so; float64 survives to the last digits."""
+    """Gradients are reversed and the note says so; float64 survives to the last digits."""
     path = write_h5(tmp_path / "data.h5", dimers, sign, dtype)
     found = ani_al.read([path])
     (note,) = found.notes
-    assert ("was turned round" in note) == (sign < 0)
+    assert ("was reversed" in note) == (sign < 0)
     tolerance = 1e-12 if dtype == "float64" else 1e-6
     for old, new in zip(dimers, found.frames, strict=True):
         np.testing.assert_allclose(
@@ -123,7 +123,7 @@ def test_sign_that_the_data_do_not_tell_is_refused(tmp_path, dimers, write_h5):
     """Forces of random direction are an error, not a guess."""
     random = np.random.default_rng(0).normal(size=(120, 1, 3)) * [[[1.0], [-1.0]]]
     path = write_h5(tmp_path / "data.h5", dimers, force=random)
-    with pytest.raises(InputError, match=r"data\.h5: sign of force not clear, \d+% of the 10"):
+    with pytest.raises(InputError, match=r"data\.h5: the sign of force is not clear, \d+% of the 10"):
         ani_al.read([path])
 
 

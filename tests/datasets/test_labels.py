@@ -10,7 +10,7 @@ from ase.io import write
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from kdlib import datasets
-from kdlib.datasets.readers import labelled
+from kdlib.datasets.readers import labeled
 from kdlib.errors import InputError
 
 
@@ -42,15 +42,15 @@ def test_the_energy_is_the_one_that_the_forces_belong_to(alloy):
     atoms = bare(alloy[0])
     results = {"energy": -1.0, "free_energy": -1.5, "forces": np.zeros((4, 3))}
     atoms.calc = SinglePointCalculator(atoms, **results)
-    assert labelled(atoms).get_potential_energy() == -1.5
-    assert labelled(atoms, energy_key="energy").get_potential_energy() == -1.0
+    assert labeled(atoms).get_potential_energy() == -1.5
+    assert labeled(atoms, energy_key="energy").get_potential_energy() == -1.0
 
 
 def test_embedded_energies_stay_what_they_are():
     """The energies of al-pbe are free energies already, under the name `energy` alone."""
     for atoms in datasets.load("al-pbe")[:5]:
         assert "free_energy" not in atoms.calc.results
-        assert labelled(atoms).get_potential_energy() == atoms.get_potential_energy()
+        assert labeled(atoms).get_potential_energy() == atoms.get_potential_energy()
 
 
 def test_two_names_that_differ_are_refused(alloy):
@@ -60,13 +60,13 @@ def test_two_names_that_differ_are_refused(alloy):
     energy = atoms.get_potential_energy()
     atoms.info["REF_energy"] = energy + 1.0
     with pytest.raises(InputError, match="'energy' and 'REF_energy' are both names of energy"):
-        labelled(atoms)
-    assert labelled(atoms, energy_key="REF_energy").get_potential_energy() == energy + 1.0
+        labeled(atoms)
+    assert labeled(atoms, energy_key="REF_energy").get_potential_energy() == energy + 1.0
     atoms.info["REF_energy"] = energy
-    assert labelled(atoms).get_potential_energy() == energy
+    assert labeled(atoms).get_potential_energy() == energy
     atoms.arrays["REF_forces"] = -atoms.calc.results["forces"]
-    with pytest.raises(InputError, match="say which one is meant with forces_key"):
-        labelled(atoms)
+    with pytest.raises(InputError, match="choose one with forces_key"):
+        labeled(atoms)
 
 
 def test_own_names_can_be_given(tmp_path, alloy):
@@ -130,7 +130,7 @@ def test_energies_of_atoms_and_stress_survive_a_file(tmp_path, alloy, size):
 
 def test_energies_of_atoms_are_left_out_where_there_are_none(alloy):
     """A reference method has no energies of single atoms, and none are invented."""
-    assert "energies" not in labelled(alloy[0]).calc.results
+    assert "energies" not in labeled(alloy[0]).calc.results
 
 
 @pytest.mark.parametrize("name", ["virial", "REF_virial", "dft_virials"])
@@ -157,7 +157,7 @@ def test_impossible_stresses_are_refused(alloy):
     ):
         atoms.info = {name: value}
         with pytest.raises(InputError, match=rule):
-            labelled(atoms)
+            labeled(atoms)
 
 
 def test_a_molecule_has_no_stress(clusters):
@@ -165,7 +165,7 @@ def test_a_molecule_has_no_stress(clusters):
     atoms = clusters[0].copy()
     atoms.calc = clusters[0].calc
     atoms.info["virial"] = np.eye(3)
-    assert "stress" not in labelled(atoms).calc.results
+    assert "stress" not in labeled(atoms).calc.results
 
 
 @pytest.mark.parametrize(
@@ -177,4 +177,4 @@ def test_energies_that_are_no_number_are_refused(alloy, energy, rule):
     atoms = bare(alloy[0])
     atoms.info["REF_energy"] = energy
     with pytest.raises(InputError, match=rule):
-        labelled(atoms)
+        labeled(atoms)

@@ -9,6 +9,7 @@ from ase.io import write
 
 from kdlib import datasets
 from kdlib.__main__ import main
+from kdlib.datasets.summary import phase_of
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn import network
 
@@ -68,5 +69,5 @@ def test_config_type_stands_for_a_phase():
     """Many datasets sort their frames by `config_type`."""
     surface, other = bulk("Cu"), bulk("Cu")
     surface.info["config_type"] = "surface"
-    assert datasets.phase_of(surface) == "surface"
-    assert datasets.phase_of(other) == "unknown"
+    assert phase_of(surface) == "surface"
+    assert phase_of(other) == "unknown"

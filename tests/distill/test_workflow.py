@@ -98,7 +98,7 @@ def test_fading_labels_are_gone_in_the_second_half(tiny):
 def test_without_labels_no_weight(tiny, labels, with_labels):
     """Neither a plan nor a teacher without atomic energies trains on them."""
     stages = students.schedule(replace(tiny, labels=labels), with_labels, False, 50)
-    assert not stages.needs_labels
+    assert not stages.needs_atomic_energies
     assert stages.at(1).stress == 0
 
 

@@ -24,7 +24,7 @@ WORDLESS = {"fig1_schematic", "claims"}
 #: Axis labels of pure numbers and of names.
 UNITLESS = {
     "Trainable parameters", "Epoch", "Phase", "Frames", "Architecture", "g(r)",
-    "Ratio of validation force RMSE", "g(r) − own teacher's", "Neighbours in the first shell",
+    "Ratio of validation force RMSE", "g(r) − own teacher's", "Neighbors in the first shell",
     "Force components per cell",
     "Paired change against the teacher [95 % interval]", "$w_A$", "$w_F$", "$w_E$",
     "g(r), offset by 2 per phase", "Number of atoms", "Architecture and frames per batch",

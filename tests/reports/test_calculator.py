@@ -414,7 +414,7 @@ def test_relaxations_repeat(cell_filter, optimizer, trained):
         atoms = bulk("Al", "hcp", a=2.9, c=4.7) * (2, 2, 1)
         atoms.rattle(0.05, seed=1)
         atoms = with_calculator(atoms, trained)
-        optimizer(cell_filter(atoms), logfile=None).run(fmax=0.01, steps=300)
+        optimizer(cell_filter(atoms), logfile=None).run(fmax=0.01, steps=100)
         ends.append((atoms.get_potential_energy(), atoms.get_volume()))
     assert np.ptp(ends, axis=0).max() <= 1e-6
 

@@ -63,7 +63,7 @@ def test_provenance_is_stamped(stored):
 def test_results_do_not_import_torch():
     """Reading and writing results stays cheap: no torch, no matplotlib."""
     code = (
-        "import sys; from kdlib import results; results.provenance();"
+        "import sys; from kdlib.results import files; files.provenance();"
         "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -100,10 +100,10 @@ def _text(ds):
         (_drop, "'force_rmse' is missing"),
         (_extra, "no variable 'extra'"),
         (_units, "'force_rmse' is in 'kcal/mol/Angstrom', but must be in 'eV/Angstrom'"),
-        (_no_name, "'force_rmse' must say its units and long_name"),
+        (_no_name, "'force_rmse' must have units and long_name"),
         (_dims, r"'force_rmse' has dimensions \('role', 'architecture', 'seed'\)"),
         (_role, "'role' holds 'contrl', but must be one of teacher, student"),
-        (_twice, "'seed' repeats a label"),
+        (_twice, "'seed' repeats a value"),
         (_negative, "'force_rmse' holds -0.1.*must not be negative"),
         (_infinite, "'force_rmse' holds an infinite value"),
         (_text, "'force_rmse' has dtype .*must hold numbers"),
@@ -139,7 +139,7 @@ def test_free_kinds_only_ask_for_units_and_names():
     """Figures and benchmarks name their own variables but must describe them."""
     ds = xr.Dataset({"anything": ("x", [1.0], {"units": "us", "long_name": "anything"})})
     schema.validate(ds, "figure")
-    with pytest.raises(InputError, match="'bare' must say its units"):
+    with pytest.raises(InputError, match="'bare' must have units"):
         schema.validate(ds.assign(bare=1.0), "figure")
 
 

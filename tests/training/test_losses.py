@@ -210,9 +210,9 @@ def test_schedule_scales_with_the_cap():
 
 def test_schedule_without_labels_keeps_everything_else():
     """The Born-Again control differs from Born-Again in w_A alone."""
-    control = TABLE_1.without_labels()
-    assert TABLE_1.needs_labels
-    assert not control.needs_labels
+    control = TABLE_1.without_atomic_energies()
+    assert TABLE_1.needs_atomic_energies
+    assert not control.needs_atomic_energies
     for (start, ours), (same, theirs) in zip(TABLE_1.stages, control.stages, strict=True):
         assert start == same
         assert dataclasses.replace(ours, atomic_energy=0.0) == theirs

@@ -32,13 +32,15 @@ def test_static_roles_have_the_papers_weights(name):
 
 def test_matched_control_differs_from_the_student_in_the_labels_alone():
     """Without the atomic-energy term the student is the matched control."""
-    assert ROLES["student"].schedule(9).without_labels() == ROLES["matched_control"].schedule(9)
+    assert ROLES["student"].schedule(9).without_atomic_energies() == ROLES[
+        "matched_control"
+    ].schedule(9)
 
 
 def test_born_again_and_its_control_follow_table_1():
     """At the authors' cap the schedule is Table 1, with and without labels."""
     assert ROLES["born_again"].schedule(500) == TABLE_1
-    assert ROLES["born_again_control"].schedule(500) == TABLE_1.without_labels()
+    assert ROLES["born_again_control"].schedule(500) == TABLE_1.without_atomic_energies()
     assert ROLES["born_again"].learns_from_teacher
     assert not ROLES["born_again_control"].learns_from_teacher
 

@@ -4,7 +4,7 @@ hippynn evaluates its interaction layer by tensors with one entry per pair, sens
 component. Nothing here is that large: what a layer needs of its pairs is a sum over them, and every
 derivative of that sum is another sum, recomputed from the distances when it is wanted.
 
-**Energy.** Atom i sees neighbour j at :math:`\mathbf r = r\,\mathbf u`. The first interaction layer
+**Energy.** Atom i sees neighbor j at :math:`\mathbf r = r\,\mathbf u`. The first interaction layer
 of HIP-NN, whose input is the species, uses the sensitivities
 
 .. math:: S_k(r) = G_k C, \quad G_k = \exp[-\tfrac12 \sigma_k^2 (1/r - 1/\mu_k)^2],

@@ -39,12 +39,12 @@ from kdlib.hipnn.kernels.threads import torch_threads
 
 @dataclass(frozen=True)
 class PairGraph:
-    """Who neighbours whom: all that does not change when the atoms move a little."""
+    """Who neighbors whom: all that does not change when the atoms move a little."""
 
     row: np.ndarray
     """Pairs of atom i are ``row[i]:row[i + 1]``, (n_atoms + 1,) int64."""
     second: np.ndarray
-    """Neighbour of each pair, (n_pairs,) int64."""
+    """Neighbor of each pair, (n_pairs,) int64."""
     species: np.ndarray
     """Species channel of each atom, (n_atoms,) int64."""
     n_species: int
@@ -67,14 +67,14 @@ class Radial:
 
 
 def environment(vectors: Tensor, radial: Radial, graph: PairGraph) -> Tensor:
-    """Sums of the sensitivities over each atom's neighbours.
+    """Sums of the sensitivities over each atom's neighbors.
 
     Parameters
     ----------
     vectors
         (n_pairs, 3), Angstrom, sorted by the first atom.
     radial
-        Centres and widths of the sensitivities.
+        Centers and widths of the sensitivities.
     graph
         Pairs, species and cutoff.
 

@@ -1,7 +1,7 @@
-r"""Neighbour lists by binning, for any cell: triclinic, smaller than the cutoff, partly periodic.
+r"""Neighbor lists by binning, for any cell: triclinic, smaller than the cutoff, partly periodic.
 
 Periodic images become *ghost atoms*, copies of real atoms displaced by whole cell vectors, so that
-the search itself knows no periodicity and a neighbour is one int32: atoms are numbered 0 to
+the search itself knows no periodicity and a neighbor is one int32: atoms are numbered 0 to
 n_atoms - 1, ghosts from n_atoms on. The steps:
 
 1. wrap every atom into the cell (the translation is remembered, positions given by the user are
@@ -34,7 +34,7 @@ _BLOCK = 64
 def build(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray | bool, cutoff: float
 ) -> NeighborTable:
-    """Find all neighbours closer than ``cutoff``.
+    """Find all neighbors closer than ``cutoff``.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def build(
     positions = np.ascontiguousarray(positions, dtype=float)
     pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), 3).copy()
     if not np.isfinite(positions).all():
-        raise InputError("neighbour list: a position is not finite")
+        raise InputError("neighbor list: a position is not finite")
     frame = _complete(np.asarray(cell, dtype=float), pbc)
     inverse = np.linalg.inv(frame)
     heights = 1 / np.linalg.norm(inverse, axis=0)
@@ -80,7 +80,7 @@ def _complete(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
         _, values, vectors = np.linalg.svd(frame)
         frame[axis] = vectors[int((values > 1e-12 * max(values.max(), 1)).sum())]
     if abs(np.linalg.det(frame)) < 1e-12:
-        raise InputError("neighbour list: the cell vectors of periodic axes span no volume")
+        raise InputError("neighbor list: the cell vectors of periodic axes span no volume")
     return frame
 
 
@@ -192,7 +192,7 @@ def _window(fractional, i, low, bins, scale, margin):
 
 @compiled(parallel=True)
 def _count(fractional, x, y, z, home, starts, low, bins, scale, margin, square):
-    """Where each atom's row starts, (n_atoms + 1,), from the number of its neighbours."""
+    """Where each atom's row starts, (n_atoms + 1,), from the number of its neighbors."""
     n = fractional.shape[0]
     row = np.zeros(n + 1, np.int64)
     for block in prange((n + _BLOCK - 1) // _BLOCK):
@@ -214,7 +214,7 @@ def _count(fractional, x, y, z, home, starts, low, bins, scale, margin, square):
 
 @compiled(parallel=True)
 def _fill(fractional, x, y, z, home, starts, low, bins, scale, margin, square, order, row, longest):
-    """Neighbours of every atom, in the order of the bins.
+    """Neighbors of every atom, in the order of the bins.
 
     Candidates are written before they are judged and overwritten if they are too far: no branch,
     but one more element than the row holds, hence the scratch array.

@@ -1,9 +1,9 @@
 """Energies, forces and stress for molecular dynamics, without autograd over pairs.
 
 A chunk of atoms goes through three steps before the next chunk starts, so that memory holds the
-neighbour table and few chunks: (a) environments by a pass over neighbours, (b) the rest of the
+neighbor table and few chunks: (a) environments by a pass over neighbors, (b) the rest of the
 network, dense per atom, in torch, whose autograd gives g = dE/d(environment), (c) a second pass
-over neighbours that turns g into forces on both atoms of every pair.
+over neighbors that turns g into forces on both atoms of every pair.
 
 With several threads, each works through the chunks of its own share of the atoms and adds up forces
 in an array of its own; the arrays are added in the order of the shares. So there are no races, and

@@ -34,7 +34,7 @@ class _Fused:
     pair_forces = staticmethod(pair_forces)
 
     def radial(self) -> Radial:
-        """Centres and widths of the sensitivities, with their history."""
+        """Centers and widths of the sensitivities, with their history."""
         sensitivity = self.sensitivity
         # Clones, so that an optimizer step cannot change what a later backward pass reads.
         return Radial(1 / sensitivity.mu.flatten(), sensitivity.sigma.flatten().clone())
@@ -42,7 +42,7 @@ class _Fused:
     def environment(
         self, species: np.ndarray, first: Tensor, second: Tensor, vectors: Tensor
     ) -> Tensor:
-        """Sums of sensitivities over neighbours, (n_atoms, 4, n_species * n_sensitivities)."""
+        """Sums of sensitivities over neighbors, (n_atoms, 4, n_species * n_sensitivities)."""
         n_atoms = len(species)
         first, second = first.contiguous(), second.contiguous()
         row = loops.rows_of(first.numpy(), n_atoms)

@@ -6,7 +6,7 @@ order of the blocks. The number of blocks does not depend on the number of threa
 any bit of a result.
 
 Arguments shared by all loops: ``vectors`` (n_pairs, 3), Angstrom; ``row`` (n_atoms + 1) starts of
-each atom's pairs; ``second`` (n_pairs) neighbours; ``species`` (n_atoms) channel of each atom;
+each atom's pairs; ``second`` (n_pairs) neighbors; ``species`` (n_atoms) channel of each atom;
 ``cutoff`` Angstrom; ``m`` = 1/mu, 1/Angstrom, and ``sigma``, Angstrom, (n_sensitivities); the
 environment and its gradient are (n_atoms, 4, n_species, n_sensitivities).
 """
@@ -78,7 +78,7 @@ def _workspace(row, like):
 
 @njit
 def _stage(vectors, row, second, species, n_species, s, i, cutoff, table, index):
-    """Stage the pairs of atom i whose neighbours are of species s; return their number."""
+    """Stage the pairs of atom i whose neighbors are of species s; return their number."""
     channel = s if n_species > 1 else -1
     n = gather(vectors, second, species, channel, row[i], row[i + 1], table, index)
     resolve(table, n, cutoff)

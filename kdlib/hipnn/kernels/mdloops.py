@@ -1,4 +1,4 @@
-"""Loops of the MD path: environments and forces of a chunk of atoms, from a neighbour table.
+"""Loops of the MD path: environments and forces of a chunk of atoms, from a neighbor table.
 
 No array here has a row per pair. Distances are found anew in both passes (cheaper than memory),
 from float64 positions; what is inside the cutoff is cast to the model's precision and staged as in
@@ -7,7 +7,8 @@ the sum of all forces vanishes to rounding; callers in several threads pass an a
 
 Arguments shared by the loops: ``placed`` (n_atoms + n_ghosts, 3) float64 positions, Angstrom;
 ``row`` and ``index`` of the :class:`~kdlib.hipnn.kernels.neighbortable.NeighborTable`; ``longest``,
-its longest row; ``species`` (n_atoms + n_ghosts) channels; atoms ``start`` to ``stop`` are the chunk.
+its longest row; ``species`` (n_atoms + n_ghosts) channels; atoms ``start`` to ``stop`` are the
+chunk.
 """
 
 import numpy as np
@@ -21,7 +22,7 @@ from kdlib.hipnn.kernels.sums import SCALE, pair_slopes, sum_environment
 
 @njit(fastmath=FASTMATH, error_model="numpy")
 def _select(placed, i, row, index, species, channel, cutoff, table, near):
-    """Stage the neighbours of atom i inside the cutoff (of one species, if ``channel`` >= 0).
+    """Stage the neighbors of atom i inside the cutoff (of one species, if ``channel`` >= 0).
 
     Every candidate is written to the next free column, which advances only if it is inside: no
     branch to mispredict. Returns the number of pairs; ``near`` holds their second atoms.

@@ -1,4 +1,4 @@
-"""The neighbours of every atom, periodic images being atoms of their own."""
+"""The neighbors of every atom, periodic images being atoms of their own."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from kdlib._numba import compiled
 
 @dataclass(frozen=True)
 class NeighborTable:
-    """Every neighbour of every atom, ghosts included."""
+    """Every neighbor of every atom, ghosts included."""
 
     row: np.ndarray
-    """Neighbours of atom i are ``index[row[i]:row[i + 1]]``, (n_atoms + 1,) int64."""
+    """Neighbors of atom i are ``index[row[i]:row[i + 1]]``, (n_atoms + 1,) int64."""
     index: np.ndarray
     """Atoms (below n_atoms) and ghosts (from n_atoms on), int32."""
     owner: np.ndarray
@@ -32,7 +32,7 @@ class NeighborTable:
 
     @property
     def longest(self) -> int:
-        """Most neighbours that any atom has."""
+        """Most neighbors that any atom has."""
         return int(np.diff(self.row).max(initial=0))
 
     def place(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ def padded(n):
 
 @njit(fastmath=FASTMATH, error_model="numpy")
 def gather(vectors, second, species, channel, start, stop, table, index):
-    """Copy the vectors of pairs ``start:stop`` whose neighbour is of species ``channel``.
+    """Copy the vectors of pairs ``start:stop`` whose neighbor is of species ``channel``.
 
     The components go to rows UX, UY, UZ; ``index`` remembers which pair each column holds.
     Returns the number of pairs.

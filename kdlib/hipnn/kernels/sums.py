@@ -1,7 +1,8 @@
 r"""The sums over the pairs of one atom: environment, slopes, and their derivatives.
 
 Symbols, as in :mod:`kdlib.hipnn.kernels`: a pair along :math:`\mathbf r = r\,\mathbf u`,
-:math:`x = 1/r`, :math:`m_k = 1/\mu_k`, :math:`\delta_k = x - m_k`, and :math:`u_0 = 1`. Because dx/dr = -x^2,
+:math:`x = 1/r`, :math:`m_k = 1/\mu_k`, :math:`\delta_k = x - m_k`, and :math:`u_0 = 1`. Because
+dx/dr = -x^2,
 
 .. math:: G_k' = \sigma_k^2 \delta_k x^2 G_k, \qquad
           S_k' = G_k\,(C' + \sigma_k^2 \delta_k\, C x^2) .

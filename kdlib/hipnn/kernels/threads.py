@@ -61,7 +61,7 @@ class Workers:
         everyone_is_up = Barrier(size)
 
         def prepare(_: int) -> None:
-            # Setting the number holds for this thread, unless torch initialises the thread later
+            # Setting the number holds for this thread, unless torch initializes the thread later
             # (hence the first call), and for threads that torch has not seen yet (hence the repair
             # below, once all workers are up).
             torch.get_num_threads()

@@ -32,7 +32,7 @@ class VerletList(NeighborList):
 
 @compiled()
 def _closest(placed, row, index):
-    """Atom with the nearest neighbour and the distance, Angstrom."""
+    """Atom with the nearest neighbor and the distance, Angstrom."""
     atom, least = -1, np.inf
     for i in range(row.size - 1):
         for p in range(row[i], row[i + 1]):

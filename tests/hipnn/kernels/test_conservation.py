@@ -9,6 +9,7 @@ from kdlib.md.dynamics import MeltProtocol
 from kdlib.md.liquid import starting_liquid
 
 
+@pytest.mark.slow
 def test_energy_of_a_liquid_does_not_drift(tmp_path):
     """108 atoms at 1200 K in float32: below 1e-5 eV/atom/ps over 10 ps, at a real temperature."""
     training.brief_training(TrainJob(HipnnConfig(16, 8, 1), "control", "fused", 8, 25), tmp_path)
