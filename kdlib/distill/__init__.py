@@ -1,14 +1,14 @@
 """Distill your own: from any teacher and a crystal structure to a student that MD codes can run.
 
-- :mod:`~kdlib.distill.plan`: every choice, in one frozen dataclass;
-- :mod:`~kdlib.distill.sampling`: first cells, and configurations that the students find by MD;
+- :mod:`~kdlib.distill.plan`: all settings, in one frozen dataclass;
+- :mod:`~kdlib.distill.sampling`: first cells, and configurations from the students' own MD;
 - :mod:`~kdlib.distill.labeled`: frames that the teacher has labeled, and the user's own;
 - :mod:`~kdlib.distill.students`: training of the ensemble;
 - :mod:`~kdlib.distill.workflow`: the rounds, from the first frame to the finished student;
-- :mod:`~kdlib.distill.measures`: what the student is measured by;
+- :mod:`~kdlib.distill.measures`: measurements of the student against its teacher;
 - :mod:`~kdlib.distill.partition`: effect of the teacher's atomic energies;
 - :mod:`~kdlib.distill.report`: all measurements as one Dataset, and its tables;
-- :mod:`~kdlib.distill.delivery`: what the user holds at the end.
+- :mod:`~kdlib.distill.delivery`: model, training set, scripts and report for the user.
 """
 
 from kdlib.distill.delivery import deliver, limits, summary, write_report

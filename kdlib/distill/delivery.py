@@ -1,4 +1,4 @@
-"""What the user holds at the end: model, training set, scripts for MD codes, executed report."""
+"""Delivery of a distillation: model, training set, scripts for MD codes, executed report."""
 
 import copy
 import json
@@ -21,26 +21,14 @@ from kdlib.training.accuracy import PHASES
 from kdlib.units import GRAM_PER_CM3
 
 TRAINING_SET = "training.extxyz"
-#: Scripts that are handed out as they are.
+#: Scripts that are copied unchanged.
 SCRIPTS = ("use_with_ase.py", "use_with_lammps.py", "use_with_hippynn.py")
 
 
 def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
-    """Write model, training set and scripts into the folder of a distillation.
+    """Write model, training set and scripts into the folder of a distillation, and return it.
 
-    Parameters
-    ----------
-    plan
-        What was done.
-    outcome
-        What came of it.
-    folder
-        Of the distillation.
-
-    Returns
-    -------
-    Path
-        The folder; ``kdlib.hipnn.load`` reads the model from it.
+    ``kdlib.hipnn.load`` reads the model from it.
     """
     home = Path(folder)
     pool = Pool(home / "labels")
@@ -64,7 +52,7 @@ def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
 
 
 def summary(plan: Plan, outcome: Outcome, folder: Path) -> str:
-    """What a person wants to know first, as text."""
+    """Result of a distillation in a few lines of text."""
     last = outcome.record[-1]
     errors = last["errors"]
     lines = [
@@ -85,7 +73,7 @@ def summary(plan: Plan, outcome: Outcome, folder: Path) -> str:
 
 
 def limits(folder: str | Path) -> dict[str, str]:
-    """What a delivered student has seen, for a table: what is outside was never checked."""
+    """Ranges that the training set of a delivered student covers, as text for a table."""
     home = Path(folder)
     validity = hipnn.load(home).validity
     plan = read(home)
@@ -114,26 +102,11 @@ REPORT = "report.ipynb"
 
 
 def write_report(plan: Plan, folder: str | Path, measured: dict | None = None) -> Path:
-    """Execute the notebook of a finished distillation, which measures the student.
+    """Execute the notebook that evaluates the student of a finished distillation; return its path.
 
-    Parameters
-    ----------
-    plan
-        What was done.
-    folder
-        Of the distillation; figures and data of the report go to its ``report``.
-    measured
-        Fields of :class:`kdlib.distill.Measures` that are not to have their defaults.
-
-    Returns
-    -------
-    Path
-        The executed notebook.
-
-    Raises
-    ------
-    kdlib.pipeline.StepFailed
-        Names the notebook that holds the traceback.
+    Figures and data of the report go to ``report`` in the folder. ``measured`` are fields of
+    :class:`kdlib.distill.Measures`. A :class:`kdlib.pipeline.StepFailed` names the notebook that
+    holds the traceback.
     """
     home = Path(folder).resolve()
     step = notebook.read(pipeline.notebooks_folder() / f"{NOTEBOOK}.ipynb")

@@ -199,7 +199,7 @@ def prepare(
     return [_joined(plan, k, given[k], atoms, shift) for k, atoms in taught.items()]
 
 
-def learnt(frames: Sequence[Atoms]) -> list[Atoms]:
+def learned(frames: Sequence[Atoms]) -> list[Atoms]:
     """Those that train."""
     return [atoms for atoms in frames if atoms.info["part"] == "train"]
 

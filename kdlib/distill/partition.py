@@ -7,10 +7,10 @@ an atom to its neighbors without changing the energy of any configuration,
           G_i = \sum_j \sum_{kc} a_{kc} \varphi_k(r_{ij}) (u^c_j - u^c_i), \qquad \sum_i G_i = 0,
 
 with radial functions :math:`\varphi_k` and local quantities :math:`u^c` of the atoms: here the
-atomic energy itself, how crowded the atom is, and its species. Another architecture than the
-student's divides in its own way, and what a student would have to spend on following it is lost to
-the forces. The coefficients that bring a teacher's partition as near as they can to the one that a
-student finds by itself are a linear least-squares problem.
+atomic energy itself, the atom's crowding, and its species. A teacher of another architecture
+partitions the energy in another way, and capacity that a student spends on following it is lost for
+the forces. The coefficients that bring the teacher's partition closest to the one that students
+find without labels solve a linear least-squares problem.
 """
 
 from collections.abc import Sequence
@@ -33,51 +33,38 @@ from kdlib.training.accuracy import STATES, against_teacher, from_mean
 
 #: Radial functions of a fitted gauge.
 N_RADIAL = 8
-#: Directions of the least-squares problem that are weaker than this share of the strongest are left
-#: at zero: they would be fitted to noise.
+#: Directions of the least-squares problem weaker than this share of the strongest are left at zero,
+#: because they would be fitted to noise.
 WEAKEST = 1e-6
 
 
 @dataclass(frozen=True)
 class Gauge:
-    """A fitted change of partition.
-
-    Attributes
-    ----------
-    coefficients
-        a_kc, over the columns that :func:`columns` makes.
-    cutoff
-        Range of the radial functions, Angstrom.
-    species
-        Atomic numbers, ascending.
-    before, after
-        Root mean square (eV) of what is left between the two partitions before and after the fit,
-        up to a constant for each species.
-    """
+    """A fitted change of partition."""
 
     coefficients: np.ndarray
+    """a_kc, over the columns of :func:`columns`."""
     cutoff: float
+    """Range of the radial functions, Angstrom."""
     species: tuple[int, ...]
+    """Atomic numbers, ascending."""
     before: float
+    """Rms difference of the partitions before the fit, up to a constant per species, eV."""
     after: float
+    """The same after the fit."""
 
     @classmethod
     def fit(cls, frames: Sequence[Atoms], natural: Sequence[np.ndarray], cutoff: float) -> "Gauge":
-        """Bring the partition of labeled frames near to another one.
+        """Fit the partition of labeled frames to another one.
 
         Parameters
         ----------
         frames
             Their calculators hold ``energies``, eV, without references of the species.
         natural
-            Atomic energies that are wanted, one (n_atoms,) array per frame, eV.
+            Target atomic energies, one (n_atoms,) array per frame, eV.
         cutoff
             Range, Angstrom.
-
-        Raises
-        ------
-        InputError
-            There are no frames, or arrays that do not fit them.
         """
         if not frames or [len(a) for a in frames] != [len(part) for part in natural]:
             raise InputError("gauge: needs one array of atomic energies for each frame")
@@ -95,18 +82,12 @@ class Gauge:
         return cls(found[: changes.shape[1]], cutoff, species, root(before), root(after))
 
     def change(self, atoms: Atoms) -> np.ndarray:
-        """G_i of a frame, (n_atoms,), eV; adds up to zero.
-
-        Parameters
-        ----------
-        atoms
-            As those it was fitted to.
-        """
+        """G_i of a frame, (n_atoms,), eV; its sum is zero."""
         return columns(atoms, self.cutoff, self.species) @ self.coefficients
 
 
 def columns(atoms: Atoms, cutoff: float, species: Sequence[int]) -> np.ndarray:
-    """Changes of the atomic energies that leave the energy alone, (n_atoms, n_columns).
+    """Changes of the atomic energies that conserve the energy, (n_atoms, n_columns).
 
     Parameters
     ----------
@@ -115,7 +96,7 @@ def columns(atoms: Atoms, cutoff: float, species: Sequence[int]) -> np.ndarray:
     cutoff
         Range, Angstrom.
     species
-        Atomic numbers; all but the last give a column of u each.
+        Atomic numbers; all but the last give a column of u each (the last follows from the others).
     """
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     r = np.linalg.norm(pairs.vectors(atoms.positions, atoms.cell.array), axis=1)
@@ -133,7 +114,7 @@ def columns(atoms: Atoms, cutoff: float, species: Sequence[int]) -> np.ndarray:
     return found.reshape(len(atoms), -1)
 
 
-#: What is compared: name -> use of the labels and factor of their weight.
+#: Name -> use of the labels and factor of their weight.
 WAYS = {
     "none": ("none", 1.0),
     "fading": ("fading", 1.0),
@@ -153,32 +134,26 @@ def compare(
     n_seeds: int = 3,
     n_epochs: int = 150,
 ) -> xr.Dataset:
-    """Train students with every use of the labels and measure them on fresh frames.
+    """Train students with every use of the labels and evaluate them on fresh frames.
 
     Parameters
     ----------
     plan
-        Of the distillation; what it says of labels is replaced by each of :data:`WAYS`.
+        Plan of the distillation; each of :data:`WAYS` replaces its use of labels.
     outcome
         Holds the references of the species.
-    learned
-        Labeled frames, the same for all.
-    fresh
-        Labeled frames that nothing learned from, the same for all.
+    learned, fresh
+        Labeled frames for training and for evaluation, the same for all.
     folder
-        Of the distillation; trainings are kept in it and found again.
-    n_seeds
-        Trainings of each.
-    n_epochs
-        Of each.
+        Folder of the distillation; finished trainings in it are reused.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``label_force_rmse(labels, seed, state)`` eV/Angstrom, ``label_energy_rmse(labels, seed)``
         eV/atom, and ``partition_difference(stage)`` eV: between the teacher's partition and that of
-        students without labels, before and after the gauge was fitted, and the spread of the
-        teacher's atomic energies to compare with.
+        students without labels, before and after fitting the gauge, and for comparison the spread
+        of the teacher's atomic energies.
     """
     seeds = range(plan.seed, plan.seed + n_seeds)
     base, found = replace(plan, n_models=n_seeds), {}
@@ -211,7 +186,7 @@ def _trained(
 
 
 def _gauge(free: Sequence[Trained], reduced: Sequence[Atoms], cutoff: float) -> Gauge:
-    """Gauge that brings the teacher's partition near to that of students without labels."""
+    """Fit the teacher's partition to that of students without labels."""
     mean = np.mean([one.potential.predict(reduced).atomic_energies.values for one in free], 0)
     ends = np.cumsum([len(atoms) for atoms in reduced])[:-1]
     return Gauge.fit(reduced, np.split(mean, ends), cutoff)

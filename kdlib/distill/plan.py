@@ -1,4 +1,4 @@
-"""What a distillation does: every choice in one place."""
+"""The plan of a distillation: all its settings."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -8,12 +8,12 @@ from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig
 
-#: Sizes of a student by name, within the paper's range: features, sensitivities, atom layers.
+#: Name -> features, sensitivities, atom layers of a student, within the paper's range.
 SIZES = {"small": (16, 8, 1), "medium": (32, 16, 2), "large": (128, 40, 4)}
-#: What is done with the teacher's atomic energies.
+#: Uses of the teacher's atomic energies.
 LABELS = ("none", "constant", "fading")
 FILE = "plan.json"
-#: Fields that may change when a distillation goes on.
+#: Fields that may change when a distillation is resumed.
 BUDGETS = ("target_force_rmse", "max_frames", "max_minutes", "max_rounds", "final_epochs")
 
 
@@ -22,96 +22,94 @@ class Plan:
     """Material, sampling, training and budget of one distillation."""
 
     teacher: str
-    """As :func:`kdlib.teachers.load` takes it."""
+    """Argument of :func:`kdlib.teachers.load`."""
     structures: tuple[str, ...]
-    """Files that ASE reads, or the word of :func:`ase.build.bulk` for an element, e.g. ``Cu``."""
+    """Files that ASE reads, or elements for :func:`ase.build.bulk`, e.g. ``Cu``."""
     temperatures: tuple[float, float] = (300.0, 1600.0)
-    """Range that the student is made for, K."""
+    """Temperature range of the student, K."""
     volumes: tuple[float, float] = (0.92, 1.25)
-    """Range of volumes per atom in units of the given structure's."""
+    """Range of volumes per atom relative to the given structure's."""
     size: str = "medium"
     """Key of :data:`SIZES`, or ``"features-sensitivities-layers"``."""
     cutoff: float = 7.5
-    """Of the student, Angstrom."""
+    """Cutoff of the student, Angstrom."""
     n_atoms: int = 32
-    """Wanted atoms of a training cell; supercells come as near as they can."""
+    """Approximate number of atoms in a training cell, a supercell."""
     molten_above: float = 0.55
-    """Hotter than this share of the highest temperature, every other trajectory starts molten."""
+    """Above this share of the highest temperature, every other trajectory starts molten."""
     melting: float = 2.5
-    """Temperature of the melting in units of the highest temperature."""
+    """Temperature for melting, relative to the highest temperature."""
     n_start: int = 60
-    """Rattled and strained cells that are labeled before there is a student."""
+    """Number of rattled and strained cells labeled before the first training."""
     rattle: tuple[float, float] = (0.03, 0.35)
     """Range of the standard deviation of displacements in the first cells, Angstrom."""
     strain: float = 0.04
-    """Largest random strain of a cell, beside its volume."""
+    """Largest random strain of a cell, beside its change of volume."""
     antisites: float = 0.4
-    """Share of the first cells of several species in which atoms have exchanged places and pairs
-    have been pushed together, so that atoms of the same kind meet before the student's own melts
-    bring them together."""
+    """Share of the first cells of several species with exchanged atoms and compressed pairs, so
+    that like atoms meet before the student's own melts bring them together."""
     pressed: float = 0.8
-    """Largest distance that they are pushed to, in units of the given structure's closest pair; the
+    """Largest distance of compressed pairs, relative to the given structure's closest pair; the
     smallest is ``closest_pair``."""
     n_teacher_runs: int = 2
-    """Short runs of MD by the teacher that come next."""
+    """Short MD runs by the teacher after the first cells."""
     teacher_steps: int = 60
-    """Steps of each."""
+    """Steps per run of the teacher."""
     n_models: int = 2
-    """Students in the ensemble whose disagreement chooses frames."""
+    """Students in the ensemble whose disagreement selects frames."""
     n_trajectories: int = 24
-    """Runs of MD by the students in a round."""
+    """MD runs by the students per round."""
     n_steps: int = 2000
-    """Steps of each."""
+    """Steps per run of the students."""
     timestep: float = 2.0
-    """In fs."""
+    """Time step of MD, fs."""
     sample_every: int = 50
-    """Steps between the configurations that are judged."""
+    """Steps between evaluated configurations."""
     largest_force: float = 60.0
-    """A configuration with a larger force (eV/Angstrom) on an atom is not physical."""
+    """A configuration with a larger force (eV/Angstrom) on an atom counts as unphysical."""
     closest_pair: float = 0.6
-    """Closest pair of a physical configuration in units of the given structure's."""
+    """Closest pair of a physical configuration, relative to the given structure's."""
     collapse: float = 0.45
-    """In the same units, where a run of MD ends: a hot one may touch what is not labeled."""
+    """Closest pair, likewise relative, at which an MD run ends. It is below ``closest_pair``: a hot
+    run may pass through configurations too close to be labeled."""
     target_force_rmse: float = 0.08
-    """The distillation ends when fresh frames, solid and molten, have no larger error,
+    """The distillation ends when the force RMSE on fresh frames, solid and molten, is no larger,
     eV/Angstrom."""
     least_survival: float = 0.8
-    """Nor does it end before so large a share of the last round's MD, of solids and of melts,
-    has stayed physical."""
+    """The distillation also requires that this share of the last round's MD, of solids and of
+    melts, stayed physical."""
     max_frames: int = 500
     """Budget of labeled frames."""
     max_minutes: float = 45.0
-    """Budget of time; what has begun is finished first."""
+    """Budget of time; the current step is finished first."""
     max_rounds: int = 8
-    """Rounds at most."""
     round_epochs: int = 150
     """Epochs of a training within the rounds."""
     final_epochs: int = 400
-    """Epochs of the last training, that of the student."""
+    """Epochs of the last training, which gives the student."""
     batch_size: int = 4
     """Frames per optimizer step."""
     patience: float = 0.1
     """Share of a training without improvement after which the learning rate is halved. Trainings
-    take all their epochs: few frames of strained cells can make the validation error useless as a
-    sign to stop."""
+    never stop early: with few frames of strained cells the validation error may not tell when."""
     energy: float = 1.0
     """Loss weight w_E, per eV."""
     force: float = 30.0
     """Loss weight w_F, per eV/Angstrom."""
     stress: float = 300.0
-    """Loss weight of the stress where the teacher gives one, per eV/Angstrom^3."""
+    """Loss weight of the stress, if the teacher gives it, per eV/Angstrom^3."""
     atomic_energy: float = 100.0
-    """Loss weight w_A of atomic energies where the teacher gives them, per eV."""
+    """Loss weight w_A of atomic energies, if the teacher gives them, per eV."""
     labels: str = "fading"
-    """``"none"``: atomic energies are not used; ``"constant"``: as in the paper; ``"fading"``:
-    their weight falls to zero over the first half of the training."""
+    """Use of atomic energies: ``"none"``; ``"constant"``, as in the paper; ``"fading"``, with a
+    weight that falls to zero over the first half of the training."""
     data: tuple[str, ...] = ()
-    """Files with labeled frames of one's own (DFT) that are mixed in, as
-    :func:`kdlib.datasets.load` takes them: the paper's case."""
+    """Files with your own labeled frames (DFT) for :func:`kdlib.datasets.load`, which are added to
+    the teacher's: the paper's case."""
     data_weight: float = 1.0
-    """Weight of such a frame in the loss; the teacher's have 1."""
+    """Weight of your own frames in the loss; the teacher's have 1."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of all random numbers."""
 
     def __post_init__(self) -> None:
         named = [str(Path(s).resolve()) if Path(s).is_file() else s for s in self.structures]
@@ -138,15 +136,7 @@ class Plan:
         self.architecture(("H",))
 
     def architecture(self, species: tuple[str, ...], shortest: float = 1.5) -> HipnnConfig:
-        """Student's architecture.
-
-        Parameters
-        ----------
-        species
-            Chemical symbols.
-        shortest
-            Center of the first sensitivity function, Angstrom.
-        """
+        """Student's architecture; ``shortest`` is the first sensitivity's distance, Angstrom."""
         try:
             numbers = SIZES.get(self.size) or tuple(int(part) for part in self.size.split("-"))
             features, sensitivities, layers = numbers
@@ -162,14 +152,9 @@ class Plan:
 
 
 def keep(plan: Plan, folder: Path) -> None:
-    """Write the plan into its folder, or compare it with the one that is there.
+    """Write the plan into its folder, or raise InputError if the folder holds another one.
 
-    Budgets may change between calls; everything else decides what the frames there are.
-
-    Raises
-    ------
-    InputError
-        When the folder holds another distillation, naming what differs.
+    Only budgets may change between calls: the frames in the folder depend on all other fields.
     """
     path = folder / FILE
     if path.exists():
@@ -184,7 +169,7 @@ def keep(plan: Plan, folder: Path) -> None:
 
 
 def read(folder: Path) -> Plan:
-    """Plan of a folder."""
+    """Read the plan of a folder."""
     try:
         return Plan(**json.loads((folder / FILE).read_text()))
     except FileNotFoundError:

@@ -1,8 +1,7 @@
-"""The report on a student: everything that is measured, as one Dataset, and its tables.
+"""The report on a student: all measurements as one Dataset, and its tables.
 
-Each measurement is kept in a file of its own as soon as it is made, under a hash of the student and
-of what was asked for: a report that was stopped resumes, and one that is asked for more measures
-only that.
+Each measurement is saved to its own file under a hash of the student and its settings: an
+interrupted report resumes, and a request for more repeats nothing.
 """
 
 from collections.abc import Callable
@@ -30,19 +29,10 @@ from kdlib.training.accuracy import PHASES, STATES, student_parity
 
 
 def potentials(ds: xr.Dataset) -> pd.DataFrame:
-    """Crystal, speed and memory of both.
+    """Table of crystals, speed and memory of teacher and student, from :func:`report`, as text.
 
-    Parameters
-    ----------
-    ds
-        From :func:`kdlib.distill.report.report`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Text in columns ``teacher``, ``student`` and ``student / teacher``; a row for each property,
-        named with its unit. The length of a crystal is the cube root of its volume per atom: its
-        ratio is that of the lattice constants.
+    The length of a crystal is the cube root of its volume per atom: its ratio is that of the
+    lattice constants.
     """
     rows = {}
     for name in ds.structure.values.tolist():
@@ -61,18 +51,9 @@ def potentials(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def states(ds: xr.Dataset) -> pd.DataFrame:
-    """Errors and stability of the student, for solid and melt.
+    """Table of the student's errors and stability, solid and molten, from :func:`report`, as text.
 
-    Parameters
-    ----------
-    ds
-        From :func:`kdlib.distill.report.report`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Text in columns ``solid`` and ``molten``; a row for each property, named with its unit.
-        ``stable`` is the range of temperatures up to the first run of MD that left physics.
+    ``stable`` is the range of temperatures up to the first MD run that became unphysical.
     """
     final = ds.isel(round=-1)
     rows = {
@@ -92,14 +73,9 @@ def states(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def stable_range(ds: xr.Dataset, state: str) -> str:
-    """Temperatures (K) up to the first run of MD that left physics, as text.
+    """Temperatures (K) of solid or molten runs up to the first unphysical one, as text.
 
-    Parameters
-    ----------
-    ds
-        With ``survived``, ``md_temperature`` (K) and ``trajectory_molten`` over ``trajectory``.
-    state
-        ``"solid"`` or ``"molten"``.
+    ``ds`` holds ``survived``, ``md_temperature`` (K) and ``trajectory_molten``.
     """
     chosen = (ds.trajectory_molten == (state == "molten")).values
     temperature, survived = ds.md_temperature.values[chosen], ds.survived.values[chosen]
@@ -114,7 +90,7 @@ def stable_range(ds: xr.Dataset, state: str) -> str:
 
 
 def _said(value: float, digits: int = 4) -> str:
-    """Number without an exponent where it is large; a dash where nothing was measured."""
+    """Format a number, large ones without an exponent; a dash if nothing was measured."""
     if not np.isfinite(value):
         return "–"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
@@ -122,9 +98,9 @@ def _said(value: float, digits: int = 4) -> str:
 
 #: Folder of the measurements.
 MEASURED = "measured"
-#: Fields of :class:`Measures` that concern one measurement alone.
+#: Fields of :class:`Measures` that affect one measurement only.
 ON_REQUEST = {"rdf_ps": "liquids", "label_seeds": "labels", "label_epochs": "labels"}
-#: To be raised when a measurement comes to hold something else: what was kept is then made again.
+#: Versions of measurements; raise one when its content changes, so that saved ones are repeated.
 EDITION = {"parity": 1, "survival": 1}
 
 
@@ -134,24 +110,13 @@ def report(
     folder: str | Path,
     m: Measures = FULL,
 ) -> xr.Dataset:
-    """Measure a delivered student.
-
-    Parameters
-    ----------
-    plan
-        What was done.
-    outcome
-        What came of it.
-    folder
-        Of the distillation, with the delivered model.
-    m
-        How much is measured.
+    """Measure the student delivered in a folder.
 
     Returns
     -------
-    xarray.Dataset
-        Of kind ``figure``: parity on fresh frames that nothing learned from, errors by round, and
-        what :mod:`kdlib.distill.measures` measures.
+    xr.Dataset
+        Parity on fresh frames that no model was trained on, errors by round, and the measurements
+        of :mod:`kdlib.distill.measures`.
     """
     home = Path(folder)
     jobs = _measurements(plan, outcome, home, m)
@@ -172,10 +137,10 @@ def report(
 def _measurements(
     plan: Plan, outcome: Outcome, home: Path, m: Measures
 ) -> dict[str, Callable[[], xr.Dataset]]:
-    """Name -> measurement, to be made when called."""
+    """Name -> function that measures."""
     potential, given = hipnn.load(home), structures(plan.structures)
     student = potential.calculator()
-    teacher = cache(lambda: teachers.load(plan.teacher).calculator())  # not for what is kept
+    teacher = cache(lambda: teachers.load(plan.teacher).calculator())  # loaded only if needed
     pool = Pool(home / "labels")
     fresh = pool.frames(pool.of(outcome.final))
     hot = m.hot or plan.temperatures[1]
@@ -202,7 +167,7 @@ def _measurements(
 
 
 def _kept(path: Path, key: str, measure: Callable[[], xr.Dataset]) -> xr.Dataset:
-    """What was measured before under the same key, or is measured now."""
+    """Load the measurement saved under the same key, or measure and save it."""
     if path.is_file():
         found = results.load(path)
         if found.attrs.get("key") == key:
@@ -259,14 +224,14 @@ def survival(folder: Path, name: str) -> xr.Dataset:
 
 
 def _expansion(fresh: list[Atoms], given: Atoms) -> float:
-    """Volume of a typical melt in units of the given structure's; that of a tenth more without."""
+    """Volume of a typical melt relative to the given structure's; 1.1 if there is no melt."""
     volumes = [a.get_volume() / len(a) for a in fresh if a.info["molten"]]
     middle = float(np.median(volumes)) if volumes else 1.1 * given.get_volume() / len(given)
     return middle * len(given) / given.get_volume()
 
 
 def _melt(fresh: list[Atoms]) -> tuple[Atoms, float]:
-    """Melt of the last exploration to start from, and its temperature."""
+    """Start configuration from the melts of the last exploration, and its temperature (K)."""
     molten = [a for a in fresh if a.info["molten"]]
     start = molten[0] if molten else fresh[0]
     return bare(start), float(start.info["temperature_K"])

@@ -1,4 +1,4 @@
-"""Training of the students of a distillation, on interaction energies."""
+"""Training of a distillation's students, on interaction energies."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, as_completed
@@ -15,46 +15,26 @@ from kdlib.training import TrainingConfig
 from kdlib.training.losses import LossWeights, WeightSchedule
 from kdlib.training.references import AtomReferences
 
-#: Share of the training after which fading labels are gone, and their weights until then.
+#: Shares of the training, and the factor of the weight of fading labels from there on.
 FADING = ((0.0, 1.0), (0.125, 0.5), (0.25, 0.2), (0.375, 0.05), (0.5, 0.0))
-#: Shortest distance of the sensitivities in units of the closest pair of the training set.
+#: First distance of the sensitivities, relative to the closest pair of the training set.
 INNER = 0.9
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A student with what selected it.
-
-    Attributes
-    ----------
-    potential
-        Predicts interaction energies.
-    selection
-        Error on the validation part that chose its weights.
-    run_dir
-        Folder of the run.
-    seed
-        Of the training.
-    """
+    """A trained student."""
 
     potential: Potential
+    """Predicts interaction energies."""
     selection: float
+    """Validation error at the selected epoch."""
     run_dir: Path
     seed: int
 
 
 def schedule(plan: Plan, with_labels: bool, with_stress: bool, n_epochs: int) -> WeightSchedule:
-    """Loss weights over the epochs.
-
-    Parameters
-    ----------
-    plan
-        Says how atomic energies are used.
-    with_labels, with_stress
-        Whether the frames hold atomic energies, and stresses.
-    n_epochs
-        Cap of the training.
-    """
+    """Loss weights over the epochs, for frames with or without atomic energies and stresses."""
     stress = plan.stress if with_stress else 0.0
 
     def weights(atomic_energy: float) -> LossWeights:
@@ -76,22 +56,10 @@ def train(
     n_epochs: int,
     executor: Executor,
 ) -> list[Trained]:
-    """Train the ensemble; finished trainings are found again, broken ones go on.
+    """Train the ensemble; finished trainings are reused, interrupted ones resume.
 
-    Parameters
-    ----------
-    plan
-        Architecture, weights, number of models.
-    frames
-        Labeled frames; ``info["part"]`` says what each is for.
-    references
-        Energies of atoms that are taken off.
-    folder
-        Where runs are kept.
-    n_epochs
-        Cap.
-    executor
-        Where they are trained.
+    ``info["part"]`` of the labeled frames says which are trained on. The ``references`` are
+    subtracted from their energies.
     """
     reduced = references.subtract(frames)
     shortest = min(closest_pair(atoms).distance for atoms in frames)

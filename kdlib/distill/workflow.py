@@ -187,7 +187,7 @@ def _measured(
     """
     plan, folder = work.plan, work.folder
     learnt = work.pool.before(current.name)
-    frames = work.pool.frames(learnt) + labeled.learnt(work.data)
+    frames = work.pool.frames(learnt) + labeled.learned(work.data)
     trained = students.train(plan, frames, references, folder / "runs", n_epochs, work.executor)
     run_dirs, kept = [one.run_dir for one in trained], folder / "rounds" / current.name
     found, series = sampling.explore(plan, work.given, run_dirs, current, kept, work.executor)

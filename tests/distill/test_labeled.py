@@ -168,7 +168,7 @@ def test_one_in_ten_is_held_out(prepared):
     """Those held out are measured, not learnt."""
     _, frames = prepared
     assert [k for k, a in enumerate(frames) if a.info["part"] == "test"] == [9]
-    assert len(labeled.learnt(frames)) == 11
+    assert len(labeled.learned(frames)) == 11
 
 
 def test_the_teachers_own_error_is_said(tiny, tmp_path, small_config):
