@@ -32,6 +32,8 @@ HISTORY, CHECKPOINT = "history.nc", "checkpoint.safetensors"
 SOURCES = (
     "batches",
     "distillation",
+    "framestore",
+    "graphedstep",
     "fused",
     "hipnn",
     "loop",
