@@ -8,7 +8,7 @@ import torch
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import hipnn
+from kdlib import datasets, hipnn
 from kdlib.hipnn import batches
 from kdlib.training.framestore import FrameStore, Room
 from kdlib.training.loop import Loop, TrainingConfig
@@ -73,12 +73,13 @@ def test_padded_steps_train_as_plain_ones(frames):
     """Three epochs over padded batches give the losses, errors and weights of plain batches."""
     split = SimpleNamespace(train=np.arange(5), valid=np.arange(5, 7))
     labels = [np.random.default_rng(k).normal(size=len(a)) for k, a in enumerate(frames)]
+    frames = datasets.with_energies(frames, labels)
     weights = LossWeights(energy=1.0, force=10.0, atomic_energy=3.0, total_energy=1.0)
     loops = []
     for padded in (False, True):
         settings = TrainingConfig(batch_size=2, device="cpu")
         schedule = WeightSchedule.constant(weights)
-        loop = Loop(CONFIG, settings, schedule, frames, split, labels)
+        loop = Loop(CONFIG, settings, schedule, frames, split)
         if padded:
             loop._store, loop._graphs = FrameStore(loop.train, CPU), True
         for _ in range(3):

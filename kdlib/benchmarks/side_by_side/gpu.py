@@ -283,7 +283,7 @@ def _training(
     n = protocol.batch_size * protocol.n_batches
     split = SimpleNamespace(train=np.arange(n), valid=np.arange(n, len(frames)))
     settings = TrainingConfig(batch_size=protocol.batch_size, backend=backend, device=device.type)
-    loop = Loop(config, settings, WeightSchedule.constant(_WEIGHTS), frames, split, None)
+    loop = Loop(config, settings, WeightSchedule.constant(_WEIGHTS), frames, split)
     loop.run_epoch()
     steps, epochs = [], []
     for _ in range(protocol.n_epochs):
@@ -349,7 +349,7 @@ def brief(config: HipnnConfig, device: str = "cuda", n_epochs: int = 10) -> Pote
     frames = datasets.load("al-pbe")
     settings = TrainingConfig(batch_size=8, max_epochs=n_epochs, device=device)
     schedule = WeightSchedule.constant(_WEIGHTS)
-    loop = Loop(config, settings, schedule, frames, datasets.split(frames), None)
+    loop = Loop(config, settings, schedule, frames, datasets.split(frames))
     for _ in range(n_epochs):
         loop.run_epoch()
     return Potential(loop.best_module())
