@@ -24,9 +24,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from kdlib import progress, units
-from kdlib.errors import InputError
+from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
 from kdlib.geometry import rdf as radial
-from kdlib.md.dynamics import MAX_TEMPERATURE, DynamicsError, stop_drift, thermalize, with_positions
+from kdlib.md.dynamics import stop_drift, thermalize, with_positions
 from kdlib.md.lammps import box
 from kdlib.md.lammps.box import Box
 
@@ -51,7 +51,7 @@ class Driver:
         is NaN, and barostats must not be used.
     max_temperature
         A run hotter than this (K) in a sample has exploded:
-        :class:`~kdlib.md.dynamics.DynamicsError`.
+        :class:`~kdlib.errors.DynamicsError`.
 
     Attributes
     ----------
