@@ -4,8 +4,8 @@ A device is often lent for minutes only. So the benchmark is a list of blocks, n
 about two minutes, and the file is written again after each: a run that is cut short loses one
 block. A block that fails leaves its error in the file and does not stop the others.
 
-- ``md``: constant energy in :class:`kdlib.hipnn.device.dynamics.DeviceDynamics`, tables rebuilt as they
-  fall, the time per step and atom over everything; the peak of the allocator.
+- ``md``: constant energy in ``hipnn.device.dynamics.DeviceDynamics``, tables rebuilt as they fall,
+  the time per step and atom over everything; the peak of the allocator.
 - ``stock``: hippynn's own calculator, driven by ASE, lists rebuilt as they fall; and, where its
   neighbor list would take minutes, single calls of hippynn's layers over a list that is not timed.
 - ``picosecond``: 48,000 atoms over 1000 steps of 1 fs, as the paper's speed measurement.
