@@ -151,7 +151,7 @@ def test_editing_a_module_reruns_only_its_users(
     """The key of a step follows imports through the package, relative ones and data included."""
     package = tmp_path / "kdlib"
     (package / "deep").mkdir(parents=True)
-    (package / "data").mkdir()
+    (package / "datasets" / "data").mkdir(parents=True)
     sources = {
         "a.py": "from kdlib import b\n",
         "b.py": "from .deep import core\n",
@@ -162,7 +162,7 @@ def test_editing_a_module_reruns_only_its_users(
     }
     for name, source in sources.items():
         (package / name).write_text(source)
-    table = package / "data" / "table.csv"
+    table = package / "datasets" / "data" / "table.csv"
     table.write_text("1")
     monkeypatch.setattr(hashes, "_ROOT", package)
     monkeypatch.setattr("kdlib.results.sources._ROOT", package)
