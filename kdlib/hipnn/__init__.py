@@ -8,13 +8,10 @@ from kdlib.hipnn.network import (
     build,
     hippynn_graph,
     n_parameters,
-    soft_min,
 )
 from kdlib.hipnn.potential import (
     CONFIG,
-    WEIGHTS,
     Potential,
-    Validity,
     complete_state,
     ensemble_forces,
     load,
@@ -23,13 +20,11 @@ from kdlib.hipnn.potential import (
 
 __all__ = [
     "CONFIG",
-    "WEIGHTS",
     "HipnnCalculator",
     "HipnnConfig",
     "HipnnModule",
     "Potential",
     "Prediction",
-    "Validity",
     "build",
     "complete_state",
     "ensemble_forces",
@@ -37,5 +32,4 @@ __all__ = [
     "load",
     "n_parameters",
     "save",
-    "soft_min",
 ]

@@ -1,4 +1,4 @@
-"""Batches: several frames as one flat graph, with their targets."""
+"""Batches: several frames as one graph, with their targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,17 +15,16 @@ from kdlib.geometry.neighbors import neighbor_pairs
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames laid end to end; pairs are sorted by ``first``, so that they are rows of a CSR table."""
+    """Frames laid end to end; pairs are sorted by ``first``, as rows of a CSR table."""
 
     numbers: Tensor
     """Atomic numbers, (n_atoms,) int64."""
     frame: Tensor
-    """Frame that an atom belongs to, (n_atoms,) int64."""
+    """Frame of each atom, (n_atoms,) int64."""
     n_frames: int
-    """Number of frames."""
     first: Tensor
     second: Tensor
-    """Center atom i and neighbor j of each pair, (n_pairs,) int64; i -> j and j -> i both."""
+    """Center i and neighbor j of each pair, (n_pairs,) int64; both i -> j and j -> i are there."""
     vectors: Tensor
     """r_j + shift - r_i, (n_pairs, 3), Angstrom."""
     row: Tensor
@@ -37,17 +36,15 @@ class Batch:
     atomic_energies: Tensor | None = None
     """A teacher's atomic energies, (n_atoms,), eV."""
     stress: Tensor | None = None
-    """Reference stresses dE/dstrain / V, (n_frames, 3, 3), eV/Angstrom^3; NaN where a frame has
-    none, so that frames with and without go into one batch.
-    """
+    """Reference stresses dE/dstrain / V, (n_frames, 3, 3), eV/Angstrom^3; NaN if there is none."""
     volume: Tensor | None = None
-    """Volumes of the cells, (n_frames,), Angstrom^3; NaN where a frame is not periodic."""
+    """Volumes of the cells, (n_frames,), Angstrom^3; NaN of frames that are not periodic."""
     weight: Tensor | None = None
-    """Weights of the frames in the loss, (n_frames,); None: all count the same."""
+    """Weights of the frames in the loss, (n_frames,); None for equal weights."""
 
     @property
     def n_atoms(self) -> int:
-        """Number of atoms of all frames together."""
+        """Number of atoms of all frames."""
         return len(self.numbers)
 
     @property
@@ -58,22 +55,14 @@ class Batch:
         return self.stress.isfinite().all(dim=(1, 2))
 
     def pairs_per_frame(self) -> list[int]:
-        """Lengths of the blocks of pairs that belong to one frame each."""
+        """Number of pairs of each frame."""
         last_atoms = torch.bincount(self.frame, minlength=self.n_frames).cumsum(0)
         return self.row[last_atoms].diff(prepend=self.row[:1]).tolist()
 
     def stress_errors(self, virial: Tensor) -> Tensor:
-        """Predicted minus reference stress of the frames that have one.
+        """Predicted minus reference stress, (frames with a stress, 3, 3), eV/Angstrom^3.
 
-        Parameters
-        ----------
-        virial
-            dE/dstrain by a model, (n_frames, 3, 3), eV.
-
-        Returns
-        -------
-        Tensor
-            (frames with a stress, 3, 3), eV/Angstrom^3.
+        ``virial`` is a model's dE/dstrain, (n_frames, 3, 3), eV.
         """
         known = self.has_stress
         if not known.any():
@@ -91,18 +80,18 @@ class Batch:
 
 
 def from_atoms(atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float32) -> Batch:
-    """Make one frame a batch, with the targets that its calculator holds.
+    """Batch of one frame, with the targets that its calculator holds.
 
     Parameters
     ----------
     atoms
         Frame; energy (eV), forces (eV/Angstrom), a teacher's atomic energies (``energies``, eV)
-        and stress (xx, yy, zz, yz, xz, xy; eV/Angstrom^3) are taken from ``atoms.calc.results``,
-        the weight in the loss from ``atoms.info["loss_weight"]`` where there is one.
+        and stress (xx, yy, zz, yz, xz, xy; eV/Angstrom^3) come from ``atoms.calc.results``, the
+        weight in the loss, if any, from ``atoms.info["loss_weight"]``.
     cutoff
-        Range of the model, Angstrom. Displacements are formed in float64 and cast afterwards.
+        Range of the model, Angstrom.
     dtype
-        Of the vectors and targets.
+        Type of vectors and targets. Displacements are formed in float64 and cast afterwards.
     """
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     known = atoms.calc.results if atoms.calc is not None else {}
@@ -126,15 +115,15 @@ def from_atoms(atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float32) 
 
 
 def volume(atoms: Atoms) -> float:
-    """Volume of the cell, Angstrom^3, also of a left-handed one; NaN without full periodicity."""
+    """Volume of the cell (also a left-handed one), Angstrom^3; NaN unless it is fully periodic."""
     return abs(np.linalg.det(atoms.cell.array)) if atoms.pbc.all() else np.nan
 
 
 def reference_stress(atoms: Atoms) -> np.ndarray:
-    """Stress that a frame's calculator holds, (3, 3), eV/Angstrom^3; NaN where there is none.
+    """Stress that a frame's calculator holds, (3, 3), eV/Angstrom^3; NaN if there is none.
 
-    In ASE's sign, dE/dstrain / V: negative where the cell wants to expand. Frames that are not
-    periodic have no volume, and so no stress, whatever their calculator says.
+    The sign is ASE's, dE/dstrain / V: negative where the cell wants to expand. Frames that are not
+    periodic have no volume and so no stress, whatever their calculator holds.
     """
     voigt = atoms.calc.results.get("stress") if atoms.calc is not None else None
     if voigt is None or not atoms.pbc.all():
@@ -175,7 +164,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
 
 
 def _weights(batches: Sequence[Batch]) -> Tensor | None:
-    """Weights of all frames; one that has none counts once beside those that have."""
+    """Weights of all frames; a frame without one has weight 1 beside others that have one."""
     if all(batch.weight is None for batch in batches):
         return None
     ones = [batch.vectors.new_ones(batch.n_frames) for batch in batches]

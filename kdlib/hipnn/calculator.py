@@ -1,7 +1,4 @@
-"""ASE calculators over a trained potential: ours, and hippynn's own as the yardstick.
-
-Units are ASE's: eV, Angstrom, eV/Angstrom, eV/Angstrom^3.
-"""
+"""ASE calculators of a trained potential: ours, and hippynn's own as the yardstick."""
 
 import copy
 import logging
@@ -33,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 #: Implementations that :class:`HipnnCalculator` can run a network with.
 BACKENDS = ("fused", "hippynn")
-#: Builds of the neighbor list between looks at whether a configuration is like any in training.
+#: Number of neighbor-list builds between checks of the validity range.
 CHECK_EVERY = 16
 
 
@@ -42,21 +39,21 @@ class UnseenWarning(UserWarning):
 
 
 class HipnnCalculator(Calculator):
-    """Energy, forces, stress and atomic energies of a HIP-NN in ASE.
+    """Energy, forces, stress and atomic energies of a HIP-NN in ASE (eV, Angstrom).
 
-    The neighbor list has one skin and is rebuilt only when an atom has moved by half of it, or
-    when the cell, the periodicity or the species changed. Forces come with the energy; the stress
-    is computed only when it is asked for.
+    The neighbor list is rebuilt when an atom has moved by half the skin, or when the cell, the
+    periodicity or the species changed. Forces come with the energy; the stress is computed on
+    request.
 
     Parameters
     ----------
     potential
         Model; its weights are copied. :func:`kdlib.hipnn.load` reads one from its folder.
     device
-        ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where there is a device.
+        ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA if there is a device.
     backend
-        ``"fused"`` (our kernels) or ``"hippynn"`` (hippynn's layers). Where the fused kernels do
-        not support the network, the calculator says so in the log and runs hippynn's layers.
+        ``"fused"`` (our kernels) or ``"hippynn"`` (hippynn's layers). If the fused kernels do not
+        support the network, the calculator logs that and uses hippynn's layers.
     skin
         Range of the neighbor list beyond the cutoff, Angstrom.
 
@@ -66,7 +63,7 @@ class HipnnCalculator(Calculator):
         The backend in use.
     timings
         Accumulated seconds in ``"neighbor_list"`` and ``"model"``, and their number of
-        ``"calls"``; ``neighbor_list.n_builds`` counts the builds of the list.
+        ``"calls"``; ``neighbor_list.n_builds`` counts the builds.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -115,7 +112,7 @@ class HipnnCalculator(Calculator):
         try:
             self._calculate(properties, system_changes)
         except InputError:
-            self.reset()  # otherwise ASE takes the configuration for known in the next call
+            self.reset()  # or ASE would take the configuration for known in the next call
             raise
 
     def _calculate(self, properties: Iterable[str], system_changes: Iterable[str]) -> None:
@@ -171,7 +168,7 @@ class HipnnCalculator(Calculator):
             )
 
     def _check_validity(self, atoms: Atoms) -> None:
-        """Warn, once for each limit, of a configuration unlike any in training."""
+        """Warn once for each limit of the training set that a configuration leaves."""
         if self._validity is None or self.neighbor_list.n_builds % CHECK_EVERY != 1:
             return
         for found in self._validity.left_by(atoms):
@@ -182,7 +179,7 @@ class HipnnCalculator(Calculator):
 
 
 def torch_device(name: str) -> torch.device:
-    """Device of a name as :class:`HipnnCalculator` takes it."""
+    """Device by its name: ``"cpu"``, ``"cuda"`` or ``"auto"``."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -195,7 +192,7 @@ def torch_device(name: str) -> torch.device:
 
 
 def _supported(module: HipnnModule, backend: str, device: torch.device) -> str:
-    """Return the backend that can run the module; log it if that is not the one asked for."""
+    """Return the backend that can run the module; log it if it is not the requested one."""
     if backend != "fused":
         return backend
     reason = kernels.supports(module)
@@ -210,8 +207,8 @@ def _supported(module: HipnnModule, backend: str, device: torch.device) -> str:
 class _Layers:
     """hippynn's layers over the pairs inside the cutoff, with autograd.
 
-    The pairs of the neighbor list stay on the device until the list is rebuilt; displacements are
-    formed in float64 and cast to the model's dtype afterwards.
+    Pairs stay on the device until the neighbor list is rebuilt; displacements are formed in float64
+    and cast to the model's dtype afterwards.
     """
 
     def __init__(self, module: HipnnModule) -> None:
@@ -268,7 +265,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 
 class StockCalculator(HippynnCalculator):
-    """hippynn's own calculator, unchanged but for a clock and an answer to ``energies``.
+    """hippynn's own calculator, with timings and the property ``energies`` added.
 
     It builds ASE's neighbor list and applies its skin twice, so that a skin of 1 Angstrom means
     pairs out to cutoff + 2 Angstrom; it computes the stress in every call.
@@ -279,7 +276,7 @@ class StockCalculator(HippynnCalculator):
         super().__init__(*args, **kwargs)
 
     def rebuild_neighbors(self) -> None:
-        """Make a new neighbor list whose updates are timed."""
+        """Make a new neighbor list with timed updates."""
         super().rebuild_neighbors()
         update = self.nl.update
 
@@ -298,13 +295,13 @@ class StockCalculator(HippynnCalculator):
         properties: Iterable[str] | None = None,
         system_changes: object = True,
     ) -> None:
-        """Time hippynn's calculation; what the neighbor list does not take is the model's."""
+        """Time hippynn's calculation; all time beyond the neighbor list counts as the model's."""
         start, listed = perf_counter(), self.timings["neighbor_list"]
         super().calculate(atoms, properties, system_changes)
         inside_list = self.timings["neighbor_list"] - listed
         self.timings["model"] += perf_counter() - start - inside_list
         self.timings["calls"] += 1
-        # hippynn leaves an extra property as a column and under its own name.
+        # hippynn returns an extra property as a column under its own name.
         energies = self.results["potential_energies"].ravel()
         self.results["potential_energies"] = self.results["energies"] = energies
 
@@ -312,16 +309,9 @@ class StockCalculator(HippynnCalculator):
 def stock_calculator(
     potential: "Potential", device: str = "auto", skin: float = 1.0
 ) -> StockCalculator:
-    """Return hippynn's own ASE calculator over the same weights, to compare with.
+    """Return hippynn's own ASE calculator with a copy of the weights, for comparison.
 
-    Parameters
-    ----------
-    potential
-        Model; its weights are copied.
-    device
-        As for :class:`kdlib.hipnn.calculator.HipnnCalculator`.
-    skin
-        hippynn's skin, Angstrom; the pairs reach to cutoff + 2 skin.
+    ``skin`` is hippynn's, Angstrom: pairs reach to cutoff + 2 skin.
     """
     module = kernels.restore(copy.deepcopy(potential.module)).eval()
     energy = hippynn_graph(module)

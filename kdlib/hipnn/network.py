@@ -2,9 +2,9 @@
 
 The network is hippynn's `HIP-NN with tensor sensitivity <https://doi.org/10.1063/5.0142127>`_
 (l_max 0: ``Hipnn``, 1: ``HipnnVec``, 2: ``HipnnQuad``) under hippynn's energy head ``HEnergy``,
-both unchanged, so that ``network.*`` and ``henergy.*`` of a state dict load into plain hippynn as
-they are. Only the geometry enters differently: displacement vectors of precomputed pairs instead of
-positions and cells, which gives energies, forces and virials from one code for any backend.
+both unchanged, so that ``network.*`` and ``henergy.*`` of a state dict load into plain hippynn.
+Only the geometry enters differently: displacement vectors of precomputed pairs instead of positions
+and cells give energies, forces and virials from one code for any backend.
 """
 
 import threading
@@ -24,10 +24,10 @@ from kdlib.errors import InputError
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn.batches import Batch
 
-# hippynn draws initial weights from torch's one generator: one thread at a time, or seeds mix.
+# hippynn draws initial weights from torch's global generator: two threads at once would mix seeds.
 _DRAWING = threading.Lock()
 _NETWORKS = {0: Hipnn, 1: HipnnVec, 2: HipnnQuad}
-#: What stands before a value in an architecture's name; by default the name of its field.
+#: Prefix of a field's value in an architecture's name; by default the name of the field.
 _TAGS = {
     "n_interaction_layers": "i",
     "l_max": "l",
@@ -60,11 +60,11 @@ class HipnnConfig:
     cutoff: float = 7.5
     """Hard cutoff, Angstrom."""
     species: tuple[str, ...] = ("Al",)
-    """Chemical symbols the model knows."""
+    """Chemical symbols that the model knows."""
     cusp_reg: float = 1e-8
-    """Added under the square root of the l > 0 invariants (as in the authors' student script)."""
+    """Summand under the square root of the l > 0 invariants (from the authors' student script)."""
     resnet: bool = True
-    """Residual connections around every layer (as in the authors' student script)."""
+    """Whether layers have residual connections (from the authors' student script)."""
     dtype: str = "float32"
     """``"float32"`` or ``"float64"``."""
 
@@ -99,7 +99,7 @@ class HipnnConfig:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The model's dtype as torch names it."""
+        """``dtype`` as a torch type."""
         return getattr(torch, self.dtype)
 
     @property
@@ -134,7 +134,7 @@ def _text(value: object, field: Field) -> str:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about a batch."""
+    """Prediction of a model for a batch."""
 
     energy: Tensor
     """(n_frames,), eV."""
@@ -172,16 +172,9 @@ class HipnnModule(torch.nn.Module):
     def forward(
         self, batch: Batch, forces: bool = True, stress: bool = False, create_graph: bool = False
     ) -> Prediction:
-        """Energies, and on request forces and virials.
+        """Energies, and on request forces and virials, of a batch on the module's device and dtype.
 
-        Parameters
-        ----------
-        batch
-            Frames, on the module's device and in its dtype.
-        forces, stress
-            What to derive.
-        create_graph
-            Keep the graph of the derivatives, so that a loss on forces can be trained.
+        ``create_graph`` keeps the graph of the derivatives, which a loss on forces needs.
         """
         vectors = batch.vectors.detach().requires_grad_(forces or stress)
         atomic, hierarchicality = self._atomic(self._features(batch, vectors))
@@ -201,24 +194,16 @@ class HipnnModule(torch.nn.Module):
         return self.network(one_hot, batch.first, batch.second, vectors.norm(dim=1), *geometry)
 
     def _atomic(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Energy (eV) and non-hierarchicality of each atom, as hippynn's energy head forms them."""
+        """Energy (eV) and non-hierarchicality of each atom, as in hippynn's energy head."""
         terms = self.energy_terms(features)
         squares = [term * term for term in terms]
         shares = [later / (later + one) for one, later in pairwise(squares)]
         return sum(terms), sum(shares, start=torch.zeros_like(terms[0]))
 
     def energy_terms(self, features: list[Tensor]) -> list[Tensor]:
-        """Atomic energies by the depth of the features that they come from.
+        """Terms of the atomic energies by depth, (n_atoms,) each, eV.
 
-        Parameters
-        ----------
-        features
-            What hippynn's network returns: the input's species, then each interaction's features.
-
-        Returns
-        -------
-        list[Tensor]
-            (n_atoms,) each, eV; they add up to the atomic energies.
+        ``features`` are what hippynn's network returns: species, then features of each interaction.
         """
         head = self.henergy
         features = features[int(head.first_is_interacting) :]
@@ -233,7 +218,7 @@ class HipnnModule(torch.nn.Module):
 
     @staticmethod
     def _virial(batch: Batch, slope: Tensor) -> Tensor:
-        if slope.device.type == "cpu":  # seven times as fast, where starting an operation is cheap
+        if slope.device.type == "cpu":  # seven times as fast on a CPU
             sizes = batch.pairs_per_frame()
             pieces = zip(batch.vectors.split(sizes), slope.split(sizes), strict=True)
             return torch.stack([vectors.T @ part for vectors, part in pieces])
@@ -251,23 +236,20 @@ class HipnnModule(torch.nn.Module):
 
 
 def build(config: HipnnConfig, seed: int = 0) -> HipnnModule:
-    """Fresh model; the same seed gives the same weights, whatever was drawn before."""
+    """New model; the same seed gives the same weights, whatever was drawn before."""
     with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return HipnnModule(config)
 
 
 def n_parameters(module: torch.nn.Module) -> int:
-    """Trainable numbers of the architecture (the frozen E0 of each species does not count)."""
+    """Number of trainable parameters (without the frozen E0 of each species)."""
     e0 = module.henergy.layers[0].weight
     return sum(p.numel() for p in module.parameters() if p is not e0 and p.is_floating_point())
 
 
 def hippynn_graph(module: HipnnModule) -> graphs.nodes.base.MultiNode:
-    """Hippynn's own energy node over the same network (periodic), for its tools and its calculator.
-
-    The node shares the module's tensors: training one trains the other.
-    """
+    """Hippynn's own energy node of the same network (periodic), sharing the module's tensors."""
     inputs, networks, targets = graphs.inputs, graphs.networks, graphs.targets
     species = inputs.SpeciesNode(db_name="species")
     positions = inputs.PositionsNode(db_name="coordinates")
@@ -277,15 +259,16 @@ def hippynn_graph(module: HipnnModule) -> graphs.nodes.base.MultiNode:
     return targets.HEnergyNode("energy", network, module=module.henergy)
 
 
-#: First center over the distance of the closest pair.
+#: Ratio of the first center to the distance of the closest pair.
 MARGIN = 0.9
 
 
 def soft_min(frames: Sequence[Atoms]) -> float:
-    """Center of the first sensitivity function, Angstrom.
+    """Center of the first sensitivity function for some training data, Angstrom.
 
-    It is the paper's, 1.5 Angstrom, for aluminum and for whatever keeps that distance. Where atoms
-    come closer, as in molecules, it lies below their closest pair, or a model would hardly see it.
+    It is the paper's 1.5 Angstrom for aluminum and whatever keeps that distance. Where atoms come
+    closer, as in molecules, it lies below their closest pair, which the model would hardly see
+    otherwise.
     """
     usual = HipnnConfig.soft_min
     if species(frames) == HipnnConfig.species:

@@ -1,14 +1,13 @@
-r"""A trained model as its users see it: saved and loaded, predictions for frames, validity.
+r"""A trained model as its users see it: saving and loading, predictions for frames, validity.
 
 A saved model is a folder with ``model.safetensors`` and ``config.json``; loading one executes no
-code. A model remembers what it has seen in training: the closest pairs of species, and how crowded
-an atom was. The crowding of atom i is a smooth number of its neighbors within the cutoff
-:math:`r_c`,
+code. A model remembers the range of its training set: the closest pairs of species, and how crowded
+atoms were. The crowding of atom i is a smooth number of neighbors within the cutoff :math:`r_c`,
 
 .. math:: n_i = \sum_j \left(1 - r_{ij}^2 / r_c^2\right)^2 ,
 
-which grows with the density and falls at surfaces. A configuration outside these ranges is not
-wrong in itself, but nothing that the model says about it was ever checked.
+which grows with the density and falls at surfaces. Predictions for a configuration outside these
+ranges need not be wrong, but were never checked.
 """
 
 import json
@@ -33,7 +32,7 @@ from kdlib.hipnn import batches
 from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.hipnn.network import HipnnConfig, HipnnModule, Prediction, build, n_parameters
 
-#: Share of the range by which configurations may leave it without a warning.
+#: Relative distance by which configurations may leave the range without a warning.
 MARGIN = 0.05
 
 
@@ -48,7 +47,7 @@ class Departure:
     value: float
     """Distance (Angstrom) or crowding."""
     limit: float
-    """The least or the most in training; the cutoff for a pair that training never had."""
+    """Least or greatest value in training; the cutoff for an unseen pair."""
 
     def __str__(self) -> str:
         if self.kind == "unseen pair":
@@ -75,11 +74,11 @@ class Validity:
     crowding: Mapping[str, tuple[float, float]]
     """Symbol -> smallest and largest crowding."""
     cutoff: float
-    """Of the crowding, Angstrom."""
+    """Cutoff of the crowding, Angstrom."""
 
     @classmethod
     def of(cls, frames: Sequence[Atoms], cutoff: float) -> "Validity":
-        """Ranges of frames, within a model's cutoff (Angstrom)."""
+        """Ranges of frames within a model's cutoff (Angstrom)."""
         if not frames:
             raise InputError("validity: there are no frames")
         closest: dict[str, float] = {}
@@ -100,11 +99,11 @@ class Validity:
         return cls(dict(record["closest"]), crowding, record["cutoff"])
 
     def record(self) -> dict:
-        """What a model's JSON file keeps."""
+        """Record for a model's JSON file."""
         return asdict(self)
 
     def left_by(self, atoms: Atoms) -> list[Departure]:
-        """How a configuration leaves the ranges; empty if it does not."""
+        """All ways in which a configuration leaves the ranges."""
         near, dense = _measured(atoms, self.cutoff)
         found = []
         for name, distance in near.items():
@@ -151,12 +150,12 @@ def _measured(
 
 @dataclass(frozen=True)
 class Potential:
-    """A trained model: what a calculator, a benchmark or a student's targets start from."""
+    """A trained model."""
 
     module: HipnnModule
     run_dir: Path | None = None
     validity: Validity | None = None
-    """Ranges of its training set, where they are known."""
+    """Ranges of its training set, if they are known."""
 
     @property
     def config(self) -> HipnnConfig:
@@ -175,11 +174,9 @@ class Potential:
         Parameters
         ----------
         frames
-            Configurations; their own labels are not looked at.
-        forces, stress
-            What to compute beyond energies.
+            Configurations; their labels do not matter.
         max_atoms
-            Atoms per evaluated batch: bounds the memory, not the result.
+            Most atoms per evaluated batch: bounds the memory.
 
         Returns
         -------
@@ -190,7 +187,7 @@ class Potential:
         dtype, device = self.config.torch_dtype, next(self.module.parameters()).device
         for k, atoms in enumerate(frames):
             self.module.check_species(atoms.numbers, f"frame {atoms.info.get('frame', k)}")
-        # Without their own labels, which a batch would take for targets.
+        # A batch would take labels for targets.
         single = [batches.from_atoms(bare(atoms), self.config.cutoff, dtype) for atoms in frames]
         parts = [
             self.module(chunk.to(device), forces, stress)
@@ -199,12 +196,9 @@ class Potential:
         return _as_dataset(parts, frames)
 
     def augment(self, frames: Sequence[Atoms]) -> list[Atoms]:
-        """Frames that carry this potential's atomic energies beside their own labels (eq. 4).
+        """Copies of frames with this potential's atomic energies beside their own labels (eq. 4).
 
-        Returns
-        -------
-        list[Atoms]
-            Copies whose calculators hold ``energies`` (n_atoms,), eV.
+        Their calculators hold ``energies`` (n_atoms,), eV.
 
         Raises
         ------
@@ -217,7 +211,7 @@ class Potential:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Size of the architecture, as result files have it along ``architecture``."""
+        """Sizes of the architecture, as in result files along ``architecture``."""
         names = ("n_features", "n_sensitivities", "n_atom_layers")
         sizes = {name: getattr(self.config, name) for name in names}
         return sizes | {"n_parameters": n_parameters(self.module)}
@@ -263,19 +257,13 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def complete_state(module: HipnnModule, tensors: dict[str, Tensor]) -> dict:
-    """State dict of the tensors and of what hippynn keeps beside them (``cusp_reg``)."""
+    """State dict of the tensors and of hippynn's other entries (``cusp_reg``)."""
     beside = {k: v for k, v in module.state_dict().items() if not isinstance(v, Tensor)}
     return beside | tensors
 
 
 def save(module: HipnnModule, run_dir: str | Path, settings: dict | None = None) -> None:
-    """Write weights (safetensors) and configuration (JSON); each appears whole or not at all.
-
-    Parameters
-    ----------
-    settings
-        JSON-able record of how the model came about, kept beside the architecture.
-    """
+    """Write weights (safetensors) and configuration (JSON), with JSON-able ``settings``."""
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
@@ -292,7 +280,7 @@ def load(run_dir: str | Path) -> Potential:
     Raises
     ------
     InputError
-        When a file is missing, truncated, or does not fit the configuration beside it.
+        A file is missing or truncated, or the weights do not fit the configuration.
     """
     folder = Path(run_dir)
     try:

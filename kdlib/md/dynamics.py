@@ -1,14 +1,8 @@
-r"""Molecular dynamics with ASE's integrators, and diffusion.
+"""Molecular dynamics with ASE's integrators.
 
 Every run advances the given atoms in place, as ASE does, and returns an xarray Dataset: the
 thermodynamic series, and the seconds spent in the neighbor list, the model and the integrator.
-
-Positions are never wrapped, so that displacements can be read off them,
-
-.. math:: \mathrm{MSD}(t) = \langle |r_i(t_0 + t) - r_i(t_0)|^2 \rangle, \qquad
-          D = \tfrac{1}{6} \frac{d}{dt} \mathrm{MSD}(t)
-
-without the motion of the center of mass, averaged over atoms and time origins t_0.
+Positions are never wrapped, so that displacements can be read off them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,17 +20,6 @@ from ase.md.verlet import VelocityVerlet
 from kdlib import progress, units
 from kdlib.errors import InputError
 from kdlib.results.schema import COMPONENTS
-
-
-@dataclass(frozen=True)
-class LiquidCriterion:
-    """When a run counts as liquid: its atoms diffuse, and they have left their sites."""
-
-    min_diffusion: float = 1e-4
-    """Diffusion coefficient, Angstrom^2/fs; a tenth of liquid aluminum's near 1000 K."""
-    min_displacement: float = 1.0
-    """Root-mean-square displacement over the longest lag, Angstrom. In a crystal about to melt it
-    stays below 0.6 (sqrt 2 times an amplitude of 10-15 % of the distance between neighbors)."""
 
 
 class Recorder:
@@ -98,56 +81,6 @@ def _described(units: str, long_name: str) -> dict[str, str]:
 def slope(x: xr.DataArray | np.ndarray, y: xr.DataArray | np.ndarray) -> float:
     """Slope of the straight line of least squares; NaN for fewer than two points."""
     return float(np.polyfit(x, y, 1)[0]) if x.size > 1 else np.nan
-
-
-def mean_squared_displacement(run: xr.Dataset) -> xr.DataArray:
-    """Mean squared displacement over lags up to half the run, Angstrom^2.
-
-    Parameters
-    ----------
-    run
-        From :func:`nvt`: unwrapped ``positions(time, atom, xyz)`` and ``mass(atom)``.
-
-    Returns
-    -------
-    xr.DataArray
-        Dimension ``lag`` (fs), from 0; averaged over atoms and all time origins.
-    """
-    positions = run.positions.transpose("time", "atom", "xyz").values
-    positions = positions - np.average(positions, axis=1, weights=run.mass, keepdims=True)
-    n_lags = len(positions) // 2 + 1  # longer lags have few, overlapping time origins
-    msd = [0.0] + [
-        float(((positions[k:] - positions[:-k]) ** 2).sum(-1).mean()) for k in range(1, n_lags)
-    ]
-    lag = run.time.values[:n_lags] - run.time.values[:1]
-    return xr.DataArray(
-        msd[: len(lag)],
-        coords={"lag": ("lag", lag, {"units": "fs", "long_name": "lag"})},
-        name="msd",
-        attrs={"units": "Angstrom^2", "long_name": "mean squared displacement"},
-    )
-
-
-def diffusion(msd: xr.DataArray, ballistic: float = 300.0) -> float:
-    """Self-diffusion coefficient, Angstrom^2/fs: a sixth of the slope of the MSD.
-
-    Parameters
-    ----------
-    msd
-        From :func:`mean_squared_displacement`.
-    ballistic
-        Shorter lags (fs) are ignored: there, atoms fly or rattle in the cage of their neighbors.
-        The result is NaN for fewer than two longer ones.
-    """
-    late = msd.sel(lag=slice(ballistic, None))
-    return slope(late.lag, late) / 6
-
-
-def is_liquid(msd: xr.DataArray, criterion: LiquidCriterion = LiquidCriterion()) -> bool:
-    """Whether the atoms diffuse and have left their sites (see :class:`LiquidCriterion`)."""
-    displacement = float(np.sqrt(msd[-1])) if msd.size else 0.0
-    moves = displacement >= criterion.min_displacement
-    return bool(moves and diffusion(msd) >= criterion.min_diffusion)
 
 
 #: A run hotter than this (K) has exploded: eight times the temperature of a melt.

@@ -1,9 +1,16 @@
-"""Structure of a liquid under many models: g(r), its errors, diffusion (section 3.2).
+r"""Structure of a liquid under many models: g(r), its errors, diffusion (section 3.2).
 
 Every model starts from the same configuration (:func:`kdlib.md.liquid.configuration`), comes to
 equilibrium, and is sampled at constant temperature and volume by ASE or by LAMMPS. The error of a
 g(r) is taken against the model's own teacher, as in the paper. This flatters a student that
 inherited its teacher's faults, so it is also taken against teachers of other seeds and experiment.
+
+Whether it is a liquid follows from the motion of its atoms, with positions that are never wrapped,
+
+.. math:: \mathrm{MSD}(t) = \langle |r_i(t_0 + t) - r_i(t_0)|^2 \rangle, \qquad
+          D = \tfrac{1}{6} \frac{d}{dt} \mathrm{MSD}(t)
+
+without the motion of the center of mass, averaged over atoms and time origins t_0.
 """
 
 from collections.abc import Mapping
@@ -21,12 +28,22 @@ from kdlib import processes, progress, results
 from kdlib.errors import InputError
 from kdlib.geometry import rdf
 from kdlib.geometry.cells import bare
-from kdlib.md import dynamics
-from kdlib.md.dynamics import DynamicsError, thermalize
-from kdlib.md.lammps import driver as lammpsnvt
+from kdlib.md import dynamics, lammps
+from kdlib.md.dynamics import DynamicsError, slope, thermalize
 
 #: Name -> NVT. Both run a chain of Nose and Hoover; LAMMPS comes with the extra ``lammps``.
-ENGINES = {"ase": dynamics.nvt, "lammps": lammpsnvt.nvt}
+ENGINES = {"ase": dynamics.nvt, "lammps": lammps.nvt}
+
+
+@dataclass(frozen=True)
+class LiquidCriterion:
+    """When a run counts as liquid: its atoms diffuse, and they have left their sites."""
+
+    min_diffusion: float = 1e-4
+    """Diffusion coefficient, Angstrom^2/fs; a tenth of liquid aluminum's near 1000 K."""
+    min_displacement: float = 1.0
+    """Root-mean-square displacement over the longest lag, Angstrom. In a crystal about to melt it
+    stays below 0.6 (sqrt 2 times an amplitude of 10-15 % of the distance between neighbors)."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +126,15 @@ def liquid_structure(
 
 def _summary(run: xr.Dataset, p: StructureProtocol) -> xr.Dataset:
     positions, cell = run.positions.values, run.cell.values
-    msd = dynamics.mean_squared_displacement(run)
+    msd = mean_squared_displacement(run)
     parts = rdf.pieces(positions, cell, p.n_pieces, p.r_max, p.n_bins)
     return xr.Dataset(
         {
             "g": rdf.rdf(positions, cell, p.r_max, p.n_bins),
             "g_piece": xr.concat(parts, "piece", coords="minimal", compat="override"),
             "temperature": float(run.temperature.mean()),
-            "diffusion": dynamics.diffusion(msd),
-            "is_liquid": float(dynamics.is_liquid(msd)),
+            "diffusion": diffusion(msd),
+            "is_liquid": float(is_liquid(msd)),
         }
     )
 
@@ -262,3 +279,53 @@ def _models(values: xr.DataArray) -> list[tuple[dict, xr.DataArray]]:
 def _teacher(g: xr.DataArray, seed: int) -> xr.DataArray | None:
     found = [g for key, g in _models(g) if key["role"] == "teacher" and key["seed"] == seed]
     return found[0] if found else None
+
+
+def mean_squared_displacement(run: xr.Dataset) -> xr.DataArray:
+    """Mean squared displacement over lags up to half the run, Angstrom^2.
+
+    Parameters
+    ----------
+    run
+        From :func:`nvt`: unwrapped ``positions(time, atom, xyz)`` and ``mass(atom)``.
+
+    Returns
+    -------
+    xr.DataArray
+        Dimension ``lag`` (fs), from 0; averaged over atoms and all time origins.
+    """
+    positions = run.positions.transpose("time", "atom", "xyz").values
+    positions = positions - np.average(positions, axis=1, weights=run.mass, keepdims=True)
+    n_lags = len(positions) // 2 + 1  # longer lags have few, overlapping time origins
+    msd = [0.0] + [
+        float(((positions[k:] - positions[:-k]) ** 2).sum(-1).mean()) for k in range(1, n_lags)
+    ]
+    lag = run.time.values[:n_lags] - run.time.values[:1]
+    return xr.DataArray(
+        msd[: len(lag)],
+        coords={"lag": ("lag", lag, {"units": "fs", "long_name": "lag"})},
+        name="msd",
+        attrs={"units": "Angstrom^2", "long_name": "mean squared displacement"},
+    )
+
+
+def diffusion(msd: xr.DataArray, ballistic: float = 300.0) -> float:
+    """Self-diffusion coefficient, Angstrom^2/fs: a sixth of the slope of the MSD.
+
+    Parameters
+    ----------
+    msd
+        From :func:`mean_squared_displacement`.
+    ballistic
+        Shorter lags (fs) are ignored: there, atoms fly or rattle in the cage of their neighbors.
+        The result is NaN for fewer than two longer ones.
+    """
+    late = msd.sel(lag=slice(ballistic, None))
+    return slope(late.lag, late) / 6
+
+
+def is_liquid(msd: xr.DataArray, criterion: LiquidCriterion = LiquidCriterion()) -> bool:
+    """Whether the atoms diffuse and have left their sites (see :class:`LiquidCriterion`)."""
+    displacement = float(np.sqrt(msd[-1])) if msd.size else 0.0
+    moves = displacement >= criterion.min_displacement
+    return bool(moves and diffusion(msd) >= criterion.min_diffusion)

@@ -1,10 +1,10 @@
 """Runs the notebooks of a profile in order, and skips those whose inputs have not changed.
 
 Everything goes to one results folder: the files that the notebooks write, executed copies in
-`notebooks/`, kernel output in `logs/`. Beside each copy, a JSON record holds hashes of what the step
-depends on (code cells, parameters, files read, kdlib modules imported) and of what it wrote; a step
-is skipped while its record holds. The record is written last, so a run that is killed at any moment
-repeats the step that it was in.
+`notebooks/`, kernel output in `logs/`. Beside each copy, a JSON record holds hashes of what the
+step depends on (code cells, parameters, files read, kdlib modules imported) and of what it wrote; a
+step is skipped while its record holds. The record is written last, so a run that is killed at any
+moment repeats the step that it was in.
 """
 
 import json

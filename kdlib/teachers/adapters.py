@@ -1,14 +1,14 @@
-r"""The ways to name a teacher, and what two of them need to fit ASE.
+r"""The forms of a teacher's name, and adapters of two teachers to ASE.
 
 ASE's embedded-atom potentials get atomic energies,
 
 .. math:: E_i = F(\rho_i) + \tfrac12 \sum_j \varphi(r_{ij})
 
-(DOI 10.1103/PhysRevB.29.6443): half of each pair's energy belongs to either atom, as in LAMMPS.
+(DOI 10.1103/PhysRevB.29.6443): each atom gets half of a pair's energy, as in LAMMPS.
 
-CHGNet (DOI 10.1038/s42256-023-00716-3) says energies per atom and stresses in GPa; its calculator
-multiplies both (checked by finite differences in our tests). Its site energies hold the element
-energies of its composition model, as the total does, and add up to it.
+CHGNet (DOI 10.1038/s42256-023-00716-3) gives energies per atom and stresses in GPa; its calculator
+converts both (our tests check that by finite differences). Its site energies, like the total,
+contain the element energies of its composition model, and add up to the total.
 """
 
 import os
@@ -44,7 +44,7 @@ class AtomicEAM(EAM):
         properties: Iterable[str] = ("energy",),
         system_changes: Iterable[str] = all_changes,
     ) -> None:
-        """Fill ``results``; ``energies`` where they are asked for."""
+        """Fill ``results``, with ``energies`` on request."""
         properties = list(properties)
         others = [name for name in properties if name != "energies"] or ["energy"]
         super().calculate(atoms, others, list(system_changes))
@@ -64,12 +64,12 @@ class AtomicEAM(EAM):
         return energies
 
 
-#: Weights in the wheel.
+#: Weights in CHGNet's wheel.
 VERSIONS = ("0.3.0", "0.2.0", "r2scan")
 
 
 def calculator(version: str, device: str) -> "CHGNetCalculator":
-    """ASE calculator of one of :data:`VERSIONS`; an atom without neighbors is an error."""
+    """CHGNet's ASE calculator for one of :data:`VERSIONS`; an isolated atom is an error."""
     if version not in VERSIONS:
         raise InputError(f"CHGNet has no weights {version!r}; there are {', '.join(VERSIONS)}")
     from chgnet.model.dynamics import CHGNetCalculator
@@ -104,14 +104,14 @@ FORMS = (
     "sevennet:7net-l3i5, sevennet:7net-0, sevennet:FILE, chgnet, chgnet:0.3.0, mace:FILE, emt, "
     "eam:FILE, kdlib:RUN_DIR, package.module:factory, an ASE calculator, or a list of these"
 )
-#: SevenNet's weights in its wheel that need no further choice.
+#: Weights in SevenNet's wheel that need no further choice.
 SEVENNET = ("7net-l3i5", "7net-0", "7net-0_22may2024")
 _ALONE = ("chgnet", "emt")
 _EXTRA = "pip install 'kdlib[teachers]'"
 _MACE = "pip install mace-torch (in another environment than SevenNet, which needs another e3nn)"
 _MPTRJ = (
     "float32: energies are rounded at 1e-7 of their size",
-    "trained close to the relaxed crystals of Materials Project: far from them such models are "
+    "trained close to the relaxed crystals of Materials Project: far from them, such models are "
     "known to be too soft (DOI 10.1038/s41524-024-01500-6)",
 )
 
@@ -121,26 +121,25 @@ Named = str | BaseCalculator | Teacher | Ensemble
 def load(
     spec: Named | Sequence[Named], probe: Atoms | None = None, device: str = "auto"
 ) -> Teacher | Ensemble:
-    """Teacher from its name, from an ASE calculator, or an ensemble from a list of these.
+    """Teacher from a name or an ASE calculator, or an ensemble from a list of these.
 
-    Loading weights of SevenNet, CHGNet or MACE may execute code in the file, and a factory is code
-    of its author; loading ``kdlib:RUN_DIR`` executes nothing.
+    Weights of SevenNet, CHGNet or MACE may execute code in the file, and a factory executes its
+    author's code; ``kdlib:RUN_DIR`` executes nothing.
 
     Parameters
     ----------
     spec
         One of :data:`FORMS`.
     probe
-        A configuration to label right away, so that what the teacher gives is known and not only
-        claimed.
+        A configuration to label right away, to verify what the teacher provides.
     device
         ``"cpu"``, ``"cuda"`` or ``"auto"``, for networks.
 
     Raises
     ------
     InputError
-        The name has none of the forms, its package or file is missing, or what it leads to is not
-        an ASE calculator.
+        The name has none of the forms, its package or file is missing, or it does not lead to an
+        ASE calculator.
     TeacherError
         The probe can't be labeled.
     """
@@ -208,8 +207,8 @@ def _chgnet(version: str, device: str) -> Teacher:
 def _mace(path: str, device: str) -> Teacher:
     """MACE from a model file, a pickle: loading it may execute code in the file.
 
-    Written from the documented interface and not tested with MACE itself, which can't be installed
-    beside SevenNet: ``energies`` hold the energies of isolated atoms, ``node_energy`` does not.
+    Written for the documented interface and not tested with MACE itself, which can't be installed
+    beside SevenNet: ``energies`` contain the energies of isolated atoms, ``node_energy`` does not.
     """
     require("mace", _MACE)
     if not Path(path).is_file():
@@ -234,7 +233,6 @@ def _emt(rest: str, device: str) -> Teacher:
 
 
 def _eam(path: str, device: str) -> Teacher:
-
     if not Path(path).is_file():
         raise InputError(f"eam:{path}: no such file")
     how = "embedding energy and half of each pair's energy"

@@ -1,4 +1,4 @@
-"""Packages of other people: whether they are there, which version, and their chatter."""
+"""Packages of teachers: whether they are installed, their versions, and their chatter."""
 
 import io
 import logging
@@ -11,14 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from kdlib.errors import InputError
 
-#: Top-level modules whose warnings concern the package's developers, not a user of its labels.
+#: Top-level modules whose warnings concern their developers, not users of labels.
 _CHATTY = ("sevenn", "e3nn", "torch_geometric", "chgnet", "pymatgen", "mace")
-#: With this variable, which MACE sets on import, `torch.load` executes pickles of all packages.
+#: MACE sets this variable on import; with it, `torch.load` executes pickles of all packages.
 _TRUST_PICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 def require(package: str, install: str) -> None:
-    """Import a package, or say how to get it.
+    """Import a package; an error names the command ``install`` that brings it.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def require(package: str, install: str) -> None:
 
 
 def version_of(package: str) -> str:
-    """Version of an installed distribution; empty where there is none of that name."""
+    """Version of an installed distribution; empty if there is none of that name."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -46,7 +46,7 @@ def version_of(package: str) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out the warnings of the packages of teachers, and torch's about their use of it."""
+    """Silence warnings of teachers' packages, and torch's about their use of it."""
     with warnings.catch_warnings():
         for package in _CHATTY:
             warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
@@ -56,9 +56,9 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def silent_loading() -> Iterator[None]:
-    """:func:`quiet` without what a package prints and logs, and with the environment kept."""
+    """:func:`quiet`, also without prints and logs; changes of the environment are undone."""
     before = os.environ.get(_TRUST_PICKLES)
-    nowhere = logging.NullHandler()  # with any handler there, logging sets up none of its own
+    nowhere = logging.NullHandler()  # with any handler present, logging adds none of its own
     logging.getLogger().addHandler(nowhere)
     try:
         with quiet(), redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""A teacher: an ASE calculator, or several as one, whose labels are checked one by one."""
+"""A teacher: one or several ASE calculators whose labels are checked one by one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,45 +12,40 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from kdlib.errors import InputError
 from kdlib.teachers.packages import quiet, version_of
 
-#: Atomic energies may miss the energy by this share of the sum of their magnitudes: the rounding of
-#: float32 in cells of some thousand atoms. What is missing is then spread evenly over the atoms.
+#: Atomic energies may miss the energy by this share of the sum of their magnitudes, the rounding of
+#: float32 in cells of some thousand atoms. The difference is then spread evenly over the atoms.
 ROUNDING = 1e-5
 
 
 class TeacherError(RuntimeError):
-    """A configuration that a teacher can't label; names teacher, frame and rule.
+    """A teacher can't label a configuration, which the caller may skip.
 
-    The caller may leave the frame out and go on.
+    The message names teacher, frame and rule.
     """
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is to be said about a teacher beside its numbers."""
+    """Facts about a teacher for a report."""
 
     package: str = ""
-    """Distribution that the calculator comes from; empty: the one of its class."""
+    """Distribution of the calculator; by default that of its class."""
     atomic_energies: str = "property energies of the ASE calculator"
-    """How they are obtained."""
+    """Origin of the atomic energies."""
     caveats: tuple[str, ...] = ()
-    """What a user of the labels must know."""
+    """Facts that users of the labels must know."""
 
 
 class Teacher:
     """Labels of one ASE calculator.
 
-    What a calculator offers is taken at its word until the first label: atomic energies that do not
-    add up to the energy there are no partition of it, and are left out from then on.
-
-    Parameters
-    ----------
-    name
-        As in reports and ``info["teacher"]``.
+    The calculator's word on its properties counts until the first label: atomic energies that do
+    not add up to the energy there are no partition of it, and are left out from then on.
 
     Attributes
     ----------
     name
-        As given.
+        Name in reports and in ``info["teacher"]``.
     stress
         Whether periodic configurations get a stress.
     """
@@ -72,35 +67,32 @@ class Teacher:
         return not self._unpartitioned
 
     def calculator(self) -> BaseCalculator:
-        """ASE calculator for MD and timings: the one that labels, not a copy."""
+        """ASE calculator for MD and timings; not a copy."""
         return self._calculator
 
     def label(self, atoms: Atoms) -> Atoms:
         """Copy of a configuration with the teacher's labels.
 
-        Parameters
-        ----------
-        atoms
-            Configuration. Constraints are left out: a model must learn the forces on fixed atoms.
+        Constraints are dropped: a model must learn the forces on fixed atoms.
 
         Returns
         -------
         Atoms
-            Its calculator holds ``energy``, the one whose gradient the forces are (eV), ``forces``
-            (n_atoms, 3) eV/Angstrom, ``stress`` (xx, yy, zz, yz, xz, xy) eV/Angstrom^3 if periodic,
-            and ``energies`` (n_atoms,) eV, which add up to ``energy``.
+            Its calculator holds ``energy`` (eV, consistent with the forces), ``forces`` (n_atoms,
+            3) eV/Angstrom, ``stress`` (xx, yy, zz, yz, xz, xy) eV/Angstrom^3 if periodic, and
+            ``energies`` (n_atoms,) eV, which add up to ``energy``.
 
         Raises
         ------
         TeacherError
-            The calculator failed, or its labels are not finite numbers of the right shape, or the
-            atomic energies do not add up to the energy though they did before.
+            The calculator failed, its labels are not finite numbers of the right shape, or its
+            atomic energies no longer add up to the energy.
         """
         try:
             results = self._evaluate(atoms)
         except Exception as error:
             if hasattr(self._calculator, "reset"):
-                self._calculator.reset()  # or ASE takes the configuration for known next time
+                self._calculator.reset()  # or ASE would take the configuration for known
             reason = next(iter(str(error).splitlines()), "")
             raise self._fault(atoms, f"{type(error).__name__}: {reason}") from error
         if rule := _broken(results, len(atoms)):
@@ -114,7 +106,7 @@ class Teacher:
         return _labeled(atoms, results, self.name)
 
     def about(self) -> dict[str, str]:
-        """What a report says about the teacher."""
+        """Facts about the teacher for a report."""
         package = self._card.package or type(self._calculator).__module__.partition(".")[0]
         partition = f"none: {self._unpartitioned}"
         return {
@@ -154,7 +146,7 @@ def _kind(thing: object) -> str:
 
 
 def _energy(atoms: Atoms) -> float:
-    """Energy whose gradient the forces are: the free energy of smeared electrons, where given."""
+    """Energy consistent with the forces: the free energy of smeared electrons, if given."""
     try:
         return atoms.get_potential_energy(force_consistent=True)
     except (PropertyNotImplementedError, NotImplementedError):
@@ -162,7 +154,7 @@ def _energy(atoms: Atoms) -> float:
 
 
 def _broken(results: dict[str, np.ndarray], n_atoms: int) -> str | None:
-    """Rule that energy, forces or stress break, as the end of a sentence; None if none."""
+    """Rule that energy, forces or stress break, as the end of a sentence; None if there is none."""
     for name, shape in {"energy": (), "forces": (n_atoms, 3), "stress": (6,)}.items():
         if name not in results:
             continue
@@ -176,7 +168,7 @@ def _broken(results: dict[str, np.ndarray], n_atoms: int) -> str | None:
 def _no_partition(results: dict[str, np.ndarray], n_atoms: int) -> str | None:
     """Why atomic energies are no partition of the energy; None if they are, or if there are none.
 
-    If they are, what rounding left out of the sum is spread evenly over them.
+    The rounding of a partition's sum is spread evenly over the atoms.
     """
     energies = results.get("energies")
     if energies is None:
@@ -207,14 +199,12 @@ _CAVEAT = (
 
 
 class Ensemble:
-    """Mean of the labels of several teachers.
+    """Mean of the labels of two or more teachers.
 
     Attributes
     ----------
     name
         Names of the members, joined by ``+``.
-    members
-        As given.
     """
 
     def __init__(self, members: Sequence[Teacher]) -> None:
@@ -240,23 +230,18 @@ class Ensemble:
     def label(self, atoms: Atoms) -> Atoms:
         """Copy of a configuration with the mean of the members' labels, and their spread.
 
-        Parameters
-        ----------
-        atoms
-            Configuration.
-
         Returns
         -------
         Atoms
-            Labels as in :meth:`Teacher.label <kdlib.teachers.Teacher.label>`, those that every
-            member gives; ``arrays["forces_spread"]`` (n_atoms,) eV/Angstrom, the root mean square
-            over the members of the distance of the force vector from the mean; and
+            Those labels of :meth:`Teacher.label` that every member gives;
+            ``arrays["forces_spread"]`` (n_atoms,) eV/Angstrom, the root mean square over the
+            members of the distance of the force vector from the mean; and
             ``info["energy_spread"]``, the standard deviation of the energy, eV/atom.
 
         Raises
         ------
         TeacherError
-            From the first member that can't label the configuration.
+            A member can't label the configuration.
         """
         labels = [member.label(atoms) for member in self.members]
         common = set.intersection(*(set(frame.calc.results) for frame in labels))
@@ -271,7 +256,7 @@ class Ensemble:
         return frame
 
     def about(self) -> dict[str, str]:
-        """What a report says: the members one after the other, then the caveat of a mean."""
+        """Facts for a report: those of all members, then the caveat of a mean."""
         cards = [member.about() for member in self.members]
         joined = {key: " | ".join(card[key] for card in cards) for key in cards[0]}
         return joined | {"name": self.name, "caveats": f"{joined['caveats']} | {_CAVEAT}"}

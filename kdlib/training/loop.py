@@ -1,9 +1,9 @@
-"""One training between its epochs: minibatches, selection of the best weights, learning rate.
+"""The training loop: minibatches, selection of the best weights, learning rate, checkpoints.
 
-Everything random follows from the seed: initial weights from ``seed``, the order of the minibatches
-of an epoch from ``(seed, epoch)``. What an epoch depends on fits into a checkpoint: one safetensors
-file, replaced whole, whose tensors hold weights, optimizer moments, the best weights so far and the
-history, and whose metadata hold the counters as JSON. Reading one executes no code.
+Everything random follows from the seed: initial weights from ``seed``, the minibatches of an epoch
+from ``(seed, epoch)``. A checkpoint holds all that the next epoch depends on: one safetensors file,
+replaced whole, with weights, optimizer moments and the best weights so far as tensors, and history
+and counters as JSON. Reading one executes no code.
 """
 
 import json
@@ -28,6 +28,7 @@ from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig, HipnnModule, batches, kernels
 from kdlib.hipnn.batches import Batch
+from kdlib.hipnn.calculator import torch_device
 from kdlib.training import losses
 from kdlib.training.accuracy import TARGETS, TargetErrors
 from kdlib.training.losses import LossWeights, WeightSchedule
@@ -37,7 +38,7 @@ _SEPARATOR = "|"
 
 
 def save(path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Write named groups of tensors and a JSON-able state to a temporary name, then rename."""
+    """Write named groups of tensors and a JSON-able state as one file."""
     flat = {
         group + _SEPARATOR + name: tensor.detach().cpu().contiguous().clone()
         for group, members in tensors.items()
@@ -53,7 +54,7 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     Raises
     ------
     InputError
-        When the file is truncated or altered.
+        The file is truncated or altered.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     try:
@@ -87,18 +88,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-#: Atoms per evaluated batch of the validation part: bounds the memory, not the result.
+#: Most atoms per batch of the validation part: bounds the memory, not the result.
 VALIDATION_ATOMS = 2048
 _PARTS = ("train", "valid")
 _log = logging.getLogger(__name__)
-
-
-#: Settings that say where a training runs and how often it is kept, but not what it learns.
+#: Settings that do not change what a training learns.
 _WHERE = frozenset({"checkpoint_every", "device"})
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on; the message names epoch, batch and frames."""
+    """A training cannot continue; the message names epoch, batch and frames."""
 
 
 @dataclass(frozen=True)
@@ -106,32 +105,31 @@ class TrainingConfig:
     """How a model is trained; the defaults are the paper's (A.1) or the authors' student script."""
 
     seed: int = 0
-    """Of initial weights and minibatch order."""
+    """Seed of initial weights and minibatch order."""
     batch_size: int = 64
     """Frames per optimizer step."""
     max_epochs: int = 500
-    """Cap."""
     learning_rate: float = 1e-3
-    """Adam's, at the start."""
+    """Initial learning rate of Adam."""
     lr_factor: float = 0.5
     lr_patience: int = 30
     """The rate is multiplied by ``lr_factor`` after ``lr_patience`` epochs without improvement."""
     stop_patience: int = 50
-    """The training ends after so many epochs without improvement."""
+    """Epochs without improvement after which the training ends."""
     selection: str = "validation"
-    """What "improvement" looks at: ``"validation"``, the control's error on the validation part for
-    every role (RMSE + MAE of the cell energy times ``selection_energy`` plus RMSE + MAE of force
-    components times ``selection_force``, DFT targets only), or ``"training_loss"``, each role's own
-    training loss as in the authors' script.
+    """Measure of improvement: ``"validation"``, one error on the validation part for every role
+    (RMSE + MAE of the cell energy times ``selection_energy`` plus RMSE + MAE of force components
+    times ``selection_force``, DFT targets only), or ``"training_loss"``, each role's own training
+    loss, as in the authors' script.
     """
     selection_energy: float = 1.0
     selection_force: float = 10.0
     selection_stress: float = 0.0
-    """Weights of that error, per eV, eV/Angstrom and eV/Angstrom^3. The stress is left out at 0, as
-    in the paper; where it matters (NPT), take the loss's w_S.
+    """Weights in that error, per eV, eV/Angstrom and eV/Angstrom^3. 0 leaves the stress out, as in
+    the paper; where it matters (NPT), use the loss's w_S.
     """
     e0_decay: float = 1e-2
-    """Damping of the energy layers when E0 is fitted."""
+    """Damping of the energy layers after the fit of E0."""
     checkpoint_every: int = 10
     """Epochs between checkpoints."""
     backend: str = "fused"
@@ -143,30 +141,25 @@ class TrainingConfig:
         for name in ("batch_size", "max_epochs", "learning_rate", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise InputError(f"TrainingConfig: {name} is {getattr(self, name)}, must be > 0")
-        if self.selection not in ("validation", "training_loss"):
-            raise InputError(f"TrainingConfig: selection is {self.selection!r}, must be "
-                             "'validation' or 'training_loss'")  # fmt: skip
-        if self.backend not in ("fused", "hippynn"):
-            raise InputError(f"TrainingConfig: backend is {self.backend!r}, must be 'fused' or "
-                             "'hippynn'")  # fmt: skip
-
+        choices = {"selection": ("validation", "training_loss"), "backend": ("fused", "hippynn")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"TrainingConfig: {name} is {getattr(self, name)!r}, must be "
+                                 f"{' or '.join(map(repr, allowed))}")  # fmt: skip
         if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
             raise InputError(f"TrainingConfig: device is {self.device!r}, must be 'auto', 'cpu' or "
                              "'cuda'")  # fmt: skip
 
     @classmethod
     def of(cls, settings: Mapping[str, object]) -> "TrainingConfig":
-        """Settings as a profile gives them, checked; what it does not mention has its default.
+        """Settings of a profile, checked; the others have their defaults.
 
-        Parameters
-        ----------
-        settings
-            Field -> value. The seed is not among them: a sweep has one for each of its trainings.
+        The seed is not among them, since a sweep has one for each training.
 
         Raises
         ------
         InputError
-            Names a setting that there is not, or whose value is of another type or out of range.
+            Names a setting that does not exist, or whose value has another type or is out of range.
         """
         types = {field.name: field.type for field in fields(cls) if field.name != "seed"}
         for name, value in settings.items():
@@ -181,12 +174,12 @@ class TrainingConfig:
 
     @property
     def attrs(self) -> dict[str, object]:
-        """What a result file says of the training: all that decides it but the seed."""
+        """Attributes of a result file: all settings that matter, except for the seed."""
         return {k: v for k, v in asdict(self).items() if k not in _WHERE | {"seed"}}
 
     @property
     def selects_by_stress(self) -> bool:
-        """Whether the stresses of the validation part decide which epoch is kept."""
+        """Whether stresses of the validation part influence which epoch is kept."""
         return self.selection == "validation" and self.selection_stress > 0
 
 
@@ -202,13 +195,13 @@ class Loop:
         split: Split,
     ) -> None:
         self.training, self.schedule = training, schedule
-        self.device = _device(training.device)
+        self.device = torch_device(training.device)
         self.module = hipnn.build(config, training.seed)
         for k in (*split.train, *split.valid):
             self.module.check_species(frames[k].numbers, f"frame {identity(frames[k])}")
 
         def part(indices: np.ndarray) -> list[Batch]:
-            """Pairs of static frames are found once, here."""
+            # The frames do not move: pairs are searched once.
             return [
                 batches.from_atoms(frames[k], config.cutoff, config.torch_dtype) for k in indices
             ]
@@ -220,11 +213,10 @@ class Loop:
         fit_e0(self.module, self.train, training.e0_decay)
         self.module.to(self.device)
         use_backend(self.module, training.backend)
-        # Gradients are asked for by name: those with respect to the pair vectors cost a kernel.
+        # Gradients are requested by name: those by the pair vectors would cost a kernel.
         self.trainable = [p for p in self.module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.trainable, lr=training.learning_rate, fused=True)
         self.epoch = 0
-        #: One row of numbers per epoch.
         self.rows: list[dict[str, float]] = []
         self.best = {"selection": np.inf, "epoch": 0, "lr_wait": 0, "stop_wait": 0}
         self.best_state = _tensors(self.module)
@@ -232,7 +224,7 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        """Whether the cap or the patience of the last stage is used up."""
+        """Whether the last epoch is reached, or the patience of the last stage is used up."""
         in_last = self.epoch >= self.schedule.last_start
         stop = in_last and self.best["stop_wait"] >= self.training.stop_patience
         return self.epoch >= self.training.max_epochs or stop
@@ -249,6 +241,8 @@ class Loop:
         """One pass over the training part, then validation, selection and learning rate."""
         started = time.perf_counter()
         self.epoch += 1
+        # Under other weights the model heads elsewhere: a best epoch of an earlier stage, and the
+        # patience that it used up, do not count.
         if self.schedule.starts_stage(self.epoch):
             self.best |= {"selection": np.inf, "lr_wait": 0, "stop_wait": 0}
         weights = self.schedule.at(self.epoch)
@@ -262,10 +256,12 @@ class Loop:
         self.rows.append(row)
 
     def _selection(self, row: dict[str, float]) -> float:
-        """What improvement looks at."""
+        """Measure of improvement."""
         config = self.training
         if config.selection == "training_loss":
             return row["loss"]
+        # One yardstick for all roles, without atomic energies: otherwise a student's kept epoch
+        # would differ from its control's because of the yardstick.
         weights = {
             "cell_energy": config.selection_energy,
             "force": config.selection_force,
@@ -313,7 +309,7 @@ class Loop:
                 group["lr"] *= config.lr_factor
 
     def checkpoint(self, path: Path, key: str) -> None:
-        """Write everything that the next epoch depends on."""
+        """Write all that the next epoch depends on."""
         tensors = {
             "module": _tensors(self.module),
             "best": self.best_state,
@@ -326,7 +322,7 @@ class Loop:
         save(path, tensors, state)
 
     def restore(self, path: Path, key: str) -> None:
-        """Go on from a checkpoint of this very run; that of another is ignored."""
+        """Resume from a checkpoint of this run; another run's is ignored."""
         tensors, state = load(path)
         if state["key"] != key:
             return
@@ -343,12 +339,12 @@ class Loop:
         return self.module
 
     def history(self) -> xr.Dataset:
-        """Everything recorded, over epoch and part."""
+        """Record of all epochs, over epoch and part."""
         return _as_history(self.rows, self.best["epoch"])
 
 
 def use_backend(module: HipnnModule, backend: str) -> None:
-    """Swap in the fused kernels where they are wanted and possible; say so where they are not."""
+    """Swap in the fused kernels if requested and possible; log it if not possible."""
     if backend != "fused":
         return
     if reason := kernels.supports(module):
@@ -360,12 +356,6 @@ def use_backend(module: HipnnModule, backend: str) -> None:
 def _tensors(module: HipnnModule) -> dict[str, Tensor]:
     state = module.state_dict()
     return {k: v.detach().clone() for k, v in state.items() if isinstance(v, Tensor)}
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _as_history(rows: Sequence[dict[str, float]], best_epoch: int) -> xr.Dataset:

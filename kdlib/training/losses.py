@@ -11,12 +11,12 @@ weighted sum,
 .. math:: L = w_E L_{err}(\hat E, E) + w_F L_{err}(\hat F, F) + w_A L_{err}(\varepsilon,
           \varepsilon^T) + w_{L2} L_{L2} + w_R L_R,
 
-where w_A = 0 gives eq. 2: a term of weight zero is not evaluated. Not in the paper is w_S of the
-stress, for teachers that give one: the error is that of the minibatch's frames that have a stress,
-over all nine components of the tensor, so that the RMSE does not depend on how the axes lie.
+where w_A = 0 gives eq. 2: a term of weight zero is not evaluated. The term of the stress, w_S, is
+not in the paper: its error covers the frames of the minibatch that have a stress, over all nine
+components of the tensor, so that the RMSE does not depend on the orientation of the axes.
 
-Frames may have weights (:attr:`kdlib.hipnn.batches.Batch.weight`; not in the paper either): the means of
-eq. 3 over a minibatch are then weighted ones.
+Frames may have weights (``Batch.weight``; not in the paper either), which make the means of eq. 3
+weighted ones.
 """
 
 from collections.abc import Mapping
@@ -33,12 +33,12 @@ from kdlib.hipnn.batches import Batch
 
 #: Loss terms by the names of their weights.
 TERMS = ("energy", "force", "atomic_energy", "total_energy", "l2", "hierarchicality", "stress")
-#: Epochs that the paper's Table 1 was written for (the authors' cap).
+#: Number of epochs that the paper's Table 1 is made for (the authors' maximum).
 TABLE_1_EPOCHS = 500
 
 
 class _Error(Function):
-    """RMSE + MAE of differences, with its gradient: one function instead of a dozen small ones."""
+    """RMSE + MAE of differences: one torch function instead of a dozen small ones."""
 
     # L = sqrt(mean d^2) + mean |d|:  dL/dd = (d / RMSE + sign d) / n
     @staticmethod
@@ -51,13 +51,13 @@ class _Error(Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         difference, rmse = ctx.saved_tensors
-        # Where the RMSE is zero, so is every difference: any denominator gives subgradient 0.
+        # If the RMSE is zero, so are all differences: any denominator gives subgradient 0.
         direction = difference / rmse.clamp_min(torch.finfo(rmse.dtype).tiny)
         return direction.add_(difference.sign()).mul_(grad / difference.numel())
 
 
 class _WeightedError(Function):
-    """The same where the differences have shares, positive and adding up to one."""
+    """The same for weighted differences; the positive shares add up to one."""
 
     # L = sqrt(sum s d^2) + sum s |d|:  dL/dd = s (d / RMSE + sign d)
     @staticmethod
@@ -75,16 +75,10 @@ class _WeightedError(Function):
 
 
 def error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Eq. 3: RMSE plus MAE, in the unit of the arguments.
+    """Eq. 3: RMSE plus MAE, in the unit of the arguments; differentiable once.
 
-    The subgradient is 0 where the error is exactly zero. Differentiable once.
-
-    Parameters
-    ----------
-    predicted, reference
-        Of one shape.
-    weight
-        Weights of the entries of the first axis; their means are then weighted ones.
+    Weights along the first axis make the means weighted ones. The subgradient is 0 where the error
+    is exactly zero.
     """
     difference = predicted - reference
     if weight is None:
@@ -94,11 +88,8 @@ def error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) ->
 
 
 def l2(module: HipnnModule) -> Tensor:
-    """Sum of squares of the network's interaction and layer weights (hippynn's ``l2reg``).
-
-    Summed in the order of the parameters' names, so that it is the same to the last bit in every
-    process.
-    """
+    """Sum of squares of the network's interaction and layer weights (hippynn's ``l2reg``)."""
+    # In the order of the parameters' names, so that all processes agree to the last bit.
     regularized = {id(p) for p in module.network.regularization_params()}
     chosen = [p.flatten() for p in module.network.parameters() if id(p) in regularized]
     weights = torch.cat(chosen)
@@ -119,19 +110,19 @@ class LossWeights:
     force: float = 10.0
     """w_F, per eV/Angstrom."""
     atomic_energy: float = 0.0
-    """w_A, per eV; zero for everyone who does not learn from a teacher."""
+    """w_A, per eV; zero unless the model learns from a teacher."""
     l2: float = 1e-6
     """w_L2."""
     hierarchicality: float = 0.01
     """w_R."""
     total_energy: float = 0.0
-    """Weight of the *teacher's* total energy, per eV: the part of the atomic-energy term that does
-    not depend on how the teacher divides it among atoms (an ablation, not in the paper).
+    """Weight of the *teacher's* total energy, per eV: an ablation of the atomic-energy term without
+    the teacher's partition among atoms (not in the paper).
     """
     stress: float = 0.0
-    """w_S, per eV/Angstrom^3 (not in the paper). About 300 makes a stress error of 0.003
-    eV/Angstrom^3 (0.5 GPa) weigh as much as a force error of 0.1 eV/Angstrom at w_F = 10; 100 to
-    1000 is sensible.
+    """w_S, per eV/Angstrom^3 (not in the paper). At about 300, a stress error of 0.003
+    eV/Angstrom^3 (0.5 GPa) counts as much as a force error of 0.1 eV/Angstrom at w_F = 10; sensible
+    values are 100 to 1000.
     """
 
     def __post_init__(self) -> None:
@@ -141,15 +132,16 @@ class LossWeights:
 
     @property
     def needs_atomic_energies(self) -> bool:
-        """Whether a teacher's atomic energies enter."""
+        """Whether the loss contains a teacher's atomic energies."""
         return self.atomic_energy > 0 or self.total_energy > 0
 
 
 def terms(
     module: HipnnModule, prediction: Prediction, batch: Batch, weights: LossWeights
 ) -> dict[str, Tensor]:
-    """Unweighted loss terms whose weight is not zero, by the names of :class:`LossWeights`."""
+    """Unweighted loss terms with a weight above zero, by the names of :class:`LossWeights`."""
     frames = batch.weight
+    # A frame's weight applies to each of its atoms: a mean over atoms counts large cells more.
     atoms = None if frames is None else frames[batch.frame]
     functions = (
         lambda: error(prediction.energy, batch.energy, frames),
@@ -170,10 +162,10 @@ def total(values: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
 
 
 def _stress(prediction: Prediction, batch: Batch) -> Tensor:
-    """Eq. 3 of the stresses, eV/Angstrom^3; zero, with a gradient, where no frame has one."""
+    """Eq. 3 of the stresses, eV/Angstrom^3; zero if no frame has one."""
     errors = batch.stress_errors(prediction.virial)
     if not len(errors):
-        return 0 * prediction.virial.sum()
+        return 0 * prediction.virial.sum()  # keeps a graph for backward
     weight = None if batch.weight is None else batch.weight[batch.has_stress]
     return error(errors, torch.zeros_like(errors), weight)
 
@@ -188,7 +180,7 @@ class WeightSchedule:
     """Loss weights that change with the epoch, piecewise constant."""
 
     stages: tuple[tuple[int, LossWeights], ...]
-    """``(first epoch, weights)``, ascending; epochs count from 1."""
+    """``(first epoch, weights)`` in ascending order; epochs count from 1."""
 
     def __post_init__(self) -> None:
         starts = [start for start, _ in self.stages]
@@ -197,20 +189,20 @@ class WeightSchedule:
 
     @classmethod
     def constant(cls, weights: LossWeights) -> "WeightSchedule":
-        """One stage for the whole training."""
+        """Schedule of one stage."""
         return cls(((1, weights),))
 
     def at(self, epoch: int) -> LossWeights:
-        """Weights in force at an epoch."""
+        """Weights at an epoch."""
         return [weights for start, weights in self.stages if start <= epoch][-1]
 
     def starts_stage(self, epoch: int) -> bool:
-        """Whether the weights change with this epoch."""
+        """Whether a stage starts at this epoch."""
         return any(start == epoch for start, _ in self.stages)
 
     @property
     def last_start(self) -> int:
-        """First epoch of the last stage: the best epoch is looked for from here on."""
+        """First epoch of the last stage, from which the best epoch is chosen."""
         return self.stages[-1][0]
 
     @property
@@ -224,7 +216,7 @@ class WeightSchedule:
         return any(weights.stress > 0 for _, weights in self.stages)
 
     def scaled(self, max_epochs: int, written_for: int = TABLE_1_EPOCHS) -> "WeightSchedule":
-        """Return the schedule in fractions of another cap; of coinciding stages the last."""
+        """Return the schedule scaled to ``max_epochs``; the last of coinciding stages stays."""
         moved = {
             min(max_epochs, round((start - 1) * max_epochs / written_for) + 1): weights
             for start, weights in self.stages
@@ -232,14 +224,14 @@ class WeightSchedule:
         return WeightSchedule(tuple(moved.items()))
 
     def without_atomic_energies(self) -> "WeightSchedule":
-        """Return the schedule with the atomic-energy weight set to zero: the schedule's control."""
+        """Return the control of the schedule, with zero weight of the atomic energies."""
         return WeightSchedule(
             tuple((start, replace(w, atomic_energy=0.0)) for start, w in self.stages)
         )
 
 
-#: The paper's Table 1, the Born-Again schedule. It ends at w_F = 15 although section 3.5 says that
-#: the last weights are the teacher's (w_F = 10): taken as printed.
+#: The paper's Table 1, the Born-Again schedule, as printed: it ends at w_F = 15 although section
+#: 3.5 says that the last weights are the teacher's (w_F = 10).
 TABLE_1 = WeightSchedule(
     tuple(
         (start, LossWeights(energy=w_e, force=w_f, atomic_energy=w_a))

@@ -1,16 +1,16 @@
-r"""Reference energies of the species: taken off before a student learns, put back afterwards.
+r"""Reference energies of the species: subtracted before a student learns, added back afterwards.
 
-A teacher's energies hold a constant for each species: of its pseudopotentials, of isolated atoms,
-or of nothing in particular. Forces do not know it, and a loss on energies should not spend its
-digits on it. What a student learns is the interaction energy
+A teacher's energies contain a constant for each species: from its pseudopotentials, from isolated
+atoms, or from nothing in particular. Forces do not depend on it, and a loss on energies should not
+spend its digits on it. A student learns the interaction energy
 
 .. math:: E - \sum_i E_0(s_i), \qquad E_i - E_0(s_i).
 
 With atomic energies :math:`E_0` of a species is the mean of its atomic energies over the frames:
-adding any constant to a species then changes no target, at any composition. Without them
-:math:`E_0` is the least-squares solution of the energies over the compositions. At one fixed
-stoichiometry that solution is not unique, and the one of least norm is taken: the targets are still
-free of the teacher's constants, but the student is then right for that stoichiometry only.
+then no constant of a species changes a target, at any composition. Without them, :math:`E_0` is the
+least-squares solution of the energies over the compositions. At one fixed stoichiometry that is not
+unique, and the solution of least norm is used: the targets are still free of the teacher's
+constants, but the student is right for that stoichiometry only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class AtomReferences:
 
     @classmethod
     def fit(cls, frames: Sequence[Atoms]) -> "AtomReferences":
-        """References of labeled frames: means of atomic energies if all frames have them.
+        """References of labeled frames: means of atomic energies (eV) if all frames have them.
 
         Raises
         ------
@@ -63,18 +63,13 @@ class AtomReferences:
         """Reference of each atom, (n_atoms,), eV."""
         if strangers := sorted(set(atoms.symbols) - set(self.energies)):
             raise InputError(
-                f"frame {identity(atoms)}: no reference energy of {', '.join(strangers)}; there "
-                f"are those of {', '.join(self.energies)}"
+                f"frame {identity(atoms)}: no reference energy of {', '.join(strangers)}, "
+                f"only of {', '.join(self.energies)}"
             )
         return np.array([self.energies[symbol] for symbol in atoms.symbols])
 
     def subtract(self, frames: Sequence[Atoms]) -> list[Atoms]:
-        """Copies of labeled frames with interaction energies; other labels stay as they are.
-
-        Parameters
-        ----------
-        frames
-            Their calculators hold ``energy`` (eV) and perhaps ``energies`` (n_atoms,) eV.
+        """Copies of labeled frames with interaction energies (total and atomic) as labels.
 
         Raises
         ------
@@ -94,15 +89,10 @@ class AtomReferences:
         return frame
 
     def add_to(self, module: HipnnModule) -> None:
-        """Put the references back, so that a finished student predicts the teacher's energies.
+        """Add the references to a finished student, in place: it predicts the teacher's energies.
 
-        Forces do not change. In a float32 model a reference of thousands of eV costs the energies
-        their last digits (1e-7 of their size); differences of energies suffer, forces do not.
-
-        Parameters
-        ----------
-        module
-            Student that learned from subtracted frames, changed in place; each call adds once more.
+        Forces do not change. In a float32 model, references of thousands of eV cost the energies,
+        and differences of energies, their last digits (1e-7 of their size).
 
         Raises
         ------
@@ -125,7 +115,7 @@ def _results(atoms: Atoms) -> dict:
 
 
 def least_squares(counts: Tensor, energies: Tensor) -> Tensor:
-    """Energy of one atom of each species, by the compositions; the solution of least norm.
+    """Energy of one atom of each species, (n_species,) float64, eV; the solution of least norm.
 
     Parameters
     ----------
@@ -133,28 +123,18 @@ def least_squares(counts: Tensor, energies: Tensor) -> Tensor:
         Atoms of each species in each frame, (n_frames, n_species).
     energies
         Energies of the frames, (n_frames,), eV.
-
-    Returns
-    -------
-    Tensor
-        (n_species,) float64, eV.
     """
-    # The default driver has a complete orthogonal factorization: one stoichiometry alone, where the
-    # counts are rank-deficient, still has its solution of least norm.
+    # The default driver's complete orthogonal factorization copes with rank-deficient counts, as of
+    # one stoichiometry alone.
     return torch.linalg.lstsq(counts.double(), energies.double()[:, None]).solution[:, 0]
 
 
 def fit_e0(module: HipnnModule, frames: Sequence[Batch], decay_factor: float = 1e-2) -> None:
-    """Set the energy of an isolated atom of each species and freeze it.
+    """Set the energy of an isolated atom of each species and freeze it, in place.
 
-    :func:`least_squares` over the training frames alone, as hippynn's
-    ``hierarchical_energy_initialization`` does; later energy layers are damped by
-    ``decay_factor**k``, so that training starts from the reference energies.
-
-    Parameters
-    ----------
-    decay_factor
-        Damping per interaction layer.
+    Like hippynn's ``hierarchical_energy_initialization``, it is :func:`least_squares` over the
+    training frames; energy layer k is damped by ``decay_factor**k``, so that training starts from
+    these energies.
     """
     index = module._species_index
     counts = torch.stack(

@@ -1,8 +1,8 @@
-"""Roles of the teacher-student method, and the atomic energies that a teacher hands on.
+"""Roles of the teacher-student method, and frames augmented with a teacher's atomic energies.
 
-A role is what a model learns from: which loss weights over the epochs, and whether a teacher's
-atomic energies are among the targets. Everything else - data split, optimizer, number of steps,
-minibatch order, initial weights at equal architecture - is the same for all roles of a seed.
+A role is what a model learns from: the loss weights over the epochs, and with them whether a
+teacher's atomic energies are among the targets. Everything else - data split, optimizer, number of
+steps, minibatch order, initial weights at equal architecture - is the same for all roles of a seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +23,12 @@ class Role:
     """What a model learns from."""
 
     name: str
-    """As in result files."""
     schedule: Callable[[int], WeightSchedule]
-    """Epoch cap -> loss weights over the epochs."""
+    """Maximum number of epochs -> loss weights over the epochs."""
     size: str
-    """``"teacher"`` for the teacher's architecture, ``"student"`` for the architectures studied."""
+    """Architecture: ``"teacher"``, or ``"student"`` for those studied."""
     why: str
-    """Where the role comes from, for tables."""
+    """Origin of the role, for tables."""
 
     @property
     def learns_from_teacher(self) -> bool:
@@ -41,7 +40,7 @@ def _constant(**weights: float) -> Callable[[int], WeightSchedule]:
     return lambda max_epochs: WeightSchedule.constant(LossWeights(**weights))
 
 
-#: The paper's roles and the controls that it leaves out, by name.
+#: The paper's roles and the controls that it lacks, by name.
 ROLES: dict[str, Role] = {
     role.name: role
     for role in (
@@ -54,7 +53,7 @@ ROLES: dict[str, Role] = {
             "matched_control",
             _constant(energy=1, force=30),
             "student",
-            "not in the paper: the student's force weight without its labels",
+            "not in the paper: the student's force weight without atomic energies",
         ),
         Role(
             "total_energy_control",
@@ -73,7 +72,7 @@ ROLES: dict[str, Role] = {
             "born_again_control",
             TABLE_1.without_atomic_energies().scaled,
             "teacher",
-            "not in the paper: Table 1 without the labels",
+            "not in the paper: Table 1 without atomic energies",
         ),
     )
 }
@@ -87,22 +86,14 @@ def role(name: str) -> Role:
 
 
 def augment(teacher: Potential | BaseCalculator, frames: Sequence[Atoms]) -> list[Atoms]:
-    """Frames that carry a teacher's atomic energies beside their own labels (eq. 4).
+    """Copies of frames with a teacher's atomic energies beside their own labels (eq. 4).
 
-    Parameters
-    ----------
-    teacher
-        A trained potential, or any ASE calculator with the property ``energies``.
-
-    Returns
-    -------
-    list[Atoms]
-        Copies whose calculators hold ``energies`` (n_atoms,), eV.
+    Their calculators hold ``energies`` (n_atoms,), eV. An ASE calculator needs that property.
 
     Raises
     ------
     InputError
-        When the teacher has no atomic energies or returns a value that is not finite.
+        The teacher has no atomic energies, or returns a value that is not finite.
     """
     if isinstance(teacher, Potential):
         return teacher.augment(frames)

@@ -1,8 +1,8 @@
 """Training of one HIP-NN: from settings, data and labels to a finished run directory.
 
-The loop knows nothing of roles: a teacher, a student and a control differ only in the weights of
-their loss and in the labels that their frames carry. A run that was killed resumes from its last
-checkpoint and ends with the same weights as an unbroken one (same machine, one thread).
+A teacher, a student and a control differ only in the weights of their loss and in the labels of
+their frames. A killed run resumes from its last checkpoint and ends with the same weights as an
+unbroken one (same machine, one thread).
 """
 
 import hashlib
@@ -22,10 +22,8 @@ from kdlib.datasets import Split, atomic_energies, identity
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.results import sources
-from kdlib.training.loop import Loop, TrainingConfig, TrainingError, use_backend
+from kdlib.training.loop import Loop, TrainingConfig, use_backend
 from kdlib.training.losses import LossWeights, WeightSchedule
-
-__all__ = ["Run", "TrainingConfig", "TrainingError", "fit", "load_run", "run_key"]
 
 HISTORY, CHECKPOINT = "history.nc", "checkpoint.safetensors"
 
@@ -50,20 +48,17 @@ def fit(
     split: Split,
     run_dir: str | Path,
 ) -> Run:
-    """Train one model, or load it when this very training is already finished in ``run_dir``.
+    """Train one model on the parts train and valid, or load it if ``run_dir`` holds this training.
 
-    Parameters
-    ----------
-    frames, split
-        Data and their frozen division; only train and valid are looked at. Where the loss weights
-        atomic energies, training frames must carry them (:meth:`kdlib.hipnn.Potential.augment`).
+    Where the loss weights atomic energies, training frames must carry them
+    (:meth:`kdlib.hipnn.Potential.augment`).
 
     Raises
     ------
     InputError
-        When a frame lacks a label that the loss needs, or when ``run_dir`` holds another run.
+        A frame lacks a label that the loss needs, or ``run_dir`` holds another run.
     TrainingError
-        When the loss is not finite; names epoch, batch and frames.
+        The loss is not finite; names epoch, batch and frames.
     """
     schedule = weights if isinstance(weights, WeightSchedule) else WeightSchedule.constant(weights)
     folder = Path(run_dir)
@@ -86,7 +81,7 @@ def fit(
 
 
 def load_run(run_dir: str | Path) -> Run:
-    """Read a finished training; its model computes with the kernels that it was trained with."""
+    """Read a finished training; its model uses the kernels that it was trained with."""
     folder = Path(run_dir)
     potential = hipnn.load(folder)
     record = json.loads((folder / hipnn.CONFIG).read_text())
@@ -101,11 +96,11 @@ def run_key(
     frames: Sequence[Atoms],
     split: Split,
 ) -> str:
-    """Hash of everything that decides the weights: settings, data, split, labels and code.
+    """Hash of everything that determines the weights: settings, data, split, labels and code.
 
-    Labels that nothing in this training looks at are left out, so that a control is the same
-    training whether its frames carry a teacher's atomic energies or not. The code is that of the
-    modules which a training imports, without docstrings and comments.
+    Labels that this training does not read are left out, so that a control has the same hash
+    whether or not its frames carry a teacher's atomic energies. The code is that of the modules
+    that a training imports, without docstrings and comments.
 
     Raises
     ------
@@ -125,13 +120,13 @@ def run_key(
 
 
 def _labels_read(training: TrainingConfig, schedule: WeightSchedule) -> list[str]:
-    """Labels that decide the weights; energy and forces always do, by E0 and by the selection."""
+    """Labels that determine the weights; E0 and the selection always read energy and forces."""
     stress = ["stress"] if schedule.needs_stress or training.selects_by_stress else []
     return ["energy", "forces", *stress, *(["energies"] if schedule.needs_atomic_energies else [])]
 
 
 def _check_atomic_energies(frames: Sequence[Atoms]) -> None:
-    """Refuse frames whose atomic energies a loss can't learn from."""
+    """Refuse frames without finite atomic energies."""
     for atoms in frames:
         values = atomic_energies(atoms)
         if values is None:

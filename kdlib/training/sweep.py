@@ -1,7 +1,7 @@
 """Many trainings: tasks over roles, architectures and seeds, through any executor.
 
-A finished training is found again by its hash and not repeated; a worker process that dies has its
-trainings repeated; an interrupted one resumes from its checkpoint.
+A finished training is recognized by its hash and not repeated. Trainings of a worker process that
+dies are sent again; an interrupted one resumes from its checkpoint.
 """
 
 import json
@@ -26,7 +26,7 @@ from kdlib.training.losses import WeightSchedule
 from kdlib.training.roles import role as role_named
 from kdlib.training.runs import HISTORY, Run, fit, load_run, run_key
 
-#: How often trainings are sent again after a worker process died.
+#: How often trainings are sent again after the death of a worker process.
 MAX_RESTARTS = 3
 INDEX = "index.json"
 #: Frames of all tasks, or those of each seed.
@@ -40,13 +40,11 @@ class Task:
     role: str
     """Name in :data:`kdlib.training.roles.ROLES`."""
     config: HipnnConfig
-    """Architecture."""
     training: TrainingConfig
-    """Settings, with the seed."""
 
     @property
     def schedule(self) -> WeightSchedule:
-        """The role's loss weights under this cap."""
+        """Loss weights of the role over these epochs."""
         return role_named(self.role).schedule(self.training.max_epochs)
 
     @property
@@ -61,7 +59,7 @@ def tasks(
     settings: TrainingConfig,
     seeds: Sequence[int],
 ) -> list[Task]:
-    """Every role at every architecture with every seed."""
+    """Every role at every architecture with every seed, which replaces that of ``settings``."""
     return [
         Task(role_named(role).name, config, replace(settings, seed=seed))
         for config in configs
@@ -78,24 +76,24 @@ def run(
     executor: Executor | None = None,
     workers: int | None = None,
 ) -> list[Run]:
-    """Train every task that is not finished yet; results come in the order of the tasks.
+    """Train every unfinished task; results are in the order of the tasks.
 
     Parameters
     ----------
     frames, split
-        Data shared by all; where roles learn from teachers, frames that carry atomic energies by
-        seed, so that the student of seed s learns from the teacher of seed s.
+        Data of all tasks; if roles learn from teachers, frames with atomic energies by seed, so
+        that the student of seed s learns from the teacher of seed s.
     folder
-        Results folder; runs are kept in its ``runs``.
+        Results folder; runs are stored in its ``runs``.
     executor
-        Where trainings run; by default ``workers`` spawned processes of one thread each.
+        By default ``workers`` spawned processes of one thread each.
     workers
-        Processes of the default executor; by default as many as cores.
+        Processes of the default executor; by default one per core.
 
     Raises
     ------
     InputError
-        Before any training, when a task has no frames or they lack what its loss needs.
+        Before any training: a task has no frames, or they lack what its loss needs.
     """
     home = Path(folder) / "runs"
     folders = {task.name: home / _folder_name(task, frames, split) for task in todo}
@@ -120,7 +118,7 @@ def run(
 
 
 def load(folder: str | Path, role: str, architecture: str, seed: int) -> Potential:
-    """Finished potential of the latest sweep that trained it."""
+    """Potential from the latest sweep that trained it."""
     home = Path(folder) / "runs"
     name = f"{role}_{architecture}_s{seed}"
     index = json.loads((home / INDEX).read_text()) if (home / INDEX).exists() else {}
@@ -132,10 +130,7 @@ def load(folder: str | Path, role: str, architecture: str, seed: int) -> Potenti
 def accuracy(done: Sequence[Task], runs: Sequence[Run], frames: Frames, split: Split) -> xr.Dataset:
     """Errors of every run on every part of the data, over role, architecture and seed.
 
-    Parameters
-    ----------
-    frames, split
-        As for :func:`run`; where they carry atomic energies, each run is compared with its teacher.
+    Frames as for :func:`run`: where they carry atomic energies, a run is compared with its teacher.
     """
     cells = []
     for task, finished in zip(done, runs, strict=True):
@@ -150,7 +145,7 @@ def accuracy(done: Sequence[Task], runs: Sequence[Run], frames: Frames, split: S
 
 
 def history(done: Sequence[Task], runs: Sequence[Run]) -> xr.Dataset:
-    """Histories of every run, NaN beyond the last epoch of each."""
+    """Histories of all runs; NaN after the last epoch of each."""
     cells = [
         _cell(finished.history.drop_attrs(), task, finished)
         for task, finished in zip(done, runs, strict=True)
@@ -159,7 +154,7 @@ def history(done: Sequence[Task], runs: Sequence[Run]) -> xr.Dataset:
 
 
 def _settings(done: Sequence[Task]) -> dict[str, object]:
-    """What a result file says of its trainings, beside what differs from run to run."""
+    """Attributes of a result file: settings shared by all runs."""
     first = done[0]
     return first.training.attrs | {
         name: getattr(first.config, name) for name in ("cusp_reg", "resnet")
@@ -167,7 +162,7 @@ def _settings(done: Sequence[Task]) -> dict[str, object]:
 
 
 def _cell(ds: xr.Dataset, task: Task, finished: Run) -> xr.Dataset:
-    """One run's Dataset as a cell of the grid role x architecture x seed."""
+    """Dataset of one run as a cell of the grid role x architecture x seed."""
     config = task.config
     grid = {"role": task.role, "architecture": config.label, "seed": task.training.seed}
     ds = ds.expand_dims({name: [value] for name, value in grid.items()})
@@ -181,7 +176,7 @@ def _cell(ds: xr.Dataset, task: Task, finished: Run) -> xr.Dataset:
 
 
 def _frames_of(task: Task, frames: Frames) -> Sequence[Atoms]:
-    """Frames that a task learns from: all tasks' own, or those of its seed."""
+    """Frames of a task: those of all tasks, or those of its seed."""
     if not isinstance(frames, Mapping):
         return frames
     if task.training.seed not in frames:
@@ -207,7 +202,7 @@ def _finished(
     split: Split,
     folders: Mapping[str, Path],
 ) -> Iterable[Task]:
-    """Tasks as they finish, largest model first; stops early when a worker process died."""
+    """Yield tasks as they finish, largest model first; stop if a worker process dies."""
     largest_first = sorted(waiting, key=lambda task: -_cost(task.config))
     futures = {
         pool.submit(_train, task, _frames_of(task, frames), split, folders[task.name]): task

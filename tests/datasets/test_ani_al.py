@@ -123,7 +123,9 @@ def test_sign_that_the_data_do_not_tell_is_refused(tmp_path, dimers, write_h5):
     """Forces of random direction are an error, not a guess."""
     random = np.random.default_rng(0).normal(size=(120, 1, 3)) * [[[1.0], [-1.0]]]
     path = write_h5(tmp_path / "data.h5", dimers, force=random)
-    with pytest.raises(InputError, match=r"data\.h5: the sign of force is not clear, \d+% of the 10"):
+    with pytest.raises(
+        InputError, match=r"data\.h5: the sign of force is not clear, \d+% of the 10"
+    ):
         ani_al.read([path])
 
 

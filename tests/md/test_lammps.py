@@ -461,7 +461,7 @@ def test_nvt_resumes_where_it_stopped():
     np.testing.assert_allclose(part.positions[-1], run.positions[-1], atol=1e-9)
     np.testing.assert_allclose(halves.positions, run.positions[-1], atol=1e-9)
     np.testing.assert_allclose(halves.get_momenta(), whole.get_momenta(), atol=1e-9)
-    msd = dynamics.mean_squared_displacement(run)
+    msd = structure.mean_squared_displacement(run)
     assert float(msd[1]) > 0
 
 

@@ -141,7 +141,7 @@ def test_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, emt_frame
     assert process.poll() is None, "the run ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (broken / training.HISTORY).exists()
+    assert not (broken / runs.HISTORY).exists()
     subprocess.run(command(broken, whole), check=True)
     assert_same_weights(broken, whole)
     one, other = training.load_run(broken).history, training.load_run(whole).history
@@ -339,7 +339,7 @@ def test_exploding_loss_names_epoch_batch_and_frames(
     wild = dataclasses.replace(settings, learning_rate=1e300)
     with pytest.raises(TrainingError, match=r"epoch 1, batch 1: the loss is .* \(frames \d+"):
         training.fit(small_config, wild, WEIGHTS, emt_frames, split, tmp_path / "run")
-    assert not (tmp_path / "run" / training.HISTORY).exists()
+    assert not (tmp_path / "run" / runs.HISTORY).exists()
 
 
 def test_missing_or_broken_labels_are_refused(tmp_path, emt_frames, split, small_config, settings):
@@ -378,7 +378,7 @@ def test_damaged_checkpoint_is_named(tmp_path, emt_frames, split, small_config, 
     """A truncated checkpoint is one error naming the file."""
     run_dir = tmp_path / "run"
     training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)
-    (run_dir / training.HISTORY).unlink()
+    (run_dir / runs.HISTORY).unlink()
     (run_dir / CHECKPOINT).write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match=r"checkpoint\.safetensors: not a readable checkpoint"):
         training.fit(small_config, settings, WEIGHTS, emt_frames, split, run_dir)

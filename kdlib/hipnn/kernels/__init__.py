@@ -1,8 +1,8 @@
 r"""Fused HIP-NN kernels: the forces of hippynn, many times faster and in little memory.
 
-hippynn evaluates its interaction layer by tensors with one entry per pair, sensitivity and
-component. Nothing here is that large: what a layer needs of its pairs is a sum over them, and every
-derivative of that sum is another sum, recomputed from the distances when it is wanted.
+hippynn evaluates its interaction layer with tensors of one entry per pair, sensitivity and
+component. Nothing here is that large: a layer needs only a sum over its pairs, and every derivative
+of that sum is another sum, recomputed from the distances when it is needed.
 
 **Energy.** Atom i sees neighbor j at :math:`\mathbf r = r\,\mathbf u`. The first interaction layer
 of HIP-NN, whose input is the species, uses the sensitivities
@@ -32,7 +32,7 @@ derivatives of :math:`e` by :math:`m_k = 1/\mu_k` and :math:`\sigma_k` (from
 :math:`\partial S_k/\partial\sigma_k = -\sigma_k (1/r - m_k)^2 S_k`) and, for a direction
 :math:`\mathbf d = \partial L / \partial(\partial E/\partial\mathbf r)`, the derivatives of
 :math:`\mathbf d \cdot \partial E/\partial\mathbf r` by g (the directional derivative of the
-environment along d), by :math:`m_k, \sigma_k`, and, where somebody asks, by :math:`\mathbf r` (the
+environment along d), by :math:`m_k, \sigma_k`, and, where requested, by :math:`\mathbf r` (the
 Hessian of the pair's energy times d). The kernels carry these equations beside their code.
 
 Covered: one interaction layer, l_max 0 and 1, inverse-distance sensitivities with the cosine

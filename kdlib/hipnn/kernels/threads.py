@@ -1,7 +1,7 @@
 """One knob for threads: compiled loops and chunks use as many as torch does.
 
-``torch.set_num_threads(1)`` (or ``OMP_NUM_THREADS=1``) in a worker process of a sweep so keeps
-everything here to one thread too.
+So ``torch.set_num_threads(1)`` (or ``OMP_NUM_THREADS=1``) in a worker process also limits
+everything here to one thread.
 """
 
 import os
