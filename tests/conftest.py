@@ -68,12 +68,12 @@ def emt_frames() -> list[Atoms]:
 
 @pytest.fixture
 def small_config() -> hipnn.HipnnConfig:
-    """A HIP-NN that trains in no time, in float64."""
+    """A HIP-NN that trains within seconds, in float64."""
     return hipnn.HipnnConfig(6, 5, 1, dtype="float64", cutoff=5.0, soft_max=4.5)
 
 
 class Classical(hipnn.Potential):
-    """A potential whose calculator is ASE's EMT, which has an aluminum of its own."""
+    """A potential whose calculator is ASE's EMT, which includes aluminum."""
 
     def calculator(self, **options: object) -> EMT:
         """Stable forces without training."""
