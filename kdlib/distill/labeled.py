@@ -171,7 +171,7 @@ def learned(frames: Sequence[Atoms]) -> list[Atoms]:
 def compare(
     potential: Potential, frames: Sequence[Atoms], references: AtomReferences
 ) -> dict[str, dict[str, float]]:
-    """Errors of student and teacher against the own labels of held-out frames of :func:`prepare`.
+    """Errors of student and teacher on held-out frames of :func:`prepare`.
 
     The result holds ``student``, from :func:`kdlib.training.accuracy.errors_of`, and ``teacher``,
     its ``force_rmse``.

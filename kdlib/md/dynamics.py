@@ -198,7 +198,7 @@ def conservation(
                 about("eV/atom", "change of the total energy"),
             ),
             "energy_drift": ((), drift, about("eV/atom/ps", "drift of the total energy")),
-            "stable": ((), stable, about("ps", "NVE without an accident")),
+            "stable": ((), stable, about("ps", "time of stable NVE")),
         },
         {"time": ("time", time, about("fs", "time"))},
     )

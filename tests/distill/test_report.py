@@ -151,5 +151,5 @@ def test_states_are_told_apart():
     assert table.loc["force RMSE (eV/A)"].tolist() == ["0.001", "0.02"]
     assert table.loc["energy RMSE (meV/atom)"].tolist() == ["1", "20"]
     assert table.loc["drift of NVE (eV/atom/ps)"].tolist() == ["-2e-07", "–"]
-    assert table.loc["NVE without an accident (ps)"].tolist() == ["100", "0"]
+    assert table.loc["stable NVE (ps)"].tolist() == ["100", "0"]
     assert table.loc["stable (K)"].tolist() == ["400 to 400", "1200 to 1200"]
