@@ -81,6 +81,8 @@ def bench(options: argparse.Namespace) -> int:
     from kdlib import figures
     from kdlib.benchmarks import side_by_side
 
+    if options.gpu:
+        return _bench_gpu(options)
     names = {"sizes": options.sizes, "n_steps": options.steps, "repeats": options.repeats}
     chosen = {name: value for name, value in names.items() if value}
     chosen |= {"sizes": tuple(options.sizes)} if options.sizes else {}
@@ -89,6 +91,24 @@ def bench(options: argparse.Namespace) -> int:
     ds = side_by_side.run(out, protocol, options.results or "", lammps)
     figures.save(figures.benchmark(ds), ds, out.parent, "benchmark")
     sys.stdout.write(side_by_side.table(ds))
+    return 0
+
+
+def _bench_gpu(options: argparse.Namespace) -> int:
+    """Time our kernels and hippynn's on a GPU."""
+    from kdlib.benchmarks import side_by_side
+    from kdlib.benchmarks.side_by_side import gpu
+    from kdlib.training import sweep
+
+    trained = {
+        label: sweep.load(options.results, role, label, seed=0)
+        if options.results
+        else gpu.brief(config)
+        for label, (config, role) in side_by_side.MODELS.items()
+        if label in side_by_side.IN_MD
+    }
+    found = gpu.run(options.out.with_suffix(".json").resolve(), trained)
+    sys.stdout.write(gpu.table(found))
     return 0
 
 
@@ -180,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--results", type=Path, metavar="DIR", help="with trained potentials")
     command.add_argument("--lammps", type=Path, metavar="LMP", help="executable of LAMMPS")
     command.add_argument("--quick", action="store_true", help="a trial: 500 atoms, few steps")
+    command.add_argument("--gpu", action="store_true", help="on a GPU: ours against hippynn's")
 
     command = commands.add_parser("fetch", help="download a dataset")
     command.set_defaults(command=fetch)

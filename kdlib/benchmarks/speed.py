@@ -14,10 +14,9 @@ from ase import Atoms
 
 from kdlib import progress, results
 from kdlib.benchmarks.backends import Sizes, contestant, grid
-from kdlib.errors import InputError
+from kdlib.errors import DynamicsError, InputError
 from kdlib.hipnn import Potential
 from kdlib.md import dynamics, liquid
-from kdlib.md.dynamics import DynamicsError
 from kdlib.results.schema import COMPONENTS
 
 

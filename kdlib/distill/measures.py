@@ -22,10 +22,11 @@ from ase.md.nose_hoover_chain import IsotropicMTKNPT
 from kdlib import hipnn, processes, teachers, units
 from kdlib.benchmarks.memory import peak, reset_peak
 from kdlib.benchmarks.speed import timed_blocks
+from kdlib.errors import DynamicsError
 from kdlib.geometry import cells, rdf
 from kdlib.geometry.cells import bare, closest_pair
 from kdlib.md import crystals, dynamics, exploration
-from kdlib.md.dynamics import DynamicsError, thermalize
+from kdlib.md.dynamics import thermalize
 from kdlib.md.exploration import Excursion
 
 

@@ -20,6 +20,7 @@ from kdlib.geometry.cells import OVERLAP
 from kdlib.geometry.neighbors import NeighborList
 from kdlib.hipnn import kernels
 from kdlib.hipnn.batches import Batch
+from kdlib.hipnn.device import obstacle
 from kdlib.hipnn.kernels import ForceField, VerletList
 from kdlib.hipnn.network import HipnnModule, hippynn_graph
 
@@ -92,8 +93,7 @@ class HipnnCalculator(Calculator):
         self._check_species = module.check_species
         self.backend = _supported(module, backend, self.device)
         if self.backend == "fused":
-            self.neighbor_list = VerletList(self.config.cutoff, skin)
-            self._model = ForceField(module)
+            self.neighbor_list, self._model = _fused(module, skin, self.device)
         else:
             self.neighbor_list = NeighborList(self.config.cutoff, skin)
             self._model = _Layers(module)
@@ -196,12 +196,23 @@ def _supported(module: HipnnModule, backend: str, device: torch.device) -> str:
     if backend != "fused":
         return backend
     reason = kernels.supports(module)
-    if reason is None and device.type != "cpu":
-        reason = f"there are none for {device.type}"
+    if reason is None:
+        reason = obstacle(device)
     if reason is None:
         return backend
     logger.warning("no fused kernels for this model (%s): using hippynn's layers", reason)
     return "hippynn"
+
+
+def _fused(module: HipnnModule, skin: float, device: torch.device) -> tuple:
+    """Neighbor list and force field of our kernels, for the CPU or a device."""
+    config = module.config
+    if device.type == "cpu":
+        return VerletList(config.cutoff, skin), ForceField(module)
+    from kdlib.hipnn.device.field import DeviceForceField, DeviceList
+
+    neighbor_list = DeviceList(config.cutoff, skin, config.torch_dtype, device)
+    return neighbor_list, DeviceForceField(module, device)
 
 
 class _Layers:

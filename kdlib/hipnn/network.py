@@ -23,6 +23,8 @@ from kdlib.datasets import species
 from kdlib.errors import InputError
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn.batches import Batch
+from kdlib.hipnn.device import obstacle
+from kdlib.hipnn.kernels.layer import Prepared
 
 # hippynn draws initial weights from torch's global generator: two threads at once would mix seeds.
 _DRAWING = threading.Lock()
@@ -191,7 +193,16 @@ class HipnnModule(torch.nn.Module):
     def _features(self, batch: Batch, vectors: Tensor) -> list[Tensor]:
         one_hot = self._one_hot.index_select(0, batch.numbers)
         geometry = (vectors,) if self.config.l_max else ()
-        return self.network(one_hot, batch.first, batch.second, vectors.norm(dim=1), *geometry)
+        pairs = batch.first, batch.second, vectors.norm(dim=1), *geometry
+        layer = self.network.interaction_layers[0]
+        if not hasattr(layer, "prepared"):
+            return self.network(one_hot, *pairs)
+        channels = self._species_index.index_select(0, batch.numbers)
+        layer.prepared = Prepared(one_hot, channels, batch.row, batch.second)
+        try:
+            return self.network(one_hot, *pairs)
+        finally:
+            del layer.prepared
 
     def _atomic(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Energy (eV) and non-hierarchicality of each atom, as in hippynn's energy head."""
@@ -211,7 +222,7 @@ class HipnnModule(torch.nn.Module):
 
     def _forces(self, batch: Batch, slope: Tensor) -> Tensor:
         fused = getattr(self.network.interaction_layers[0], "pair_forces", None)
-        if fused is not None and slope.device.type == "cpu":
+        if fused is not None and obstacle(slope.device) is None:
             return fused(slope, batch.row, batch.second)
         at_rest = slope.new_zeros(batch.n_atoms, 3)
         return at_rest.index_add(0, batch.first, slope).index_add(0, batch.second, -slope)

@@ -18,7 +18,7 @@ from ase.md.nose_hoover_chain import NoseHooverChainNVT
 from ase.md.verlet import VelocityVerlet
 
 from kdlib import progress, units
-from kdlib.errors import InputError
+from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
 from kdlib.results.schema import COMPONENTS
 
 
@@ -81,14 +81,6 @@ def _described(units: str, long_name: str) -> dict[str, str]:
 def slope(x: xr.DataArray | np.ndarray, y: xr.DataArray | np.ndarray) -> float:
     """Slope of the straight line of least squares; NaN for fewer than two points."""
     return float(np.polyfit(x, y, 1)[0]) if x.size > 1 else np.nan
-
-
-#: A run hotter than this (K) has exploded: eight times the temperature of a melt.
-MAX_TEMPERATURE = 20000.0
-
-
-class DynamicsError(RuntimeError):
-    """A run that became unphysical: atoms flew apart, collided, or forces are not finite."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
 from kdlib import progress
-from kdlib.errors import InputError
+from kdlib.errors import DynamicsError, InputError
 from kdlib.geometry.cells import OVERLAP, bare, closest_pair
 from kdlib.md import dynamics
-from kdlib.md.dynamics import DynamicsError
 
 
 @dataclass(frozen=True)

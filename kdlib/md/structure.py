@@ -25,11 +25,11 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
 from kdlib import processes, progress, results
-from kdlib.errors import InputError
+from kdlib.errors import DynamicsError, InputError
 from kdlib.geometry import rdf
 from kdlib.geometry.cells import bare
 from kdlib.md import dynamics, lammps
-from kdlib.md.dynamics import DynamicsError, slope, thermalize
+from kdlib.md.dynamics import slope, thermalize
 
 #: Name -> NVT. Both run a chain of Nose and Hoover; LAMMPS comes with the extra ``lammps``.
 ENGINES = {"ase": dynamics.nvt, "lammps": lammps.nvt}

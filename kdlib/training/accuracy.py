@@ -40,21 +40,26 @@ class PooledErrors:
     """Errors collected over batches; statistics are computed on request."""
 
     def __init__(self) -> None:
-        self._parts = [np.empty(0)]
+        self._parts: list[np.ndarray | Tensor] = [np.empty(0)]
 
-    def add(self, errors: np.ndarray) -> None:
-        """Add the errors of a batch, of any shape."""
-        self._parts.append(np.ravel(errors))
+    def add(self, errors: np.ndarray | Tensor) -> None:
+        """Add the errors of a batch, of any shape; a device is not waited for."""
+        self._parts.append(errors)
+
+    def _all(self) -> np.ndarray:
+        parts = [p.cpu().numpy() if isinstance(p, Tensor) else p for p in self._parts]
+        self._parts = [np.concatenate([np.ravel(part) for part in parts], dtype=float)]
+        return self._parts[0]
 
     @property
     def rmse(self) -> float:
         """Root-mean-square of everything added."""
-        return rmse(np.concatenate(self._parts, dtype=float))
+        return rmse(self._all())
 
     @property
     def mae(self) -> float:
         """Mean absolute value of everything added."""
-        return mae(np.concatenate(self._parts, dtype=float))
+        return mae(self._all())
 
 
 class TargetErrors:
@@ -75,11 +80,14 @@ class TargetErrors:
         """Add the errors of a prediction of a batch."""
 
         def add(name: str, difference: Tensor) -> None:
-            self.pooled[name].add(difference.detach().cpu().numpy())
+            self.pooled[name].add(difference.detach())
 
         cell = prediction.energy - batch.energy
         add("cell_energy", cell)
-        add("energy", cell / torch.bincount(batch.frame, minlength=batch.n_frames))
+        sizes = torch.zeros_like(cell).index_add(
+            0, batch.frame, torch.ones_like(batch.forces[:, 0])
+        )
+        add("energy", cell / sizes)  # not by bincount, which waits for a device
         add("force", prediction.forces - batch.forces)
         if batch.atomic_energies is not None:
             add("atomic_energy", prediction.atomic_energies - batch.atomic_energies)

@@ -31,6 +31,8 @@ from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.calculator import torch_device
 from kdlib.training import losses
 from kdlib.training.accuracy import TARGETS, TargetErrors
+from kdlib.training.framestore import FrameStore
+from kdlib.training.graphedstep import GraphedStep
 from kdlib.training.losses import LossWeights, WeightSchedule
 from kdlib.training.references import fit_e0
 
@@ -209,13 +211,27 @@ class Loop:
         self.train, self.train_ids = part(split.train), [identity(frames[k]) for k in split.train]
         valid = batches.chunks(part(split.valid), VALIDATION_ATOMS)
         self.valid = [batch.to(self.device) for batch in valid]
+        #: The training part where the training runs; None on the CPU.
+        self._store = FrameStore(self.train, self.device) if self.device.type != "cpu" else None
         self._check_stresses()
         fit_e0(self.module, self.train, training.e0_decay)
         self.module.to(self.device)
         use_backend(self.module, training.backend)
         # Gradients are requested by name: those by the pair vectors would cost a kernel.
         self.trainable = [p for p in self.module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.trainable, lr=training.learning_rate, fused=True)
+        on_device = self.device.type == "cuda"
+        #: Whether steps are captured: they need kernels for the whole network.
+        self._graphs = (
+            on_device and training.backend == "fused" and not kernels.supports(self.module)
+        )
+        self._graphed: tuple[LossWeights, GraphedStep] | None = None
+        rate = torch.tensor(training.learning_rate, device=self.device) if on_device else None
+        self.optimizer = torch.optim.Adam(
+            self.trainable,
+            lr=training.learning_rate if rate is None else rate,
+            fused=True,
+            capturable=on_device,
+        )
         self.epoch = 0
         self.rows: list[dict[str, float]] = []
         self.best = {"selection": np.inf, "epoch": 0, "lr_wait": 0, "stop_wait": 0}
@@ -248,7 +264,7 @@ class Loop:
         weights = self.schedule.at(self.epoch)
         row = self._pass(weights) | TargetErrors.of(self.module, self.valid).row("valid")
         row["selection"] = self._selection(row)
-        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        row["learning_rate"] = self.learning_rate
         row |= {f"weight_{name}": getattr(weights, name) for name in TARGETS}
         self._select(row["selection"])
         self.seconds += time.perf_counter() - started
@@ -273,27 +289,59 @@ class Loop:
     def _pass(self, weights: LossWeights) -> dict[str, float]:
         order = np.random.default_rng([self.training.seed, self.epoch]).permutation(len(self.train))
         size = self.training.batch_size
-        errors, collected = TargetErrors(), []
+        errors, collected, graphed = TargetErrors(), [], self._graphed_step(weights)
         for number, start in enumerate(range(0, len(order), size)):
             chosen = order[start : start + size]
-            batch = batches.collate([self.train[k] for k in chosen]).to(self.device)
-            prediction = self.module(batch, stress=weights.stress > 0, create_graph=True)
-            terms = losses.terms(self.module, prediction, batch, weights)
-            loss = losses.total(terms, weights)
-            if not torch.isfinite(loss):
-                names = ", ".join(self.train_ids[k] for k in chosen)
-                raise TrainingError(f"epoch {self.epoch}, batch {number}: the loss is "
-                                    f"{loss.item()} (frames {names})")  # fmt: skip
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward(inputs=self.trainable)
-            self.optimizer.step()
-            errors.add(prediction, batch)
-            collected.append({"loss": loss, **{f"loss_{k}": v for k, v in terms.items()}})
-        means = {
-            name: torch.stack([c[name].detach() for c in collected]).mean().item()
-            for name in collected[0]
-        }
-        return means | errors.row("train")
+            if graphed is None:
+                collected.append(self._step(weights, number, chosen, errors))
+                continue
+            step = graphed(chosen)
+            errors.add(step.prediction, step.batch)
+            collected.append(dict(zip(graphed.names, step.values, strict=True)))
+        found = {name: torch.stack([c[name].detach() for c in collected]) for name in collected[0]}
+        for number, loss in enumerate(found["loss"].cpu()):
+            self._check(loss, number, order[number * size : (number + 1) * size])
+        return {name: value.mean().item() for name, value in found.items()} | errors.row("train")
+
+    def _step(
+        self, weights: LossWeights, number: int, chosen: np.ndarray, errors: TargetErrors
+    ) -> dict[str, Tensor]:
+        """One step of the optimizer; loss and terms."""
+        batch = self._batch(chosen)
+        prediction = self.module(batch, stress=weights.stress > 0, create_graph=True)
+        terms = losses.terms(self.module, prediction, batch, weights)
+        loss = losses.total(terms, weights)
+        if self._store is None:  # a device is not asked before the end of the epoch
+            self._check(loss, number, chosen)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=self.trainable)
+        self.optimizer.step()
+        errors.add(prediction, batch)
+        return {"loss": loss, **{f"loss_{k}": v for k, v in terms.items()}}
+
+    def _graphed_step(self, weights: LossWeights) -> GraphedStep | None:
+        """Captured steps of a stage, where the device and the network allow them."""
+        if not self._graphs or weights.stress:
+            return None
+        if self._graphed is None or self._graphed[0] != weights:
+            step = GraphedStep(
+                self.module, self.optimizer, self.trainable, weights, self._store,
+                self.training.batch_size,
+            )  # fmt: skip
+            self._graphed = weights, step
+        return self._graphed[1]
+
+    def _batch(self, chosen: np.ndarray) -> Batch:
+        """Join frames to a batch, where the training runs."""
+        if self._store is not None:
+            return self._store.batch(chosen)
+        return batches.collate([self.train[k] for k in chosen])
+
+    def _check(self, loss: Tensor, number: int, chosen: np.ndarray) -> None:
+        if not torch.isfinite(loss):
+            names = ", ".join(self.train_ids[k] for k in chosen)
+            raise TrainingError(f"epoch {self.epoch}, batch {number}: the loss is "
+                                f"{loss.item()} (frames {names})")  # fmt: skip
 
     def _select(self, value: float) -> None:
         best, config = self.best, self.training
@@ -305,8 +353,19 @@ class Loop:
         best["stop_wait"] += 1
         if best["lr_wait"] >= config.lr_patience:
             best["lr_wait"] = 0
-            for group in self.optimizer.param_groups:
-                group["lr"] *= config.lr_factor
+            self._set_rate(self.learning_rate * config.lr_factor)
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the optimizer."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)  # in place: captured steps read it
+            else:
+                group["lr"] = rate
 
     def checkpoint(self, path: Path, key: str) -> None:
         """Write all that the next epoch depends on."""
@@ -317,7 +376,7 @@ class Loop:
         }
         state = {
             "key": key, "epoch": self.epoch, "best": self.best, "rows": self.rows,
-            "seconds": self.seconds, "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": self.seconds, "learning_rate": self.learning_rate,
         }  # fmt: skip
         save(path, tensors, state)
 
@@ -329,7 +388,7 @@ class Loop:
         self.module.load_state_dict(hipnn.complete_state(self.module, tensors["module"]))
         self.best_state = tensors["best"]
         restore_optimizer(self.optimizer, tensors["adam"])
-        self.optimizer.param_groups[0]["lr"] = state["learning_rate"]
+        self._set_rate(state["learning_rate"])
         self.epoch, self.rows, self.seconds = state["epoch"], state["rows"], state["seconds"]
         self.best = state["best"]
 

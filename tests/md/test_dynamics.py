@@ -6,9 +6,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from kdlib import units
-from kdlib.errors import InputError
+from kdlib.errors import DynamicsError, InputError
 from kdlib.md import dynamics, liquid
-from kdlib.md.dynamics import DynamicsError, MeltProtocol, thermalize
+from kdlib.md.dynamics import MeltProtocol, thermalize
 
 
 class Springs(Calculator):

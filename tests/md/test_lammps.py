@@ -14,10 +14,10 @@ from ase.md.verlet import VelocityVerlet
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from kdlib import hipnn, units
-from kdlib.errors import InputError
+from kdlib.errors import DynamicsError, InputError
 from kdlib.geometry import rdf
 from kdlib.md import dynamics, lammps, structure
-from kdlib.md.dynamics import DynamicsError, MeltProtocol, kinetic_temperature, thermalize
+from kdlib.md.dynamics import MeltProtocol, kinetic_temperature, thermalize
 from kdlib.md.lammps import box
 from kdlib.md.liquid import starting_liquid
 from kdlib.md.structure import StructureProtocol

@@ -16,11 +16,11 @@ from ase.md.npt import NPT
 from scipy.spatial.transform import Rotation
 
 from kdlib import units
-from kdlib.errors import InputError
+from kdlib.errors import DynamicsError, InputError
 from kdlib.hipnn import Potential
 from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.md import dynamics, lammps
-from kdlib.md.dynamics import DynamicsError, thermalize
+from kdlib.md.dynamics import thermalize
 from kdlib.md.lammps import box
 
 #: Rounding of float64: of energies in eV, of forces in eV/Angstrom.

@@ -22,10 +22,10 @@ from kdlib.benchmarks.side_by_side.plan import (
     record,
 )
 from kdlib.benchmarks.speed import timed_blocks
+from kdlib.errors import DynamicsError
 from kdlib.geometry.cells import bare
 from kdlib.hipnn.calculator import HipnnCalculator, StockCalculator
 from kdlib.md import dynamics, liquid
-from kdlib.md.dynamics import DynamicsError
 from kdlib.results.schema import COMPONENTS
 
 #: Steps of the small liquid to compile everything; TorchScript recompiles in its first calls.

@@ -36,13 +36,21 @@ environment along d), by :math:`m_k, \sigma_k`, and, where requested, by :math:`
 Hessian of the pair's energy times d). The kernels carry these equations beside their code.
 
 Covered: one interaction layer, l_max 0 and 1, inverse-distance sensitivities with the cosine
-cutoff, any number of species, float32 and float64, on the CPU. :func:`supports` says what is not.
+cutoff, any number of species, float32 and float64, on the CPU (numba) and on CUDA devices (Triton).
+:func:`supports` says what is not.
 
 Modules: :mod:`~kdlib.hipnn.kernels.layer` swaps the layers, :mod:`~kdlib.hipnn.kernels.autograd`
 makes the sums differentiable, :mod:`~kdlib.hipnn.kernels.loops` runs the
 :mod:`~kdlib.hipnn.kernels.sums` over atoms; :mod:`~kdlib.hipnn.kernels.forcefield` is the path for
 molecular dynamics, with its :mod:`~kdlib.hipnn.kernels.mdloops`,
 :mod:`~kdlib.hipnn.kernels.verlet` and :mod:`~kdlib.hipnn.kernels.celllist`.
+
+On a device, :mod:`~kdlib.hipnn.device.loops` runs the kernels of
+:mod:`~kdlib.hipnn.device.gradients` in the place of the loops; :mod:`~kdlib.hipnn.device.field` is
+the force field, over :mod:`~kdlib.hipnn.device.cells`, with the kernels of
+:mod:`~kdlib.hipnn.device.sums`; :mod:`~kdlib.hipnn.device.dynamics` is a driver for long runs, which
+:mod:`~kdlib.hipnn.device.motion` moves. These import Triton, and nothing else does:
+:func:`kdlib.hipnn.device.obstacle` is asked first.
 """
 
 from kdlib.hipnn.kernels.autograd import pair_forces

@@ -33,19 +33,23 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from kdlib.hipnn.device import interpreted
 from kdlib.hipnn.kernels import loops
 from kdlib.hipnn.kernels.threads import torch_threads
 
 
 @dataclass(frozen=True)
 class PairGraph:
-    """Who neighbors whom: all that does not change when the atoms move a little."""
+    """Who neighbors whom: all that does not change when the atoms move a little.
 
-    row: np.ndarray
+    Arrays on the CPU; tensors for the kernels of a device.
+    """
+
+    row: np.ndarray | Tensor
     """Pairs of atom i are ``row[i]:row[i + 1]``, (n_atoms + 1,) int64."""
-    second: np.ndarray
+    second: np.ndarray | Tensor
     """Neighbor of each pair, (n_pairs,) int64."""
-    species: np.ndarray
+    species: np.ndarray | Tensor
     """Species channel of each atom, (n_atoms,) int64."""
     n_species: int
     """Number of channels."""
@@ -97,7 +101,7 @@ def pair_forces(slopes: Tensor, row: Tensor, second: Tensor) -> Tensor:
     Parameters
     ----------
     slopes
-        dE/d(r_j - r_i), (n_pairs, 3), eV/Angstrom, on the CPU, sorted by the first atom.
+        dE/d(r_j - r_i), (n_pairs, 3), eV/Angstrom, sorted by the first atom.
     row
         Pairs of atom i are ``row[i]:row[i + 1]``, (n_atoms + 1,) int64.
     second
@@ -108,7 +112,7 @@ def pair_forces(slopes: Tensor, row: Tensor, second: Tensor) -> Tensor:
     Tensor
         (n_atoms, 3), eV/Angstrom; differentiable any number of times.
     """
-    return _Forces.apply(slopes, row.numpy(), second.numpy())
+    return _Forces.apply(slopes, row, second)
 
 
 def _slopes(g: Tensor, vectors: Tensor, radial: Radial, graph: PairGraph) -> Tensor:
@@ -118,12 +122,19 @@ def _slopes(g: Tensor, vectors: Tensor, radial: Radial, graph: PairGraph) -> Ten
     return value
 
 
-def _run(loop, vectors: Tensor, graph: PairGraph, m: Tensor, sigma: Tensor, *more: Tensor):  # noqa: ANN001, ANN202
-    """Call a compiled loop on the memory of the tensors."""
-    arrays = [t.detach().contiguous().numpy() for t in (vectors, m, sigma, *more)]
+def _run(loop: str, vectors: Tensor, graph: PairGraph, *more: Tensor) -> Tensor | None:
+    """Run a loop where the graph is: compiled by numba, or on a device."""
+    tensors = [t.detach().contiguous() for t in (vectors, *more)]
+    pairs = graph.row, graph.second, graph.species
+    if isinstance(graph.row, Tensor):
+        from kdlib.hipnn.device import loops as device_loops
+
+        return getattr(device_loops, loop)(tensors[0], *pairs, float(graph.cutoff), *tensors[1:])
+    arrays = [t.numpy() for t in tensors]
     cutoff = arrays[0].dtype.type(graph.cutoff)
     with torch_threads():
-        return loop(arrays[0], graph.row, graph.second, graph.species, cutoff, *arrays[1:])
+        found = getattr(loops, loop)(arrays[0], *pairs, cutoff, *arrays[1:])
+    return None if found is None else torch.from_numpy(found)
 
 
 class _Environment(Function):
@@ -137,7 +148,7 @@ class _Environment(Function):
         ctx.radial, ctx.graph = radial, graph
         n_atoms = len(graph.row) - 1
         out = vectors.new_empty(n_atoms, 4, graph.n_species, len(radial.m))
-        _run(loops.environment, vectors, graph, radial.m, radial.sigma, out)
+        _run("environment", vectors, graph, radial.m, radial.sigma, out)
         return out
 
     @staticmethod
@@ -161,8 +172,8 @@ class _EnvironmentOfParameters(Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, weight: Tensor) -> tuple[Tensor, Tensor, None, None]:
         m, sigma, vectors = ctx.saved_tensors
-        by_m, by_sigma = _run(loops.parameter_gradient, vectors, ctx.graph, m, sigma, weight)
-        return torch.from_numpy(by_m), torch.from_numpy(by_sigma), None, None
+        by_m, by_sigma = _run("parameter_gradient", vectors, ctx.graph, m, sigma, weight)
+        return by_m, by_sigma, None, None
 
 
 class _Slopes(Function):
@@ -175,7 +186,7 @@ class _Slopes(Function):
         ctx.save_for_backward(g, m, sigma, vectors)
         ctx.graph = graph
         out = torch.empty_like(vectors)
-        _run(loops.slopes, vectors, graph, m, sigma, g, out)
+        _run("slopes", vectors, graph, m, sigma, g, out)
         return out
 
     @staticmethod
@@ -183,10 +194,8 @@ class _Slopes(Function):
     def backward(ctx: FunctionCtx, direction: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         g, m, sigma, vectors = ctx.saved_tensors
         by_g = torch.empty_like(g, memory_format=torch.contiguous_format)
-        by_m, by_sigma = _run(
-            loops.slope_gradient, vectors, ctx.graph, m, sigma, g, direction, by_g
-        )
-        return by_g, torch.from_numpy(by_m), torch.from_numpy(by_sigma), None, None
+        by_m, by_sigma = _run("slope_gradient", vectors, ctx.graph, m, sigma, g, direction, by_g)
+        return by_g, by_m, by_sigma, None, None
 
 
 class _SlopesOfVectors(Function):
@@ -206,7 +215,7 @@ class _SlopesOfVectors(Function):
         vectors, g = ctx.saved_tensors
         out = torch.empty_like(vectors, memory_format=torch.contiguous_format)
         radial = ctx.radial
-        _run(loops.curvatures, vectors, ctx.graph, radial.m, radial.sigma, g, direction, out)
+        _run("curvatures", vectors, ctx.graph, radial.m, radial.sigma, g, direction, out)
         return out, None, None, None
 
 
@@ -214,12 +223,17 @@ class _Forces(Function):
     """Forces from slopes."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, slopes: Tensor, row: np.ndarray, second: np.ndarray) -> Tensor:
+    def forward(ctx: FunctionCtx, slopes: Tensor, row: Tensor, second: Tensor) -> Tensor:
         ctx.row, ctx.second = row, second
+        slopes = slopes.detach().contiguous()
+        if _on_device(slopes):
+            from kdlib.hipnn.device import loops as device_loops
+
+            incoming = device_loops.incoming(second, len(row) - 1)
+            return device_loops.gather_forces(slopes, row, *incoming)
         with torch_threads():
-            return torch.from_numpy(
-                loops.gather_forces(slopes.detach().contiguous().numpy(), row, second)
-            )
+            found = loops.gather_forces(slopes.numpy(), row.numpy(), second.numpy())
+        return torch.from_numpy(found)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -230,13 +244,22 @@ class _ForcesAdjoint(Function):
     """Gradient by the slopes from the gradient by the forces."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, grad: Tensor, row: np.ndarray, second: np.ndarray) -> Tensor:
+    def forward(ctx: FunctionCtx, grad: Tensor, row: Tensor, second: Tensor) -> Tensor:
         ctx.row, ctx.second = row, second
+        grad = grad.detach().contiguous()
+        if _on_device(grad):
+            from kdlib.hipnn.device import loops as device_loops
+
+            return device_loops.spread_forces(grad, row, second)
         with torch_threads():
-            return torch.from_numpy(
-                loops.spread_forces(grad.detach().contiguous().numpy(), row, second)
-            )
+            found = loops.spread_forces(grad.numpy(), row.numpy(), second.numpy())
+        return torch.from_numpy(found)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         return _Forces.apply(grad, ctx.row, ctx.second), None, None
+
+
+def _on_device(tensor: Tensor) -> bool:
+    """Whether the kernels of a device run on a tensor: not on the CPU, or interpreted there."""
+    return tensor.device.type != "cpu" or interpreted()

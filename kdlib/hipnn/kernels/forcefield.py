@@ -19,9 +19,9 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from kdlib._hippynn import ResNetWrapper
 from kdlib.errors import InputError
 from kdlib.hipnn.kernels import mdloops
+from kdlib.hipnn.kernels.dense import atomic_energies
 from kdlib.hipnn.kernels.layer import accelerate, supports
 from kdlib.hipnn.kernels.threads import Workers
 from kdlib.hipnn.kernels.verlet import VerletList
@@ -138,22 +138,6 @@ class ForceField:
         one_hot = torch.nn.functional.one_hot(channels, self._interaction.nf_in).to(self._dtype)
         with torch.set_grad_enabled(derive):
             env.requires_grad_(derive)
-            energies = self._atomic_energies(one_hot, env.flatten(2))
+            energies = atomic_energies(self._module, one_hot, env.flatten(2))
             g = torch.autograd.grad(energies.sum(), env)[0] if derive else env
         return energies.detach().numpy(), g
-
-    def _atomic_energies(self, one_hot: Tensor, env: Tensor) -> Tensor:
-        """As the network and the energy head, from the environment on."""
-        network = self._module.network
-        wrapper, *atom_layers = network.blocks[0]
-        features = self._interaction.dense(one_hot, env)
-        if isinstance(wrapper, ResNetWrapper):
-            residual = wrapper.adjust_layer(one_hot) if wrapper.needs_size_adjust else one_hot
-            features = wrapper.res_layer(wrapper.activation(features)) + residual
-        else:
-            features = network.activation(features)
-        for layer in atom_layers:
-            features = layer(features)
-            if not network.resnet:
-                features = network.activation(features)
-        return sum(self._module.energy_terms([one_hot, features]))

@@ -6,6 +6,7 @@ and changing the class back undoes it.
 """
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,17 +22,40 @@ from kdlib._hippynn import (
     Sensitivity,
 )
 from kdlib.errors import InputError
+from kdlib.hipnn.device import interpreted, obstacle
 from kdlib.hipnn.kernels import loops
 from kdlib.hipnn.kernels.autograd import PairGraph, Radial, environment, pair_forces
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a caller knows of the next batch, so that a device need not be asked.
+
+    Attributes
+    ----------
+    one_hot
+        The network's input, of the species.
+    channels
+        Species channel of each atom, (n_atoms,) int64.
+    row, second
+        As in :class:`kdlib.hipnn.batches.Batch`.
+    """
+
+    one_hot: Tensor
+    channels: Tensor
+    row: Tensor
+    second: Tensor
+
+
 class _Fused:
     """What the fused layers share: the environment, and the dense part that follows it."""
 
-    #: From slopes to forces, on the CPU.
+    #: From slopes to forces, for pairs sorted by their first atom.
     pair_forces = staticmethod(pair_forces)
+    #: Set before a call by who knows the batch.
+    prepared: Prepared | None = None
 
     def radial(self) -> Radial:
         """Centers and widths of the sensitivities, with their history."""
@@ -40,38 +64,60 @@ class _Fused:
         return Radial(1 / sensitivity.mu.flatten(), sensitivity.sigma.flatten().clone())
 
     def environment(
-        self, species: np.ndarray, first: Tensor, second: Tensor, vectors: Tensor
+        self, species: np.ndarray | Tensor, first: Tensor, second: Tensor, vectors: Tensor
     ) -> Tensor:
         """Sums of sensitivities over neighbors, (n_atoms, 4, n_species * n_sensitivities)."""
-        n_atoms = len(species)
         first, second = first.contiguous(), second.contiguous()
-        row = loops.rows_of(first.numpy(), n_atoms)
-        if not len(row):
+        row = self._rows(first, second, len(species))
+        if row is None:
             order = torch.argsort(first, stable=True)
             first, second, vectors = first[order], second[order], vectors[order]
-            row = loops.rows_of(first.numpy(), n_atoms)
+            row = self._rows(first, second, len(species))
+        on_device = isinstance(species, Tensor)
         graph = PairGraph(
-            row=row,
-            second=second.numpy(),
+            row=row if on_device else row.numpy(),
+            second=second if on_device else second.numpy(),
             species=species,
             n_species=self.nf_in,
             cutoff=self.sensitivity.hard_max_dist,
         )
         return environment(vectors, self.radial(), graph).flatten(2)
 
+    def _rows(self, first: Tensor, second: Tensor, n_atoms: int) -> Tensor | None:
+        """Start of each atom's pairs, (n_atoms + 1,); None when they are not sorted."""
+        if self.prepared is not None and self.prepared.second is second:
+            return self.prepared.row
+        if first.device.type == "cpu":
+            row = torch.from_numpy(loops.rows_of(first.numpy(), n_atoms))
+            return row if len(row) else None
+        if bool((first.diff() < 0).any()):
+            return None
+        ends = torch.arange(n_atoms + 1, dtype=first.dtype, device=first.device)
+        return torch.searchsorted(first, ends)
+
     def weights(self) -> Tensor:
         """Interaction weights as a matrix, (n_species * n_sensitivities, n_features)."""
         return self.int_weights.permute(2, 0, 1).flatten(0, 1)
 
-    def species(self, in_features: Tensor) -> np.ndarray | None:
+    def species(self, in_features: Tensor) -> np.ndarray | Tensor | None:
         """Species channel of each atom if this input can take the fused path, otherwise None.
 
-        It must be on the CPU, and one-hot.
+        It must be one-hot, and where there are kernels. A tensor asks for those of a device.
         """
-        if in_features.device.type != "cpu" or in_features.requires_grad:
+        if in_features.requires_grad or obstacle(in_features.device):
             return None
+        prepared = self.prepared
+        on_device = in_features.device.type != "cpu" or interpreted()
+        if on_device and prepared is not None and prepared.one_hot is in_features:
+            return prepared.channels
+        if in_features.device.type != "cpu":
+            ones, others = in_features == 1, in_features != 0
+            hot = (ones.sum(1) == 1) & (others.sum(1) == 1)
+            return ones.int().argmax(1) if bool(hot.all()) else None
         channels = loops.channels_of(in_features.detach().numpy())
-        return channels if len(channels) == len(in_features) else None
+        if len(channels) != len(in_features):
+            return None
+        return torch.from_numpy(channels) if on_device else channels
 
 
 class FusedInteractLayer(_Fused, InteractLayer):
@@ -201,8 +247,8 @@ def accelerate(module: torch.nn.Module) -> torch.nn.Module:
         raise InputError(f"fused.accelerate: {supports(module)}")
     for layer in covered:
         layer.__class__ = _FUSED.get(type(layer), type(layer))
-        if layer.int_weights.device.type != "cpu":
-            _log.warning("no fused kernels for %s: using hippynn there", layer.int_weights.device)
+        if reason := obstacle(layer.int_weights.device):
+            _log.warning("no fused kernels (%s): using hippynn there", reason)
     return module
 
 

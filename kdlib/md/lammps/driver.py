@@ -24,9 +24,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from kdlib import progress, units
-from kdlib.errors import InputError
+from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
 from kdlib.geometry import rdf as radial
-from kdlib.md.dynamics import MAX_TEMPERATURE, DynamicsError, stop_drift, thermalize, with_positions
+from kdlib.md.dynamics import stop_drift, thermalize, with_positions
 from kdlib.md.lammps import box
 from kdlib.md.lammps.box import Box
 
@@ -48,7 +48,7 @@ class Driver:
         Whether LAMMPS gets the virial, in the steps in which it needs it. Without it the pressure
         is NaN; do not use barostats then.
     max_temperature
-        A sample hotter than this (K) raises :class:`~kdlib.md.dynamics.DynamicsError`.
+        A sample hotter than this (K) raises :class:`~kdlib.errors.DynamicsError`.
 
     ``lammps`` is the instance of the package, for everything that this class does not cover.
     """

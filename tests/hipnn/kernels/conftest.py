@@ -1,5 +1,6 @@
 """Systems on which every fused result is compared with hippynn, and hippynn without shortcuts."""
 
+import importlib.util
 from collections.abc import Callable
 
 import hippynn
@@ -109,3 +110,26 @@ def exact_sums(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(hippynn.custom_kernels, "envsum", envsum)
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """The CPU with Triton's interpreter, or a CUDA device; skips where there is none.
+
+    A process can have one of them only: a kernel is interpreted or compiled from its import on.
+    """
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    has_cuda = torch.cuda.is_available()
+    if request.param == "cuda":
+        if not has_cuda:
+            pytest.skip("no CUDA device")
+        return torch.device("cuda")
+    if has_cuda:
+        pytest.skip("the kernels are compiled for CUDA in this process")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    from kdlib.hipnn.device import pairs
+
+    if not pairs.INTERPRETED:
+        pytest.skip("the kernels were imported without the interpreter")
+    return torch.device("cpu")

@@ -1,0 +1,378 @@
+"""Side by side on a GPU: our kernels and hippynn's, on the same device in the same run.
+
+A device is often lent for minutes only. So the benchmark is a list of blocks, none longer than
+about two minutes, and the file is written again after each: a run that is cut short loses one
+block. A block that fails leaves its error in the file and does not stop the others.
+
+- ``md``: constant energy in :class:`kdlib.hipnn.device.dynamics.DeviceDynamics`, tables rebuilt as they
+  fall, the time per step and atom over everything; the peak of the allocator.
+- ``stock``: hippynn's own calculator, driven by ASE, lists rebuilt as they fall; and, where its
+  neighbor list would take minutes, single calls of hippynn's layers over a list that is not timed.
+- ``picosecond``: 48,000 atoms over 1000 steps of 1 fs, as the paper's speed measurement.
+- ``largest``: as many atoms as the device's memory should hold by the slope of the peak; one
+  attempt, and smaller ones where that one fails.
+- ``training``: optimizer steps on 64 cells of 130 atoms: ours captured, hippynn's as they are.
+- ``profile``: where the time of a step goes, by kernel.
+"""
+
+import gc
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from kdlib import datasets, progress
+from kdlib.files import replacing
+from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator
+from kdlib.md import liquid
+from kdlib.training.loop import Loop, TrainingConfig
+from kdlib.training.losses import LossWeights, WeightSchedule
+
+#: Cubic cells of four atoms along each axis, by the number of atoms they make.
+CELLS = {500: (5, 5, 5), 4000: (10, 10, 10), 48000: (20, 20, 30), 500000: (50, 50, 50)}
+#: Atoms of a cell of the training block, and how they come about: so many of 144 taken out.
+TRAINING_ATOMS, TRAINING_CELLS = 130, (3, 3, 4)
+_WEIGHTS = LossWeights(energy=1.0, force=10.0)
+
+
+@dataclass(frozen=True)
+class GpuProtocol:
+    """What is run."""
+
+    sizes: tuple[int, ...] = (500, 4000, 48000, 500000)
+    """Numbers of atoms, of :data:`CELLS`."""
+    n_steps: int = 300
+    """Timed steps of 1 fs."""
+    warmup_steps: int = 100
+    """Steps before them."""
+    stock_sizes: tuple[int, ...] = (500, 4000)
+    """Sizes at which hippynn's own calculator runs; its neighbor list takes 1 ms per atom."""
+    stock_steps: int = 20
+    """Steps of ASE's velocity Verlet with it."""
+    layer_sizes: tuple[int, ...] = (500, 4000, 48000)
+    """Sizes at which single calls of hippynn's layers are timed."""
+    picosecond: int = 48000
+    """Atoms of the run over 1000 steps; 0: none."""
+    largest: bool = True
+    """Whether the largest number of atoms is tried."""
+    memory_share: float = 0.93
+    """Share of the device's memory that it may take."""
+    batch_size: int = 64
+    """Cells of a batch."""
+    n_batches: int = 8
+    """Batches of an epoch."""
+    n_epochs: int = 5
+    """Timed epochs of training steps, after one that compiles."""
+    skin: float = 0.6
+    """Of our neighbor table, Angstrom."""
+
+
+#: A trial that a CPU can run in Triton's interpreter.
+TINY = GpuProtocol(
+    sizes=(500,), n_steps=1, warmup_steps=1, stock_sizes=(500,), stock_steps=1, layer_sizes=(500,),
+    picosecond=0, largest=False, batch_size=1, n_batches=1, n_epochs=1,
+)  # fmt: skip
+
+
+@dataclass
+class _Record:
+    """Results so far, kept after every block."""
+
+    path: Path
+    found: dict = field(default_factory=dict)
+
+    def block(self, name: str, work: Callable[[], object]) -> None:
+        """Run a block, keep what it returns or its error, and write everything."""
+        began = time.perf_counter()
+        try:
+            self.found[name] = work()
+        except Exception as error:
+            # The next block may still work, and what the others found must not be lost.
+            self.found[name] = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
+        self.found[name + " seconds"] = time.perf_counter() - began
+        with replacing(self.path) as part:
+            part.write_text(json.dumps(self.found, indent=1, default=float) + "\n")
+        progress.line(f"{name}: {time.perf_counter() - began:.0f} s")
+        _forget()
+
+
+def run(
+    out: str | Path,
+    potentials: Mapping[str, Potential],
+    protocol: GpuProtocol = GpuProtocol(),
+    device: str = "cuda",
+) -> dict:
+    """Measure everything.
+
+    Parameters
+    ----------
+    out
+        JSON file, written again after every block.
+    potentials
+        Architecture -> potential that holds a liquid of aluminum together.
+    protocol
+        What is run.
+    device
+        ``"cuda"``, or ``"cpu"`` under Triton's interpreter.
+
+    Returns
+    -------
+    dict
+        What the file holds: the device, and each block by its name.
+    """
+    where = torch.device(device)
+    record = _Record(Path(out))
+    record.found |= {
+        "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu, interpreted",
+        "torch": torch.__version__,
+        "protocol": repr(protocol),
+    }
+    frames = training_cells(protocol.batch_size * (protocol.n_batches + 1))
+    for label, potential in potentials.items():
+        for n in protocol.sizes:
+            record.block(f"md {label} {n}", lambda p=potential, n=n: md(p, n, protocol, where))
+        record.block(
+            f"training {label}", lambda p=potential: training(p.config, frames, protocol, where)
+        )
+        if protocol.picosecond:
+            n = protocol.picosecond
+            record.block(
+                f"picosecond {label}", lambda p=potential, n=n: picosecond(p, n, protocol, where)
+            )
+    for label, potential in potentials.items():
+        for n in protocol.layer_sizes:
+            record.block(f"layers {label} {n}", lambda p=potential, n=n: layers(p, n, where))
+        for n in protocol.stock_sizes:
+            record.block(
+                f"stock {label} {n}", lambda p=potential, n=n: stock(p, n, protocol, where)
+            )
+        if where.type == "cuda":
+            n = max(protocol.sizes)
+            record.block(f"profile {label} {n}", lambda p=potential, n=n: profile(p, n, where))
+    if protocol.largest:
+        for label, potential in potentials.items():
+            record.block(f"largest {label}", lambda p=potential: largest(p, record.found, protocol))
+    return record.found
+
+
+def start(n_atoms: int) -> Atoms:
+    """Rattled crystal at the density of the liquid, which melts within a picosecond."""
+    cells = CELLS.get(n_atoms)
+    if cells is None:
+        side = round((n_atoms / 4) ** (1 / 3))
+        cells = (side, side, side)
+    return liquid.liquid_aluminium(cells, seed=0)
+
+
+def md(potential: Potential, n_atoms: int, protocol: GpuProtocol, device: torch.device) -> dict:
+    """Time per step and atom of our dynamics, and the peak memory per atom."""
+    from kdlib.hipnn.device.dynamics import DeviceDynamics
+
+    _forget()
+    atoms = start(n_atoms)
+    dynamics = DeviceDynamics(potential.module, atoms, skin=protocol.skin, device=device)
+    del atoms
+    dynamics.run(protocol.warmup_steps)
+    before = dynamics.n_builds
+    ds = dynamics.run(protocol.n_steps, max(protocol.n_steps // 10, 1))
+    seconds = float(ds.seconds.sum()) / protocol.n_steps
+    total = ds.total_energy.values
+    return {
+        "n_atoms": dynamics.n_atoms,
+        "us_per_atom_step": seconds / dynamics.n_atoms * 1e6,
+        "ms_per_step": seconds * 1e3,
+        "builds": dynamics.n_builds - before,
+        "peak_bytes": _peak(device),
+        "peak_bytes_per_atom": _peak(device) / dynamics.n_atoms,
+        "temperature": float(ds.temperature[-1]),
+        "energy_change": float(total[-1] - total[0]),
+    }
+
+
+def picosecond(
+    potential: Potential, n_atoms: int, protocol: GpuProtocol, device: torch.device
+) -> dict:
+    """Seconds for 1000 steps of 1 fs, everything but the capture included."""
+    from kdlib.hipnn.device.dynamics import DeviceDynamics
+
+    dynamics = DeviceDynamics(potential.module, start(n_atoms), skin=protocol.skin, device=device)
+    dynamics.run(1)
+    ds = dynamics.run(1000, 100)
+    return {
+        "n_atoms": dynamics.n_atoms,
+        "seconds": float(ds.seconds.sum()),
+        "builds": dynamics.n_builds,
+        "temperature": float(ds.temperature[-1]),
+        "energy_drift": float(ds.energy_drift),
+    }
+
+
+def layers(potential: Potential, n_atoms: int, device: torch.device) -> dict:
+    """Time per atom of one force call of hippynn's layers, neighbor list not counted."""
+    _forget()
+    atoms = start(n_atoms)
+    atoms.calc = HipnnCalculator(potential, device=device.type, backend="hippynn")
+    seconds = []
+    for _ in range(5):
+        atoms.positions[0, 0] += 1e-3
+        before = atoms.calc.timings["model"]
+        atoms.get_forces()
+        seconds.append(atoms.calc.timings["model"] - before)
+    return {
+        "us_per_atom": float(np.median(seconds[2:])) / n_atoms * 1e6,
+        "peak_bytes_per_atom": _peak(device) / n_atoms,
+    }
+
+
+def stock(potential: Potential, n_atoms: int, protocol: GpuProtocol, device: torch.device) -> dict:
+    """Time per step and atom of hippynn's own calculator in ASE's velocity Verlet."""
+    from kdlib.md import dynamics
+
+    atoms = start(n_atoms)
+    atoms.calc = stock_calculator(potential, device=device.type)
+    dynamics.nve(atoms, 2)
+    ds = dynamics.nve(atoms, protocol.stock_steps)
+    seconds = ds.seconds / protocol.stock_steps / n_atoms * 1e6
+    parts = zip(ds.component.values.tolist(), seconds.values.tolist(), strict=True)
+    return {"us_per_atom_step": dict(parts)}
+
+
+def training_cells(n: int) -> list[Atoms]:
+    """Cells of 130 atoms with arbitrary labels: any cost the same."""
+    frames = []
+    for k in range(n):
+        rng = np.random.default_rng(k)
+        atoms = bulk("Al", a=4.15, cubic=True) * TRAINING_CELLS
+        extra = len(atoms) - TRAINING_ATOMS
+        del atoms[rng.choice(len(atoms), extra, replace=False).tolist()]
+        atoms.positions += rng.normal(scale=0.2, size=atoms.positions.shape)
+        labels = {"energy": float(rng.normal()), "forces": rng.normal(size=(len(atoms), 3))}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        atoms.info["frame"] = k
+        frames.append(atoms)
+    return frames
+
+
+def training(
+    config: HipnnConfig, frames: list[Atoms], protocol: GpuProtocol, device: torch.device
+) -> dict:
+    """Time per optimizer step of a training with our kernels, and with hippynn's layers."""
+    return {
+        backend: _training(config, frames, backend, protocol, device)
+        for backend in ("fused", "hippynn")
+    }
+
+
+def _training(
+    config: HipnnConfig,
+    frames: list[Atoms],
+    backend: str,
+    protocol: GpuProtocol,
+    device: torch.device,
+) -> dict:
+    _forget()
+    n = protocol.batch_size * protocol.n_batches
+    split = SimpleNamespace(train=np.arange(n), valid=np.arange(n, len(frames)))
+    settings = TrainingConfig(batch_size=protocol.batch_size, backend=backend, device=device.type)
+    loop = Loop(config, settings, WeightSchedule.constant(_WEIGHTS), frames, split, None)
+    loop.run_epoch()
+    steps, epochs = [], []
+    for _ in range(protocol.n_epochs):
+        began = time.perf_counter()
+        loop._pass(_WEIGHTS)
+        steps.append((time.perf_counter() - began) / protocol.n_batches)
+        began = time.perf_counter()
+        loop.run_epoch()
+        epochs.append(time.perf_counter() - began)
+    return {
+        "ms_per_step": float(np.median(steps)) * 1e3,
+        "seconds_per_epoch": float(np.median(epochs)),
+        "peak_bytes": _peak(device),
+        "loss": loop.rows[-1]["loss"],
+    }
+
+
+def profile(potential: Potential, n_atoms: int, device: torch.device, n_steps: int = 5) -> dict:
+    """Milliseconds per step of each kernel, and of a build of the table."""
+    from kdlib.hipnn.device.dynamics import DeviceDynamics
+
+    dynamics = DeviceDynamics(potential.module, start(n_atoms), device=device)
+    dynamics.run(20)
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as steps:
+        dynamics.run(n_steps)
+        torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as build:
+        dynamics.rebuild()
+        torch.cuda.synchronize()
+    return {"step": _by_kernel(steps, n_steps), "build": _by_kernel(build, 1)}
+
+
+def _by_kernel(profiled: torch.profiler.profile, n: int) -> dict[str, float]:
+    rows = {e.key[:100]: e.self_device_time_total / 1e3 / n for e in profiled.key_averages()}
+    return dict(sorted(rows.items(), key=lambda row: -row[1])[:16])
+
+
+def largest(potential: Potential, found: Mapping, protocol: GpuProtocol) -> dict:
+    """The largest number of atoms that takes steps, by the slope of the peaks of ``md``."""
+    device, label = torch.device("cuda"), potential.config.label
+    short = GpuProtocol(sizes=(), n_steps=4, warmup_steps=2, skin=protocol.skin)
+    small = found[f"md {label} {max(protocol.sizes)}"]
+    sizes = [4 * 136**3]
+    result = [md(potential, sizes[0], short, device)]
+    slope = (result[0]["peak_bytes"] - small["peak_bytes"]) / (
+        result[0]["n_atoms"] - small["n_atoms"]
+    )
+    room = protocol.memory_share * torch.cuda.get_device_properties(0).total_memory
+    n = result[0]["n_atoms"] + (room - result[0]["peak_bytes"]) / slope
+    for share in (1.0, 0.9, 0.8):
+        side = int((n * share / 4) ** (1 / 3))
+        try:
+            result.append(md(potential, 4 * side**3, short, device))
+            break
+        except torch.OutOfMemoryError:
+            _forget()
+    return {"bytes_per_atom": slope, "total_memory": room / protocol.memory_share, "runs": result}
+
+
+def brief(config: HipnnConfig, device: str = "cuda", n_epochs: int = 10) -> Potential:
+    """Potential that has seen some epochs of the embedded data: its liquid holds together."""
+    frames = datasets.load("al-pbe")
+    settings = TrainingConfig(batch_size=8, max_epochs=n_epochs, device=device)
+    schedule = WeightSchedule.constant(_WEIGHTS)
+    loop = Loop(config, settings, schedule, frames, datasets.split(frames), None)
+    for _ in range(n_epochs):
+        loop.run_epoch()
+    return Potential(loop.best_module())
+
+
+def table(found: Mapping) -> str:
+    """The blocks as text."""
+    lines = [f"{found['device']}, torch {found['torch']}"]
+    for name, block in found.items():
+        if isinstance(block, Mapping):
+            lines.append(f"{name}: {json.dumps(block, default=float)[:300]}")
+    return "\n".join(lines) + "\n"
+
+
+def _peak(device: torch.device) -> float:
+    """Peak of the allocator since :func:`_forget`, bytes; NaN on the CPU."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else float("nan")
+
+
+def _forget() -> None:
+    """Give the memory of the last measurement back."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
