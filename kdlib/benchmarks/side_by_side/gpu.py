@@ -39,7 +39,7 @@ from kdlib.training.losses import LossWeights, WeightSchedule
 
 #: Number of atoms -> cubic cells of four atoms along each axis.
 CELLS = {500: (5, 5, 5), 4000: (10, 10, 10), 48000: (20, 20, 30), 500000: (50, 50, 50)}
-#: Atoms of a cell of the training block, and the crystal of 144 atoms that they are left of.
+#: Atoms of a cell of the training block, a random choice from a crystal of these cubic cells.
 TRAINING_ATOMS, TRAINING_CELLS = 130, (3, 3, 4)
 _WEIGHTS = LossWeights(energy=1.0, force=10.0)
 
