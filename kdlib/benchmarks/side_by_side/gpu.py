@@ -4,8 +4,8 @@ A device is often lent for minutes only. So the benchmark is a list of blocks, n
 about two minutes, and the file is written again after each: a run that is cut short loses one
 block. A block that fails leaves its error in the file and does not stop the others.
 
-- ``md``: constant energy in :class:`kdlib.hipnn.device.dynamics.DeviceDynamics`, tables rebuilt as they
-  fall, the time per step and atom over everything; the peak of the allocator.
+- ``md``: constant energy in :class:`kdlib.hipnn.device.dynamics.DeviceDynamics`, tables rebuilt as
+  they fall, the time per step and atom over everything; the peak of the allocator.
 - ``stock``: hippynn's own calculator, driven by ASE, lists rebuilt as they fall; and, where its
   neighbor list would take minutes, single calls of hippynn's layers over a list that is not timed.
 - ``picosecond``: 48,000 atoms over 1000 steps of 1 fs, as the paper's speed measurement.
@@ -19,7 +19,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,15 +32,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from kdlib import datasets, progress
 from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator
+from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator, torch_device
 from kdlib.md import liquid
+from kdlib.results.files import provenance
 from kdlib.training.loop import Loop, TrainingConfig
 from kdlib.training.losses import LossWeights, WeightSchedule
 
 #: Cubic cells of four atoms along each axis, by the number of atoms they make.
 CELLS = {500: (5, 5, 5), 4000: (10, 10, 10), 48000: (20, 20, 30), 500000: (50, 50, 50)}
-#: Atoms of a cell of the training block, and how they come about: so many of 144 taken out.
-TRAINING_ATOMS, TRAINING_CELLS = 130, (3, 3, 4)
 _WEIGHTS = LossWeights(energy=1.0, force=10.0)
 
 
@@ -68,6 +67,10 @@ class GpuProtocol:
     """Share of the device's memory that it may take."""
     batch_size: int = 64
     """Cells of a batch."""
+    training_cell: tuple[int, int, int] = (3, 3, 4)
+    """Cubic cells of four atoms along each axis of a training cell."""
+    training_atoms: int = 130
+    """Atoms that are left in it."""
     n_batches: int = 8
     """Batches of an epoch."""
     n_epochs: int = 5
@@ -79,7 +82,8 @@ class GpuProtocol:
 #: A trial that a CPU can run in Triton's interpreter.
 TINY = GpuProtocol(
     sizes=(500,), n_steps=1, warmup_steps=1, stock_sizes=(500,), stock_steps=1, layer_sizes=(500,),
-    picosecond=0, largest=False, batch_size=1, n_batches=1, n_epochs=1,
+    picosecond=0, largest=False, batch_size=1, training_cell=(2, 2, 1), training_atoms=14,
+    n_batches=1, n_epochs=1,
 )  # fmt: skip
 
 
@@ -116,7 +120,8 @@ def run(
     Parameters
     ----------
     out
-        JSON file, written again after every block.
+        JSON file, written again after every block;
+        :func:`kdlib.benchmarks.side_by_side.gpu_table.dataset` makes a result of it.
     potentials
         Architecture -> potential that holds a liquid of aluminum together.
     protocol
@@ -129,14 +134,15 @@ def run(
     dict
         What the file holds: the device, and each block by its name.
     """
-    where = torch.device(device)
+    where = torch_device(device)
     record = _Record(Path(out))
     record.found |= {
         "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu, interpreted",
         "torch": torch.__version__,
-        "protocol": repr(protocol),
+        "protocol": asdict(protocol),
+        "provenance": provenance(),
     }
-    frames = training_cells(protocol.batch_size * (protocol.n_batches + 1))
+    frames = training_cells(protocol.batch_size * (protocol.n_batches + 1), protocol)
     for label, potential in potentials.items():
         for n in protocol.sizes:
             record.block(f"md {label} {n}", lambda p=potential, n=n: md(p, n, protocol, where))
@@ -170,7 +176,7 @@ def start(n_atoms: int) -> Atoms:
     if cells is None:
         side = round((n_atoms / 4) ** (1 / 3))
         cells = (side, side, side)
-    return liquid.liquid_aluminium(cells, seed=0)
+    return liquid.liquid_aluminum(cells, seed=0)
 
 
 def md(potential: Potential, n_atoms: int, protocol: GpuProtocol, device: torch.device) -> dict:
@@ -246,13 +252,13 @@ def stock(potential: Potential, n_atoms: int, protocol: GpuProtocol, device: tor
     return {"us_per_atom_step": dict(parts)}
 
 
-def training_cells(n: int) -> list[Atoms]:
-    """Cells of 130 atoms with arbitrary labels: any cost the same."""
+def training_cells(n: int, protocol: GpuProtocol) -> list[Atoms]:
+    """Cells of equally many atoms with arbitrary labels: any cost the same."""
     frames = []
     for k in range(n):
         rng = np.random.default_rng(k)
-        atoms = bulk("Al", a=4.15, cubic=True) * TRAINING_CELLS
-        extra = len(atoms) - TRAINING_ATOMS
+        atoms = bulk("Al", a=4.15, cubic=True) * protocol.training_cell
+        extra = len(atoms) - protocol.training_atoms
         del atoms[rng.choice(len(atoms), extra, replace=False).tolist()]
         atoms.positions += rng.normal(scale=0.2, size=atoms.positions.shape)
         labels = {"energy": float(rng.normal()), "forces": rng.normal(size=(len(atoms), 3))}
@@ -353,15 +359,6 @@ def brief(config: HipnnConfig, device: str = "cuda", n_epochs: int = 10) -> Pote
     for _ in range(n_epochs):
         loop.run_epoch()
     return Potential(loop.best_module())
-
-
-def table(found: Mapping) -> str:
-    """The blocks as text."""
-    lines = [f"{found['device']}, torch {found['torch']}"]
-    for name, block in found.items():
-        if isinstance(block, Mapping):
-            lines.append(f"{name}: {json.dumps(block, default=float)[:300]}")
-    return "\n".join(lines) + "\n"
 
 
 def _peak(device: torch.device) -> float:
