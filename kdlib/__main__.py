@@ -81,6 +81,7 @@ def bench(options: argparse.Namespace) -> int:
     from kdlib import figures
     from kdlib.benchmarks import side_by_side
 
+    options.out = options.out or Path("benchmark_gpu.nc" if options.gpu else "benchmark.nc")
     if options.gpu:
         return _bench_gpu(options)
     names = {"sizes": options.sizes, "n_steps": options.steps, "repeats": options.repeats}
@@ -95,20 +96,30 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def _bench_gpu(options: argparse.Namespace) -> int:
-    """Time our kernels and hippynn's on a GPU."""
-    from kdlib.benchmarks import side_by_side
-    from kdlib.benchmarks.side_by_side import gpu
+    """Time our kernels and hippynn's on a GPU, or in Triton's interpreter if that is asked for."""
+    from kdlib import figures, hipnn, results
+    from kdlib.benchmarks.side_by_side import IN_MD, MODELS, gpu, gpu_table
+    from kdlib.hipnn import device
     from kdlib.training import sweep
 
-    trained = {
-        label: sweep.load(options.results, role, label, seed=0)
-        if options.results
-        else gpu.brief(config)
-        for label, (config, role) in side_by_side.MODELS.items()
-        if label in side_by_side.IN_MD
-    }
-    found = gpu.run(options.out.with_suffix(".json").resolve(), trained)
-    sys.stdout.write(gpu.table(found))
+    where = "cpu" if device.interpreted() else "cuda"
+    protocol = gpu.TINY if options.quick else gpu.GpuProtocol()
+    if options.quick:
+        config = hipnn.HipnnConfig(4, 3, 1)
+        trained = {config.label: hipnn.Potential(hipnn.build(config))}
+    else:
+        trained = {
+            label: sweep.load(options.results, role, label, seed=0)
+            if options.results
+            else gpu.brief(config, where)
+            for label, (config, role) in MODELS.items()
+            if label in IN_MD
+        }
+    out = options.out.resolve()
+    ds = gpu_table.dataset(gpu.run(out.with_suffix(".json"), trained, protocol, where))
+    results.save(ds, out, **ds.attrs)
+    figures.save(figures.benchmark_gpu(ds), ds, out.parent, "benchmark_gpu")
+    sys.stdout.write(gpu_table.table(ds))
     return 0
 
 
@@ -196,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sizes", type=_positive, nargs="+", metavar="N", help="atoms, n x 500")
     command.add_argument("--steps", type=_positive, metavar="N", help="steps of a timed block")
     command.add_argument("--repeats", type=_positive, metavar="N", help="timed blocks")
-    command.add_argument("--out", type=Path, default="benchmark.nc", help="file (%(default)s)")
+    command.add_argument("--out", type=Path, help="file (benchmark.nc, benchmark_gpu.nc)")
     command.add_argument("--results", type=Path, metavar="DIR", help="with trained potentials")
     command.add_argument("--lammps", type=Path, metavar="LMP", help="executable of LAMMPS")
     command.add_argument("--quick", action="store_true", help="a trial: 500 atoms, few steps")

@@ -301,6 +301,7 @@ def drawn_from(planted) -> dict[str, xr.Dataset]:
         "step_breakdown": found["speed"],
         "claims": claims.audit(found),
         "benchmark": _benchmark(),
+        "benchmark_gpu": gpu_benchmark(),
         "crystals": _crystals(),
         "reference": _reference(),
         "distilled": _distilled(),
@@ -443,3 +444,50 @@ def _benchmark() -> xr.Dataset:
     ds["total_energy"] = (("architecture", "time"), energy)
     ds["energy_drift"] = ("architecture", [1e-6, -3e-7])
     return with_ratios(ds)
+
+
+def gpu_record() -> dict:
+    """Record of a benchmark on a GPU: a step takes 1 us, or 7, and stock hippynn's 50 times that."""
+    md = {"builds": 12, "energy_change": 1e-6, "peak_bytes_per_atom": 2e3}
+    trained = {"seconds_per_epoch": 0.1, "peak_bytes": 5e8}
+    record: dict = {
+        "device": "Some GPU", "torch": "2.11.0", "protocol": {"batch_size": 64},
+        "provenance": {"created": "2026-11-26T12:00:00+00:00", "kdlib_version": "0.1.0"},
+    }  # fmt: skip
+    for slower, label in ((1, "16-8-1"), (7, "128-40-4")):
+        for n in (500, 4000):
+            time = slower / n
+            record[f"md {label} {n}"] = md | {"n_atoms": n, "us_per_atom_step": time}
+            record[f"md {label} {n} seconds"] = 1.0
+        layers = {"us_per_atom": 20 * slower / 500, "peak_bytes_per_atom": 4e4}
+        parts = {"total": 50, "neighbor_list": 5, "model": 40, "integrator": 5}
+        stock = {part: share * slower / 500 for part, share in parts.items()}
+        record[f"layers {label} 500"] = layers
+        record[f"stock {label} 500"] = {"us_per_atom_step": stock}
+        record[f"training {label}"] = {
+            name: trained | {"ms_per_step": time * slower}
+            for name, time in (("fused", 1.5), ("hippynn", 12.0))
+        }
+        record[f"picosecond {label}"] = {"n_atoms": 4000, "seconds": 0.5 * slower}
+        record[f"profile {label} 4000"] = {
+            "step": {"gather_forces": 2.0, "sum_environment": 0.5, "gemm": 1.0},
+            "build": {"list_neighbors": 1.25},
+        }
+    return record
+
+
+def gpu_trials() -> dict:
+    """Record of the same device with the largest runs: the teacher's had no second one."""
+    run = {"peak_bytes_per_atom": 1e3, "us_per_atom_step": 0.01}
+    sizes = {"16-8-1": (10_000_000, 75_000_000), "128-40-4": (10_000_000,)}
+    return {
+        f"largest {label}": {"runs": [run | {"n_atoms": n} for n in found]}
+        for label, found in sizes.items()
+    }
+
+
+def gpu_benchmark() -> xr.Dataset:
+    """The result of both records."""
+    from kdlib.benchmarks.side_by_side import gpu_table
+
+    return gpu_table.dataset(gpu_record(), gpu_trials())

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from kdlib import results
 from kdlib.errors import InputError
 from kdlib.figures.benchmark import benchmark
+from kdlib.figures.benchmark_gpu import benchmark_gpu
 from kdlib.figures.born_again import born_again
 from kdlib.figures.claims import claims
 from kdlib.figures.crystals import crystals
@@ -36,6 +37,7 @@ __all__ = [
     "REDRAW",
     "ROLE_LOOKS",
     "benchmark",
+    "benchmark_gpu",
     "born_again",
     "claims",
     "crystals",
@@ -75,6 +77,7 @@ REDRAW: dict[str, Callable[[xr.Dataset], Figure]] = {
         step_breakdown,
         claims,
         benchmark,
+        benchmark_gpu,
         crystals,
         reference,
         distilled,

@@ -95,6 +95,7 @@ def test_every_axis_says_its_unit(drawn, name):
             "µs/atom/step",
             "MB",
             "s",
+            "ms",
             "ps",
             "µeV/atom",
             "Å³/atom",
@@ -242,7 +243,9 @@ def test_missing_variable_is_named(drawn_from):
 
 def test_unknown_or_absent_figures_are_refused(drawn, drawn_from, tmp_path):
     """A wrong name lists the right ones; an empty folder has nothing to redraw."""
-    with pytest.raises(InputError, match="unknown figure 'fig9'; known are benchmark, born_again"):
+    with pytest.raises(
+        InputError, match="unknown figure 'fig9'; known are benchmark, benchmark_gpu"
+    ):
         figures.save(drawn["claims"], drawn_from["claims"], tmp_path, "fig9")
     with pytest.raises(InputError, match="holds no figure.nc"):
         figures.redraw(tmp_path)

@@ -19,7 +19,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,15 +32,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from kdlib import datasets, progress
 from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig, Potential
-from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator
+from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator, torch_device
 from kdlib.md import liquid
+from kdlib.results.files import provenance
 from kdlib.training.loop import Loop, TrainingConfig
 from kdlib.training.losses import LossWeights, WeightSchedule
 
 #: Number of atoms -> cubic cells of four atoms along each axis.
 CELLS = {500: (5, 5, 5), 4000: (10, 10, 10), 48000: (20, 20, 30), 500000: (50, 50, 50)}
-#: Atoms of a cell of the training block, a random choice from a crystal of these cubic cells.
-TRAINING_ATOMS, TRAINING_CELLS = 130, (3, 3, 4)
 _WEIGHTS = LossWeights(energy=1.0, force=10.0)
 
 
@@ -68,6 +67,10 @@ class GpuProtocol:
     """Share of the device's memory for the largest number of atoms."""
     batch_size: int = 64
     """Cells of a batch."""
+    training_cell: tuple[int, int, int] = (3, 3, 4)
+    """Cubic cells of four atoms along each axis of a training cell."""
+    training_atoms: int = 130
+    """Atoms that are left in it."""
     n_batches: int = 8
     """Batches of an epoch."""
     n_epochs: int = 5
@@ -79,7 +82,8 @@ class GpuProtocol:
 #: A trial for a CPU with Triton's interpreter.
 TINY = GpuProtocol(
     sizes=(500,), n_steps=1, warmup_steps=1, stock_sizes=(500,), stock_steps=1, layer_sizes=(500,),
-    picosecond=0, largest=False, batch_size=1, n_batches=1, n_epochs=1,
+    picosecond=0, largest=False, batch_size=1, training_cell=(2, 2, 1), training_atoms=14,
+    n_batches=1, n_epochs=1,
 )  # fmt: skip
 
 
@@ -116,20 +120,22 @@ def run(
     Parameters
     ----------
     out
-        JSON file, rewritten after every block.
+        JSON file, rewritten after every block;
+        :func:`kdlib.benchmarks.side_by_side.gpu_table.dataset` makes a result of it.
     potentials
         Architecture -> potential that keeps a liquid of aluminum together.
     device
         ``"cuda"``, or ``"cpu"`` with Triton's interpreter.
     """
-    where = torch.device(device)
+    where = torch_device(device)
     record = _Record(Path(out))
     record.found |= {
         "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu, interpreted",
         "torch": torch.__version__,
-        "protocol": repr(protocol),
+        "protocol": asdict(protocol),
+        "provenance": provenance(),
     }
-    frames = training_cells(protocol.batch_size * (protocol.n_batches + 1))
+    frames = training_cells(protocol.batch_size * (protocol.n_batches + 1), protocol)
     for label, potential in potentials.items():
         for n in protocol.sizes:
             record.block(f"md {label} {n}", lambda p=potential, n=n: md(p, n, protocol, where))
@@ -239,13 +245,13 @@ def stock(potential: Potential, n_atoms: int, protocol: GpuProtocol, device: tor
     return {"us_per_atom_step": dict(parts)}
 
 
-def training_cells(n: int) -> list[Atoms]:
-    """Cells of 130 atoms with arbitrary labels, because all labels cost the same."""
+def training_cells(n: int, protocol: GpuProtocol) -> list[Atoms]:
+    """Cells of equally many atoms with arbitrary labels: all labels cost the same."""
     frames = []
     for k in range(n):
         rng = np.random.default_rng(k)
-        atoms = bulk("Al", a=4.15, cubic=True) * TRAINING_CELLS
-        extra = len(atoms) - TRAINING_ATOMS
+        atoms = bulk("Al", a=4.15, cubic=True) * protocol.training_cell
+        extra = len(atoms) - protocol.training_atoms
         del atoms[rng.choice(len(atoms), extra, replace=False).tolist()]
         atoms.positions += rng.normal(scale=0.2, size=atoms.positions.shape)
         labels = {"energy": float(rng.normal()), "forces": rng.normal(size=(len(atoms), 3))}
@@ -346,15 +352,6 @@ def brief(config: HipnnConfig, device: str = "cuda", n_epochs: int = 10) -> Pote
     for _ in range(n_epochs):
         loop.run_epoch()
     return Potential(loop.best_module())
-
-
-def table(found: Mapping) -> str:
-    """Format the blocks as text."""
-    lines = [f"{found['device']}, torch {found['torch']}"]
-    for name, block in found.items():
-        if isinstance(block, Mapping):
-            lines.append(f"{name}: {json.dumps(block, default=float)[:300]}")
-    return "\n".join(lines) + "\n"
 
 
 def _peak(device: torch.device) -> float:
