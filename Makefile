@@ -7,6 +7,8 @@ PROFILE ?= quick
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Beside the environment: hippynn asks an installed Triton for a GPU.
+TRITON := $(VENV)/triton
 # Libraries that GPAW is built on. A build without FFTW is replaced, and a cached one never used.
 DFT_LIBRARIES := g++ libxc-dev libopenblas-dev libfftw3-dev
 
@@ -14,7 +16,7 @@ DFT_LIBRARIES := g++ libxc-dev libopenblas-dev libfftw3-dev
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: reproduce figures dft test test-all lint clean help
+.PHONY: reproduce figures dft test test-all test-device lint clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,6 +41,9 @@ test: $(STAMP)  ## the tests that take seconds, on two cores
 test-all: $(STAMP)  ## all tests: the smoke run of the notebooks, killed and resumed work
 	$(PYTEST)
 
+test-device: $(STAMP) $(TRITON)/.installed  ## kernels of a GPU, by Triton's interpreter on the CPU
+	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(PYTEST) tests/hipnn/device
+
 lint: $(STAMP)  ## style of code and notebooks, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,4 +59,8 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 		|| { echo "kdlib needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+$(TRITON)/.installed: constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target $(TRITON) triton
 	touch $@

@@ -46,7 +46,7 @@ class Exploration:
     n_steps: int = 1500
     """Steps after the melt, from which frames are selected."""
     timestep: float = 2.0
-    """Unit: fs."""
+    """Time step, fs."""
     sample_every: int = 25
     """Steps between evaluated configurations."""
     largest_force: float = 40.0
@@ -60,7 +60,7 @@ class Candidate:
     atoms: Atoms
     """Configuration; its ``info`` says where it comes from."""
     disagreement: float
-    """Unit: eV/Angstrom."""
+    """Disagreement, eV/Angstrom."""
     median: float
     """Median disagreement along the trajectory, eV/Angstrom."""
     survived: float

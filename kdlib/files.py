@@ -31,14 +31,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Keep a second process out of a folder while the block works there.
+    """Keep a second process out of an existing folder while the block does ``what`` there.
 
-    Parameters
-    ----------
-    folder
-        Existing folder. The lock ends with the process, however that ends.
-    what
-        Name of the work, e.g. ``"kdlib run"``.
+    The lock ends with the process, however that ends.
 
     Raises
     ------

@@ -69,12 +69,8 @@ def pool(
 ) -> ProcessPoolExecutor:
     """Return an executor of spawned processes, by default one per core.
 
-    Parameters
-    ----------
-    tasks_per_process
-        Tasks after which a process is replaced by a fresh one; by default never.
-    threads
-        Threads of torch, BLAS and numba in each process.
+    Each has ``threads`` threads in torch, BLAS and numba. After ``tasks_per_process`` tasks, if
+    given, a fresh process replaces it.
     """
     return ProcessPoolExecutor(
         workers or cores(), _spawning(threads), _start, max_tasks_per_child=tasks_per_process

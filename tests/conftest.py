@@ -66,14 +66,38 @@ def emt_frames() -> list[Atoms]:
     return frames
 
 
+def _frame(atoms: Atoms, frame: int) -> Atoms:
+    """A frame of a dataset, without forces."""
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((len(atoms), 3)))
+    atoms.info["frame"] = frame
+    return atoms
+
+
+@pytest.fixture
+def alloys() -> list[Atoms]:
+    """Ordered CuAu cells of five densities, and one of pure copper."""
+    frames = []
+    for k, a in enumerate((3.7, 3.8, 3.9, 4.0, 4.1)):
+        atoms = bulk("Cu", a=a, cubic=True)
+        atoms.symbols[:2] = "Au"
+        frames.append(_frame(atoms, k))
+    return [*frames, _frame(bulk("Cu", a=3.6, cubic=True), 9)]
+
+
+@pytest.fixture
+def molecules() -> list[Atoms]:
+    """Isolated dimers."""
+    return [_frame(Atoms("CuAu", [[0, 0, 0], [d, 0, 0]]), k) for k, d in enumerate((2.3, 2.5))]
+
+
 @pytest.fixture
 def small_config() -> hipnn.HipnnConfig:
-    """A HIP-NN that trains in no time, in float64."""
+    """A HIP-NN that trains within seconds, in float64."""
     return hipnn.HipnnConfig(6, 5, 1, dtype="float64", cutoff=5.0, soft_max=4.5)
 
 
 class Classical(hipnn.Potential):
-    """A potential whose calculator is ASE's EMT, which has an aluminum of its own."""
+    """A potential whose calculator is ASE's EMT, which includes aluminum."""
 
     def calculator(self, **options: object) -> EMT:
         """Stable forces without training."""

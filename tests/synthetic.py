@@ -1,4 +1,4 @@
-"""Result Datasets with planted effects: figures and claims are judged without training."""
+"""Result Datasets with planted effects, to test figures and claims without training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ TEACHER = "128-40-4"
 
 @dataclass(frozen=True)
 class Plant:
-    """What is hidden in the synthetic results; the claims must find it again.
+    """Effects planted in the synthetic results, which the claims must find.
 
     Ratios are of force RMSE (g(r) error) to that of the control of equal size, or to the teacher.
     """
@@ -172,7 +172,7 @@ def speed(plant: Plant) -> xr.Dataset:
 
 
 def liquid(plant: Plant) -> xr.Dataset:
-    """g(r) like that of liquid aluminium, with errors proportional to the planted ones."""
+    """g(r) like that of liquid aluminum, with errors proportional to the planted ones."""
     roles, coords = _grid(plant)
     roles = ["teacher", "student", "control", "matched_control"]
     coords["role"] = roles
@@ -447,7 +447,7 @@ def _benchmark() -> xr.Dataset:
 
 
 def gpu_record() -> dict:
-    """Record of a benchmark on a GPU: a step takes 1 us, or 7, and stock hippynn's 50 times that."""
+    """Record of a GPU: a step takes 1 us, or the teacher's 7, and stock hippynn's 50 times that."""
     md = {"builds": 12, "energy_change": 1e-6, "peak_bytes_per_atom": 2e3}
     trained = {"seconds_per_epoch": 0.1, "peak_bytes": 5e8}
     record: dict = {

@@ -1,4 +1,4 @@
-"""The command line: exit codes, one line for each error, and no torch before it is needed."""
+"""The command line: exit codes, one line per error, and no torch before it is needed."""
 
 import errno
 import os

@@ -31,7 +31,7 @@ def test_another_librarys_words_are_understood(room, tmp_path):
 
 
 def test_whatever_breaks_on_a_full_disk(room, tmp_path):
-    """A worker that vanished says nothing, the disk does; its folder may not be there yet."""
+    """When a worker vanishes, the disk is checked; its folder may not exist yet."""
     room["free"] = 1000
     with (
         pytest.raises(OSError, match="No space left"),

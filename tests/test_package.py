@@ -113,6 +113,8 @@ def test_every_import_is_a_declared_dependency(project: Path, metadata: dict) ->
     }
     # both come with declared packages that cannot work without them
     known |= {"jupyter_client", "IPython"}
+    # with torch's CUDA builds, and looked for before it is imported
+    known |= {"triton"}
     for path in sorted((project / "kdlib").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = []
@@ -177,7 +179,7 @@ def test_shipped_figures_lie_beside_their_data(project: Path) -> None:
 
 
 def test_modules_stay_small(project: Path) -> None:
-    """A module holds one idea whole, and one idea fits into about 450 lines."""
+    """No module has more than 460 lines."""
     long = [
         path.relative_to(project)
         for path in (project / "kdlib").rglob("*.py")

@@ -1,4 +1,4 @@
-"""Processes beside this one: their number, their threads, their silence and their end."""
+"""Child processes: number, threads, output and end."""
 
 import os
 import signal

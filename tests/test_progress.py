@@ -1,4 +1,4 @@
-"""Progress: bars and lines where somebody looks, nothing where nobody does."""
+"""Progress: bars and lines in terminals and notebooks, nothing elsewhere."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a user sees of the package, and what importing its rooms costs."""
+"""The public names of the package, and the cost of importing its rooms."""
 
 import json
 import subprocess

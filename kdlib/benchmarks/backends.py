@@ -1,4 +1,4 @@
-"""The ways to run one potential in MD that the benchmarks compare.
+"""The implementations of one potential that the benchmarks compare in MD.
 
 All run the same weights under ASE:
 
@@ -24,14 +24,10 @@ Sizes = Mapping[str, Sequence[int]]
 def contestant(
     potential: Potential, backend: str, device: str = "auto", skin: float = 1.0
 ) -> BaseCalculator:
-    """Return the calculator of a contestant.
+    """Return the calculator of a backend, with a copy of the weights.
 
     Parameters
     ----------
-    potential
-        Model; its weights are copied.
-    backend
-        One of :data:`BACKENDS`.
     device
         ``"cpu"``, ``"cuda"`` or ``"auto"``.
     skin

@@ -1,8 +1,8 @@
-"""Memory of an MD run per atom, and the atoms that a device would hold (section 3.4, Fig. 5 B).
+"""Memory of MD per atom, and the number of atoms that a device could hold (section 3.4, Fig. 5 B).
 
-A fresh process for each model and backend runs a few steps at each size, small sizes first. After
-a warm-up with few atoms has compiled and loaded everything, and before each size, its peak is
-reset, so that the new peak follows the number of atoms:
+A fresh process for each model and backend runs a few steps at each size, small sizes first. After a
+warm-up with few atoms has compiled and loaded everything, and before each size, its peak is reset,
+so that the new peak depends on the number of atoms:
 
 - CPU: peak resident set size (``VmHWM``, reset through ``/proc/self/clear_refs``; elsewhere
   ``getrusage``, whose peak covers the life of the process);
@@ -35,18 +35,18 @@ from kdlib.hipnn import Potential
 from kdlib.hipnn.calculator import torch_device
 from kdlib.md import dynamics, liquid
 
-#: Sizes that a slope needs.
+#: Number of sizes for a slope.
 MIN_SIZES = 3
 
 
 @dataclass(frozen=True)
 class MemoryProtocol:
-    """How the peak memory of a run is measured."""
+    """Settings of the runs whose peak memory is measured."""
 
     n_steps: int = 3
     """Steps of NVE at each size, after the first build of the neighbor list."""
     timestep: float = 1.0
-    """In fs."""
+    """Time step, fs."""
     temperature: float = 1200.0
     """Temperature of the velocities, K."""
     skin: float = 1.0
@@ -72,17 +72,15 @@ def memory_per_atom(
         One per architecture. Memory does not depend on the values of the weights.
     sizes
         Backend -> at least three numbers of atoms, multiples of the number of ``start``; large
-        enough that the memory of the atoms rises above what the warm-up left behind.
+        enough that the memory of the atoms exceeds the rest of the warm-up.
     start
         Small liquid that is repeated to every size.
-    protocol
-        What is run.
     workers
-        Processes side by side; peaks do not disturb each other as long as memory suffices.
+        Number of parallel processes; peaks are independent as long as memory suffices.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``peak_memory(architecture, backend, n_atoms)`` in MB and
         ``memory_per_atom(architecture, backend)`` in kB/atom (1 MB = 1000 kB = 10^6 bytes).
     """
@@ -91,7 +89,7 @@ def memory_per_atom(
     ds = grid(potentials, sizes)
     shape = tuple(ds.sizes[dim] for dim in ("architecture", "backend", "n_atoms"))
     peak = xr.DataArray(np.full(shape, np.nan), ds.coords, ("architecture", "backend", "n_atoms"))
-    # Every task has a process of its own, with as many threads as a run would have here.
+    # Every task has its own process, with as many threads as a run would have here.
     fresh = processes.pool(workers, tasks_per_process=1, threads=processes.threads())
     with tempfile.TemporaryDirectory() as folder, fresh as pool:
         futures: dict[Future, dict] = {}
@@ -130,18 +128,7 @@ def peak_bytes(
 ) -> list[float]:
     """Peak memory of this process, or of the CUDA allocator, for each number of atoms; bytes.
 
-    Parameters
-    ----------
-    run_dir
-        Model.
-    backend
-        ``"stock"``, ``"fused"``, ...
-    start
-        Small liquid, which the warm-up runs and which is repeated to every size.
-    numbers
-        Atoms, small numbers first: where a peak cannot be reset, it must rise.
-    protocol
-        What is run.
+    The warm-up runs ``start``. The numbers must ascend: a peak that cannot be reset can only rise.
     """
     potential = hipnn.load(run_dir)
     device = torch_device(protocol.device)
@@ -163,11 +150,9 @@ def _run(
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget the peak reached so far, where the system lets us.
-
-    Freed memory that the C library keeps goes back to the system first: otherwise a run could live
-    in what the warm-up (compilers above all) left behind, and seem to need nothing.
-    """
+    """Reset the peak reached so far, where the system allows it."""
+    # Return freed memory to the system first. Otherwise a run could use what the warm-up (above all
+    # the compilers) freed, and seem to need nothing.
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # glibc only
@@ -193,19 +178,9 @@ def peak(device: torch.device) -> float:
 
 
 def max_atoms(ds: xr.Dataset, device_memory: float) -> xr.DataArray:
-    """Atoms that would fit a device: an extrapolation along the measured straight line.
+    """Atoms that fit a device (GB, 10^9 bytes), extrapolated from :func:`memory_per_atom`.
 
-    Parameters
-    ----------
-    ds
-        From :func:`memory_per_atom`.
-    device_memory
-        Memory of the device, GB (10^9 bytes). The paper's A6000 has 48.
-
-    Returns
-    -------
-    xarray.DataArray
-        (architecture, backend); the memory that does not grow with the atoms is taken off first.
+    The result is (architecture, backend). The paper's A6000 has 48 GB.
     """
     slope = ds.memory_per_atom * 1e3
     fixed = (ds.peak_memory * 1e6 - slope * ds.n_atoms).mean("n_atoms")
@@ -214,7 +189,7 @@ def max_atoms(ds: xr.Dataset, device_memory: float) -> xr.DataArray:
 
 
 def free_memory() -> float:
-    """Memory that the system can give without swapping, bytes; infinite where it does not say."""
+    """Memory available without swapping, bytes; infinite where the system does not say."""
     path = Path("/proc/meminfo")
     if path.is_file():
         for line in path.read_text().splitlines():

@@ -1,7 +1,7 @@
 """Time per MD step of a potential (section 3.4 of the paper).
 
-The contestants, `backend` in the results, are those of :mod:`kdlib.benchmarks.backends`. Nothing
-else may run on the machine while times are taken.
+The contestants, `backend` in the results, are those of :mod:`kdlib.benchmarks.backends`. Run
+nothing else on the machine meanwhile.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ from kdlib.results.schema import COMPONENTS
 
 @dataclass(frozen=True)
 class TimingProtocol:
-    """How the time of an MD step is measured: NVE by velocity Verlet."""
+    """Settings of the timed runs, NVE by velocity Verlet."""
 
     n_steps: int = 1000
-    """Steps of each repeat; long enough for the neighbor list to be rebuilt several times (the
-    fastest of a few hundred atoms at 1200 K crosses half a skin of 1 Angstrom in some 20 fs)."""
+    """Steps of each repeat, enough for several rebuilds of the neighbor list (at 1200 K, the
+    fastest of a few hundred atoms moves half a skin of 1 Angstrom in some 20 fs)."""
     warmup_steps: int = 20
-    """Steps before the clock starts: kernels are compiled, caches filled."""
+    """Steps before the timing, to compile kernels and fill caches."""
     repeats: int = 3
-    """Runs one after the other, each timed by itself."""
+    """Number of consecutive runs, each timed separately."""
     timestep: float = 1.0
-    """In fs."""
+    """Time step, fs."""
     temperature: float = 1200.0
     """Temperature of the velocities at the start, K."""
     skin: float = 1.0
@@ -64,15 +64,12 @@ def time_per_step(
         not listed are NaN, and so are models whose run explodes.
     start
         Small equilibrated liquid that is repeated to every size.
-    protocol
-        Lengths of the runs, and what their velocities are.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``step_time(architecture, backend, n_atoms, component, repeat)``, us/atom/step. The
-        integrator is what neighbor list and model leave of the total: velocity Verlet and ASE's
-        own work around the calculator.
+        integrator is the remainder of the total: velocity Verlet and ASE's overhead.
     """
     ds = grid(potentials, sizes)
     ds = ds.assign_coords(component=list(COMPONENTS), repeat=range(protocol.repeats))
@@ -99,19 +96,15 @@ def time_per_step(
 def timed_blocks(
     atoms: Atoms, n_steps: int, timestep: float, repeats: int, budget: float = np.inf
 ) -> np.ndarray:
-    """Seconds of blocks of NVE, one after the other: (component, block).
+    """Seconds of consecutive blocks of NVE, (component, block); timestep in fs.
 
     Parameters
     ----------
     atoms
-        Configuration with velocities and a calculator that is warm: kernels compiled, neighbor list
-        built. Advanced in place.
-    n_steps
-        Steps of each block.
-    timestep
-        In fs.
+        Configuration with velocities and a warm calculator: kernels compiled, neighbor list built.
+        Advanced in place.
     repeats
-        Number of blocks at most.
+        Largest number of blocks.
     budget
         No block starts after this many seconds of blocks.
     """
@@ -122,18 +115,7 @@ def timed_blocks(
 
 
 def recorded(folder: str | Path) -> tuple[xr.Dataset | None, str]:
-    """Find what ``kdlib bench`` has measured, in a results folder or shipped with the checkout.
-
-    Parameters
-    ----------
-    folder
-        Results folder.
-
-    Returns
-    -------
-    tuple
-        The benchmark, None where there is none, and a sentence on where and when it was measured.
-    """
+    """Find the benchmark of a results folder, or the shipped one; with a sentence on its origin."""
     own, shipped = (
         place / "benchmark.nc" for place in (Path(folder), results.project_root() / "figures")
     )

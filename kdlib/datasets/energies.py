@@ -58,10 +58,7 @@ def with_energies(frames: Sequence[Atoms], energies: Sequence[np.ndarray]) -> li
 def energies_table(frames_by_seed: Mapping[int, Sequence[Atoms]]) -> xr.Dataset:
     """Atomic energies of several teachers for a result file (schema kind ``labels``).
 
-    Parameters
-    ----------
-    frames_by_seed
-        Seed of the teacher -> the same frames with that teacher's atomic energies.
+    Every seed has the same frames, with the atomic energies of its teacher.
 
     Returns
     -------

@@ -157,14 +157,7 @@ _Path = str | os.PathLike[str]
 
 
 def read(paths: _Path | Sequence[_Path], energy_key: str = "", forces_key: str = "") -> list[Atoms]:
-    """Read and check frames.
-
-    Parameters
-    ----------
-    paths
-        A file, a pattern such as ``runs/*/OUTCAR``, or several of both.
-    energy_key, forces_key
-        As in :func:`kdlib.datasets.load`.
+    """Read and check frames, with arguments as in :func:`kdlib.datasets.load`.
 
     Returns
     -------

@@ -1,16 +1,16 @@
 r"""The labeled frames of a distillation: the teacher's, one file each, and the user's own (DFT).
 
-A frame is named by where it comes from, part by part: `r03/t12/fresh` is the fresh frame of
-trajectory 12 in round 3, and its file lies in folders of these names.
+The name of a frame tells its origin: `r03/t12/fresh` is the fresh frame of trajectory 12 in round
+3, and the path of its file.
 
-A student learns energies and forces of the user's frames from their own labels, and the teacher's
-atomic energies beside them: the paper's case. The two kinds of energies differ by a constant for
-each species (of pseudopotentials, of isolated atoms): the one that brings
+A student learns the user's frames from their own energies and forces and the teacher's atomic
+energies: the paper's case. The two kinds of energies differ by a constant for each species (from
+pseudopotentials or isolated atoms). The constants that bring
 
 .. math:: E - E^T - \sum_i \Delta(s_i)
 
-nearest to zero over all frames is taken off, so that the student's energies are the teacher's up to
-what the two really disagree about. One frame in :data:`HELD_OUT` is not learned but measured.
+closest to zero over all frames are subtracted, so that only the real disagreement remains. One
+frame in :data:`HELD_OUT` is held out for evaluation.
 """
 
 import json
@@ -40,18 +40,12 @@ REFUSED = "refused.json"
 
 
 def order(name: str) -> tuple[str | int, ...]:
-    """Key that sorts names of frames as they were made: numbers in them count as numbers."""
+    """Key that sorts names of frames in the order of their creation, numbers by value."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name))
 
 
 class Pool:
-    """Frames that a teacher has labelled, by their name.
-
-    Parameters
-    ----------
-    folder
-        Where they lie.
-    """
+    """Frames in a folder that a teacher has labeled, by their name."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -59,16 +53,16 @@ class Pool:
 
     @property
     def names(self) -> list[str]:
-        """Names of the labelled frames, in their order."""
+        """Names of the labeled frames, in order."""
         files = (path.relative_to(self.folder) for path in self.folder.rglob("*.extxyz"))
         return sorted((path.with_suffix("").as_posix() for path in files), key=order)
 
     def before(self, name: str) -> list[str]:
-        """Names of the labelled frames that come before a round or a frame."""
+        """Names of the labeled frames before a round or a frame."""
         return [one for one in self.names if order(one) < order(name)]
 
     def of(self, name: str) -> list[str]:
-        """Names of the labelled frames of one round."""
+        """Names of the labeled frames of one round."""
         return [one for one in self.names if one.startswith(f"{name}/")]
 
     @property
@@ -78,24 +72,19 @@ class Pool:
         return json.loads(path.read_text()) if path.exists() else {}
 
     def label(self, wanted: Mapping[str, Atoms], teacher: Teacher) -> int:
-        """Label the frames that are neither there nor refused.
+        """Label the frames that are neither labeled nor refused yet; return their number.
 
         Parameters
         ----------
         wanted
             Name -> configuration; its ``info`` is kept.
         teacher
-            Says energies and forces. A frame for which it fails is refused, with the reason.
-
-        Returns
-        -------
-        int
-            Number of frames that were labelled now.
+            A frame for which it fails is refused, with the reason.
 
         Raises
         ------
         InputError
-            When the teacher fails for every one of at least four frames: it is of no use here.
+            When the teacher fails for all of at least four frames: it is of no use here.
         """
         done, refused = set(self.names), self.refused
         asked = sorted(wanted, key=order)
@@ -116,29 +105,23 @@ class Pool:
         return len(missing) - len(failures)
 
     def frames(self, names: Iterable[str] | None = None) -> list[Atoms]:
-        """Labelled frames, in the order of their names.
-
-        Parameters
-        ----------
-        names
-            Which; by default all. Those that were refused are left out.
-        """
+        """Labeled frames in order, by default all; refused ones are skipped."""
         wanted = None if names is None else set(names)
         chosen = [name for name in self.names if wanted is None or name in wanted]
         return [ase.io.read(self._path(name)) for name in chosen]
 
     def _label_one(self, name: str, atoms: Atoms, teacher: Teacher) -> str:
-        """Label and store a frame; the reason why not, if it is refused."""
+        """Label and store a frame, or return the reason for refusing it."""
         try:
-            labelled = teacher.label(atoms)
+            labeled = teacher.label(atoms)
         except TeacherError as error:
             return str(error)
-        if rule := broken_rule(labelled):
+        if rule := broken_rule(labeled):
             return rule
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
-            ase.io.write(part, labelled, format="extxyz")
+            ase.io.write(part, labeled, format="extxyz")
         return ""
 
     def _refuse(self, refused: Mapping[str, str]) -> None:
@@ -149,18 +132,12 @@ class Pool:
         return self.folder / f"{name}.extxyz"
 
 
-#: One frame in so many is held out.
+#: Every N-th frame is held out.
 HELD_OUT = 10
 
 
 def read(plan: Plan) -> list[Atoms]:
-    """Frames of the plan's files; without files none.
-
-    Raises
-    ------
-    kdlib.InputError
-        Naming file, frame and rule.
-    """
+    """Frames of the plan's files; without files none."""
     return datasets.load(list(plan.data)) if plan.data else []
 
 
@@ -170,23 +147,10 @@ def prepare(
     folder: Path,
     teacher: Teacher,
 ) -> list[Atoms]:
-    """Frames on the teacher's scale of energies, with its atomic energies beside their labels.
+    """Shift frames of :func:`read` to the teacher's energy scale and add its atomic energies.
 
-    Parameters
-    ----------
-    plan
-        Says their weight in the loss.
-    given
-        Frames as :func:`read` returns them.
-    folder
-        Keeps the teacher's labels.
-    teacher
-        A frame that it cannot label is left out.
-
-    Returns
-    -------
-    list[Atoms]
-        ``info["part"]`` is ``"train"`` or, of those held out, ``"test"``.
+    ``info["part"]`` is ``"train"`` or, if held out, ``"test"``. Frames that the teacher cannot
+    label are skipped. ``folder`` stores the teacher's labels.
     """
     if not given:
         return []
@@ -200,28 +164,17 @@ def prepare(
 
 
 def learned(frames: Sequence[Atoms]) -> list[Atoms]:
-    """Those that train."""
+    """Frames of the training part."""
     return [atoms for atoms in frames if atoms.info["part"] == "train"]
 
 
 def compare(
     potential: Potential, frames: Sequence[Atoms], references: AtomReferences
 ) -> dict[str, dict[str, float]]:
-    """Errors of student and teacher against the frames' own labels, on those held out.
+    """Errors of student and teacher on held-out frames of :func:`prepare`.
 
-    Parameters
-    ----------
-    potential
-        Student of interaction energies.
-    frames
-        As :func:`prepare` returns them.
-    references
-        Energies of atoms that are taken off.
-
-    Returns
-    -------
-    dict
-        ``student``: as :func:`kdlib.training.accuracy.errors_of`; ``teacher``: its ``force_rmse``.
+    The result holds ``student``, from :func:`kdlib.training.accuracy.errors_of`, and ``teacher``,
+    its ``force_rmse``.
     """
     chosen = [atoms for atoms in frames if atoms.info["part"] == "test"]
     if not chosen:
@@ -234,11 +187,11 @@ def compare(
 
 
 def _shift(own: Sequence[Atoms], taught: Sequence[Atoms]) -> AtomReferences:
-    """Constants of the species between the two kinds of energies."""
+    """Constants per species between the two kinds of energies."""
     differences = []
-    for atoms, labelled in zip(own, taught, strict=True):
+    for atoms, labeled in zip(own, taught, strict=True):
         frame = Atoms(atoms.numbers)
-        gap = atoms.calc.results["energy"] - labelled.calc.results["energy"]
+        gap = atoms.calc.results["energy"] - labeled.calc.results["energy"]
         frame.calc = SinglePointCalculator(frame, energy=gap)
         differences.append(frame)
     if not differences:

@@ -1,12 +1,12 @@
-"""What a finished student is measured by, against its teacher, beyond errors on frames.
+"""Measurements of a finished student against its teacher, beyond errors on frames.
 
-Energy-volume curves, time and memory of MD, g(r), conservation of energy in crystal and melt, and
-the density of the crystal at a temperature and no pressure.
+They are energy-volume curves, time and memory of MD, g(r), conservation of energy in crystal and
+melt, and the density of the crystal at zero pressure.
 
-For its density the student runs NPT. A teacher is too slow for that, but its density under the same
-conditions follows from a few configurations of the student's run: to first order in the difference
-of the two potentials its volume is larger by the share dp / B, where dp is the mean of its pressure
-on them less that of the student, and B the bulk modulus.
+The student's density comes from NPT. A teacher is too slow for that, but its density follows from a
+few configurations of the student's run: to first order in the difference of the potentials, its
+volume is larger by the share dp / B, where dp is the mean difference of its pressure from the
+student's and B the bulk modulus.
 """
 
 from collections.abc import Sequence
@@ -32,16 +32,16 @@ from kdlib.md.exploration import Excursion
 
 @dataclass(frozen=True)
 class Measures:
-    """How much is measured."""
+    """Settings of the measurements."""
 
     n_atoms: int = 256
-    """Wanted atoms of the student's MD cells."""
+    """Approximate number of atoms in the student's MD cells."""
     cold: float = 300.0
     """Temperature of the crystal, K."""
     hot: float = 0.0
-    """Temperature of the melt, K; 0 takes the highest that the student is made for."""
+    """Temperature of the melt, K; 0 means the highest of the plan."""
     timestep: float = 2.0
-    """In fs."""
+    """Time step, fs."""
     nve_ps: float = 100.0
     """Length of NVE of crystal and melt, ps."""
     npt_ps: float = 20.0
@@ -49,26 +49,26 @@ class Measures:
     rest_steps: int = 1500
     """Steps of the thermostat, and of the melting, before NVE."""
     melting: float = 1.5
-    """Temperature of the melting in units of the melt's."""
+    """Temperature for melting, relative to the melt's."""
     thermostat: float = 100.0
     """Relaxation time of the thermostat in NPT, fs."""
     barostat: float = 1000.0
     """Relaxation time of the barostat, fs."""
     npt_frames: int = 16
-    """Configurations of the NPT run on which the teacher's pressure is asked for."""
+    """Configurations of the NPT run for the teacher's pressure."""
     volumes: tuple[float, ...] = (0.88, 0.91, 0.94, 0.97, 1.0, 1.03, 1.06, 1.09, 1.12)
-    """Volumes of the energy-volume curve, in units of the given structure's."""
+    """Volumes of the energy-volume curve, relative to the given structure's."""
     timed_steps: int = 5
-    """Steps that the teacher is timed for; the student takes a hundred times as many."""
+    """Timed steps of the teacher; the student takes a hundred times as many."""
     timed_atoms: int = 500
-    """Wanted atoms of the cell that both are timed on."""
+    """Approximate number of atoms in the timed cell."""
     rdf_ps: float = 0.0
-    """Length of the teacher's and the student's runs for g(r), ps; 0 leaves it out."""
+    """Length of the teacher's and the student's runs for g(r), ps; 0 skips them."""
     label_seeds: int = 0
-    """Trainings with each use of the teacher's atomic energies
-    (:data:`kdlib.distill.partition.WAYS`); 0 leaves the comparison out."""
+    """Number of trainings with each use of the teacher's atomic energies
+    (:data:`kdlib.distill.partition.WAYS`); 0 skips the comparison."""
     label_epochs: int = 150
-    """Epochs of each."""
+    """Epochs of these trainings."""
 
 
 FULL = Measures()
@@ -77,11 +77,11 @@ FULL = Measures()
 def curves(
     student: BaseCalculator, teacher: BaseCalculator, given: Sequence[Atoms], m: Measures
 ) -> xr.Dataset:
-    """Energy-volume curves of both, cells scaled as they are given.
+    """Energy-volume curves of both potentials, from scaled copies of the given cells.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``curve(model, structure, ratio)`` eV/atom above each model's own lowest point and
         ``relaxed_volume(model, structure)`` Angstrom^3/atom.
     """
@@ -120,11 +120,11 @@ def _scaled_energy(atoms: Atoms, ratio: float, calculator: BaseCalculator) -> fl
 
 
 def costs(teacher_name: str, run_dir: Path, given: Atoms, m: Measures) -> xr.Dataset:
-    """Time and memory of MD of both, one after the other, each in a process of its own.
+    """Time and memory of MD with both potentials, one after the other, each in its own process.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``step_time(model)`` ms/atom/step and ``md_memory(model)`` MB above what the model's
         process holds before its run.
     """
@@ -169,7 +169,7 @@ def _timed(
         reset_peak(device)
         before = peak(device)
         seconds = timed_blocks(moving, n_steps, m.timestep, repeats=1)[0, 0]
-    except DynamicsError:  # a run that explodes is not timed
+    except DynamicsError:  # the run became unphysical
         return np.nan, np.nan
     return 1e3 * seconds / n_steps / len(moving), (peak(device) - before) / 1e6
 
@@ -177,11 +177,11 @@ def _timed(
 def liquids(
     student: BaseCalculator, teacher: BaseCalculator, begun: Atoms, temperature: float, m: Measures
 ) -> xr.Dataset:
-    """g(r) of both in a cell that the teacher can afford, and the floor of equally long runs.
+    """g(r) of both potentials in a small cell, and the noise floor of equally long runs.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``g(model, r)``, ``rdf_error`` and ``rdf_floor``, Angstrom.
     """
     n_steps = max(40, round(1000 * m.rdf_ps / m.timestep))
@@ -195,9 +195,9 @@ def liquids(
         run = dynamics.nvt(atoms, temperature, n_steps, m.timestep, 1, max(1, n_steps // 100))
         positions, cell = run.positions.values, run.cell.values
         found.append(rdf.rdf(positions, cell, reach, 120))
-        # Those of the last run, the student's, give the floor.
+        # The last run, the student's, gives the floor.
         parts = rdf.pieces(positions, cell, 2, reach, 120)
-    low = 0.6 * closest_pair(begun).distance  # below, both are zero
+    low = 0.6 * closest_pair(begun).distance  # both g(r) vanish below
     models = xr.Variable("model", ["teacher", "student"], {"long_name": "potential"})
     about = {"units": "Angstrom"}
     return xr.Dataset(
@@ -216,7 +216,7 @@ def liquids(
 
 
 def _smallest_height(atoms: Atoms) -> float:
-    """Smallest height of a cell, Angstrom: beyond it g(r) sees little but an atom's own images."""
+    """Smallest height of a cell, Angstrom: beyond it, an atom's own images dominate g(r)."""
     return float(1 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0).max())
 
 
@@ -227,7 +227,7 @@ def conservation(
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``energy_change(state, time)`` eV/atom, ``energy_drift(state)`` eV/atom/ps,
         ``stable(state)`` ps.
     """
@@ -243,7 +243,7 @@ def _prepared(
     student: BaseCalculator, given: Atoms, melt: bool, temperature: float, expansion: float,
     m: Measures,
 ) -> Atoms | None:  # fmt: skip
-    """Cell after some thermostatted MD, molten first where asked for; None if it flew apart."""
+    """Cell after some thermostatted MD, melted first if asked for; None if it became unphysical."""
     rng = np.random.default_rng(0)
     atoms = cells.supercell(given, m.n_atoms)
     atoms = cells.deformed(atoms, expansion if melt else 1.0, 0.0, 0.02, rng)
@@ -261,7 +261,7 @@ def _prepared(
 
 
 def _followed(atoms: Atoms | None, m: Measures) -> xr.Dataset:
-    """Conservation along NVE, over times in ps; a cell that flew apart before is not run at all."""
+    """Conservation along NVE, over times in ps; empty without atoms."""
     n_steps = max(10, round(1000 * m.nve_ps / m.timestep)) if atoms else 0
     found = dynamics.conservation(atoms, n_steps, m.timestep)
     about = {"units": "ps", "long_name": "time"}
@@ -269,36 +269,30 @@ def _followed(atoms: Atoms | None, m: Measures) -> xr.Dataset:
     return found.drop_vars(["temperature", "potential_energy"])
 
 
-#: Steps between volumes that are averaged.
+#: Steps between averaged volumes.
 EVERY = 4
-#: Change of volume by which the bulk modulus is taken.
+#: Relative change of volume for the bulk modulus.
 STRETCH = 0.01
 
 
 @dataclass(frozen=True)
 class Run:
-    """NPT of the student.
-
-    Attributes
-    ----------
-    volume
-        Mean, Angstrom^3.
-    frames
-        Configurations, equally spaced.
-    """
+    """NPT of the student."""
 
     volume: float
+    """Mean volume, Angstrom^3."""
     frames: list[Atoms]
+    """Equally spaced configurations."""
 
 
 def densities(
     student: BaseCalculator, teacher: BaseCalculator, given: Atoms, m: Measures
 ) -> xr.Dataset:
-    """Mean densities of the crystal in NPT at no pressure.
+    """Mean densities of the crystal in NPT at zero pressure.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``density(model)``, g/cm3: NaN for both if the student's run ends early, and for a teacher
         without stress.
     """
@@ -331,13 +325,13 @@ def _npt(student: BaseCalculator, atoms: Atoms, m: Measures) -> Run | None:
             volumes.append(atoms.get_volume())
             if (k + 1) % every == 0:
                 frames.append(bare(atoms))
-    except Exception:  # the calculator refuses what flew apart
+    except Exception:  # calculators and ASE raise anything when a cell flies apart
         return None
     return Run(float(np.mean(volumes)), frames)
 
 
 def _expansion(student: BaseCalculator, teacher: BaseCalculator, frames: Sequence[Atoms]) -> float:
-    """Share by which the teacher's crystal is larger than the student's; NaN without its stress."""
+    """Relative excess of the teacher's volume over the student's; NaN without its stress."""
     try:
         theirs = np.mean([_pressure(teacher, atoms) for atoms in frames])
     except PropertyNotImplementedError:

@@ -61,7 +61,7 @@ def states(ds: xr.Dataset) -> pd.DataFrame:
         "energy RMSE (meV/atom)": 1000 * final.round_energy_rmse,
         "stress RMSE (meV/A^3)": 1000 * final.round_stress_rmse,
         "drift of NVE (eV/atom/ps)": ds.energy_drift,
-        "NVE without an accident (ps)": ds.stable,
+        "stable NVE (ps)": ds.stable,
     }
     found = {
         name: [_said(float(values.sel(state=state)), 3) for state in PHASES]

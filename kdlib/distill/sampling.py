@@ -1,9 +1,9 @@
-"""Configurations to label: the first ones, and those that the students find by MD in a round.
+"""Configurations to label: the first ones, and those of the students' MD in each round.
 
-The name of a frame says where it comes from: `r00/c007` is the eighth of the first cells,
-`r00/m01/f004` the fifth frame of the teacher's second run, `r03/t12/fresh` and `r03/t12/worst` are
-the fresh and the most disputed frame of trajectory 12 in round 3, and `test1/t12/fresh` measures a
-finished student. Everything random follows from the plan's seed, the round and the trajectory.
+The name of a frame tells its origin: `r00/c007` is the eighth of the first cells, `r00/m01/f004`
+the fifth frame of the teacher's second run, `r03/t12/fresh` and `r03/t12/worst` are the fresh and
+the most disputed frame of trajectory 12 in round 3, and `test1/t12/fresh` tests a finished student.
+Random numbers follow from the plan's seed, the round and the trajectory.
 """
 
 from collections.abc import Sequence
@@ -28,31 +28,25 @@ from kdlib.md import exploration
 from kdlib.md.exploration import Excursion
 from kdlib.teachers import Teacher
 
-#: Last part of a frame's name by how it was chosen; sorted, the fresh one comes first.
+#: How a frame was chosen -> last part of its name; in this order, the fresh one comes first.
 LAST = {"fresh": "fresh", "disputed": "worst"}
 #: Steps of the teacher's MD between frames.
 TEACHER_SAMPLE = 5
-#: One frame of MD in so many selects weights instead of training them.
+#: Every N-th MD frame goes to validation instead of training.
 VALID_EVERY = 5
-#: Displacements (Angstrom, standard deviation) up to which a rattled cell looks like one of MD.
+#: Displacements (Angstrom, standard deviation) up to which a rattled cell resembles thermal motion.
 THERMAL = 0.12
 
 
 @dataclass(frozen=True)
 class Round:
-    """One exploration by the students.
-
-    Attributes
-    ----------
-    number
-        Counted from 1 among the rounds, or among the tests; round 0 is that of the first frames.
-    is_test
-        Whether its fresh frames measure a finished student; nothing learns from them, unless the
-        distillation is resumed with a larger budget.
-    """
+    """One exploration by the students."""
 
     number: int
+    """From 1, separately for rounds and tests; round 0 is that of the first frames."""
     is_test: bool = False
+    """Whether its fresh frames test a finished student; they are not trained on, unless the
+    distillation is resumed with a larger budget."""
 
     @property
     def name(self) -> str:
@@ -61,7 +55,7 @@ class Round:
 
     @property
     def stream(self) -> int:
-        """What tells its random numbers from those of other rounds: of tests from 90 on."""
+        """Seed that makes its random numbers differ from those of other rounds; tests from 90."""
         if self.is_test:
             return 89 + self.number
         return self.number if self.number < 90 else 10_000 + self.number
@@ -72,11 +66,11 @@ FIRST = Round(0)
 
 @dataclass(frozen=True)
 class Start:
-    """How one trajectory begins."""
+    """Start of a trajectory."""
 
     atoms: Atoms
     temperature: float
-    """K."""
+    """Temperature, K."""
     molten: bool
 
 
@@ -87,8 +81,6 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[str, Atoms]:
     ----------
     plan
         How many, how far.
-    given
-        Structures.
     """
     found, shortest = {}, contact(given)
     bases = [cells.supercell(atoms, plan.n_atoms) for atoms in given]
@@ -100,7 +92,7 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[str, Atoms]:
         atoms = _cell(plan, bases[k % len(bases)], volume, rattle, shortest, rng)
         if closest_pair(atoms).distance < plan.closest_pair * shortest:
             continue
-        # Selection looks at what MD will look like: not at cells that are rattled to the limit.
+        # Validate on cells that resemble MD, not on those with the largest displacements.
         part = "test" if k == 0 else "valid" if k % 4 == 1 and rattle < THERMAL else "train"
         atoms.info.update(sampling="rattled", part=part, round=FIRST.name)
         found[f"{FIRST.name}/c{k:03d}"] = atoms
@@ -110,11 +102,9 @@ def first(plan: Plan, given: Sequence[Atoms]) -> dict[str, Atoms]:
 def _cell(
     plan: Plan, base: Atoms, volume: float, rattle: float, shortest: float, rng: np.random.Generator
 ) -> Atoms:
-    """One of the first cells; of several species, some have atoms on each other's places.
-
-    In an ordered crystal atoms of the same kind never meet, in its melt they do: a student that has
-    not seen it finds a hole where they should repel.
-    """
+    """Draw one of the first cells; with several species, some have exchanged atoms."""
+    # Like atoms never meet in an ordered crystal but do in its melt: a student that has not seen
+    # such pairs has a spurious attractive well where they should repel.
     if len(set(base.numbers)) == 1 or rng.random() >= plan.antisites:
         return cells.deformed(base, volume, plan.strain, rattle, rng)
     n_pairs = int(rng.integers(1, 1 + max(1, len(base) // 8)))
@@ -125,7 +115,7 @@ def _cell(
 
 
 def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[str, Atoms]:
-    """Frames of short runs by the teacher, hot enough to leave the crystal."""
+    """Frames of short MD runs by the teacher, hot enough to leave the crystal."""
     found = {}
     for j in progress.bar(range(plan.n_teacher_runs), desc="the teacher's MD", unit="run"):
         rng = np.random.default_rng([plan.seed, 1, j])
@@ -150,13 +140,13 @@ def contact(given: Sequence[Atoms]) -> float:
 
 
 def start(plan: Plan, given: Sequence[Atoms], current: Round, j: int) -> Start:
-    """Start of trajectory j of a round: every structure, temperature and volume has its turn."""
+    """Start of trajectory j of a round; structures alternate, temperatures and volumes vary."""
     rng = np.random.default_rng([plan.seed, 1 + current.stream, j])
     low, high = plan.temperatures
     temperature = rng.uniform(low, high)
     molten = bool(temperature > plan.molten_above * high and j % 2)
     smallest, largest = plan.volumes
-    # A crystal does not expand as far as its melt, and a melt is not denser than its crystal.
+    # A crystal expands less than its melt, and a melt is not denser than its crystal.
     middle = 1 + (largest - 1) / 2
     volume = rng.uniform(1.0, largest) if molten else rng.uniform(smallest, middle)
     base = cells.supercell(given[j % len(given)], plan.n_atoms)
@@ -172,18 +162,12 @@ def explore(
     folder: Path,
     executor: Executor,
 ) -> tuple[dict[str, Atoms], xr.Dataset]:
-    """Run the trajectories of a round, or read what an earlier call has found.
+    """Run the trajectories of a round, or read those of an earlier call.
 
     Parameters
     ----------
-    plan
-        What is run.
-    given
-        Structures.
     run_dirs
         Models of the ensemble; number j modulo its size drives trajectory j.
-    current
-        The round.
     folder
         Where the round is kept.
     executor
@@ -192,12 +176,11 @@ def explore(
     Returns
     -------
     dict
-        Name -> configuration: of each trajectory a fresh one, drawn at random, and the one most
-        disputed; ``info`` says which.
-    xarray.Dataset
+        Name -> configuration: of each trajectory a fresh one, drawn at random, and the most
+        disputed one; ``info`` says which.
+    xr.Dataset
         ``temperature`` K, ``volume`` Angstrom^3/atom, ``molten``, ``disagreement`` and
-        ``median_disagreement``
-        eV/Angstrom, ``survived`` over ``trajectory``.
+        ``median_disagreement`` eV/Angstrom, ``survived`` over ``trajectory``.
     """
     frames_file, series_file = folder / "configurations.extxyz", folder / "trajectories.nc"
     if not series_file.exists():
@@ -256,7 +239,8 @@ def _trajectory(
         "volume": begun.atoms.get_volume() / len(begun.atoms), "survived": path.survived,
         "disagreement": np.nan, "median_disagreement": np.nan,
     }  # fmt: skip
-    watched = path.frames or path.melting  # where a run ended early, what came before is learnt
+    # A run that fails during melting still gives a frame to learn from, but none to measure on.
+    watched = path.frames or path.melting
     if not watched:
         return {}, row
     forces, frame_index = hipnn.ensemble_forces(potentials, watched)
@@ -265,10 +249,12 @@ def _trajectory(
     row |= {"disagreement": disputed.max(), "median_disagreement": float(np.median(disputed))}
     distances = np.array([closest_pair(atoms).distance for atoms in watched])
     apart = distances >= plan.closest_pair * shortest
+    # Broken configurations are the most disputed ones, but MD never visits them at equilibrium.
     physical = np.flatnonzero((largest < plan.largest_force) & apart)
     if not len(physical):
         return {}, row
     rng = np.random.default_rng([plan.seed, 1 + current.stream, j, 1])
+    # The most disputed frame teaches most; only one drawn at random gives an unbiased error.
     chosen = {int(physical[disputed[physical].argmax()]): "disputed"}
     if path.frames:
         chosen[int(rng.choice(physical))] = "fresh"
@@ -288,23 +274,7 @@ def _trajectory(
 
 
 def structures(named: Sequence[str]) -> list[Atoms]:
-    """Read the structures that a material is given by.
-
-    Parameters
-    ----------
-    named
-        Files that ASE reads, or symbols of elements whose crystal ASE knows.
-
-    Returns
-    -------
-    list[Atoms]
-        Periodic; without labels.
-
-    Raises
-    ------
-    InputError
-        Naming the file and what is wrong with it.
-    """
+    """Read periodic structures, without labels, from files or elements whose crystal ASE knows."""
     return [_structure(name) for name in named]
 
 

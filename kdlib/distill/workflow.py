@@ -1,7 +1,7 @@
-"""From a teacher and a structure to a student: rounds of training, exploring and labelling.
+"""From a teacher and a structure to a student: rounds of training, exploring and labeling.
 
-Everything that takes long is kept as it is made, so that the same call goes on where a killed one
-stopped: labelled frames and finished rounds are found again, trainings go on from a checkpoint.
+All results are saved as soon as they are computed, so that repeating an interrupted call resumes
+it: labeled frames and finished rounds are reused, trainings resume from a checkpoint.
 """
 
 import json
@@ -28,31 +28,22 @@ RECORD = "rounds.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a distillation came to.
-
-    Attributes
-    ----------
-    trained
-        Students of the last training, interaction energies.
-    references
-        Energies of atoms that were taken off.
-    record
-        One row a round: errors on fresh frames, frames, minutes; the last is the final student's.
-    ending
-        Which limit ended the rounds.
-    data
-        Frames of the user's own that were mixed in, those held out among them.
-    """
+    """Result of a distillation."""
 
     trained: list[Trained]
+    """Students of the last training, for interaction energies."""
     references: AtomReferences
+    """Atomic references subtracted from the energies."""
     record: list[dict]
+    """A row per round: errors on fresh frames, frames, minutes; the last is the final student's."""
     ending: str
+    """Why the rounds ended."""
     data: list[Atoms] = field(default_factory=list)
+    """The user's own frames, including those held out."""
 
     @property
     def final(self) -> str:
-        """Name of the test whose frames the student is measured on."""
+        """Name of the test on whose frames the student is evaluated."""
         return self.record[-1]["round"]
 
     @property
@@ -63,7 +54,7 @@ class Outcome:
 
 @dataclass
 class _Work:
-    """A distillation under way."""
+    """A running distillation."""
 
     plan: Plan
     folder: Path
@@ -82,7 +73,7 @@ class _Work:
         return before + (time.monotonic() - self.began) / 60
 
     def note(self, row: dict) -> dict:
-        """Keep the row of a round and return it; what an earlier call has kept stays."""
+        """Save the row of a round and return it; a row of an earlier call is kept."""
         for one in self.record:
             if one["round"] == row["round"]:
                 return one
@@ -96,22 +87,14 @@ class _Work:
 
 
 def run(plan: Plan, folder: str | Path) -> Outcome:
-    """Distil a teacher into a student; the same call goes on where an earlier one stopped.
-
-    Parameters
-    ----------
-    plan
-        What is done.
-    folder
-        Where everything is kept.
+    """Distill a teacher into a student in a folder; repeating an interrupted call resumes it.
 
     Raises
     ------
     InputError
-        When plan, structures or teacher cannot be used; before anything is computed where that can
-        be known.
+        When plan, structures or teacher cannot be used, before any computation if possible.
     OSError
-        When the disk is full; with more space the same call goes on.
+        When the disk is full; with more space, repeating the call resumes.
     """
     with files.full_disk_reported(folder):
         return _run(plan, folder)
@@ -148,11 +131,11 @@ def _begin(work: _Work) -> None:
         kept.mkdir(parents=True, exist_ok=True)
         (kept / "done").touch()
     n = len(work.pool.of(sampling.FIRST.name))
-    progress.line(f"{n} first frames labelled by {work.teacher.name}, {work.minutes:.1f} min")
+    progress.line(f"{n} first frames labeled by {work.teacher.name}, {work.minutes:.1f} min")
 
 
 def _rounds(work: _Work, references: AtomReferences) -> str:
-    """Rounds until the error is small enough or a budget is used up; why they ended."""
+    """Run rounds until the target is met or a budget is used up; return why they ended."""
     plan = work.plan
     for number in range(1, plan.max_rounds + 1):
         _, found, row = _measured(work, Round(number), references, plan.round_epochs)
@@ -161,14 +144,14 @@ def _rounds(work: _Work, references: AtomReferences) -> str:
             return f"the target of {plan.target_force_rmse:g} eV/Angstrom is met"
         work.pool.label(found, work.teacher)
         if len(work.pool.names) >= plan.max_frames:
-            return f"{plan.max_frames} frames are labelled"
+            return f"{plan.max_frames} frames are labeled"
         if work.minutes >= plan.max_minutes:
             return f"{plan.max_minutes:g} minutes are used"
     return f"{plan.max_rounds} rounds are done"
 
 
 def _finish(work: _Work, references: AtomReferences, ending: str) -> Outcome:
-    """Train to the end, and measure on frames that nothing has learnt from."""
+    """Train the final student, and evaluate it on frames that no model was trained on."""
     trained, _, row = _measured(work, _test(work), references, work.plan.final_epochs)
     final = work.note(row | {"ending": ending})
     progress.line(f"{final['ending']}; {_line(final, work)}")
@@ -178,7 +161,7 @@ def _finish(work: _Work, references: AtomReferences, ending: str) -> Outcome:
 def _measured(
     work: _Work, current: Round, references: AtomReferences, n_epochs: int
 ) -> tuple[list[Trained], dict[str, Atoms], dict]:
-    """Train on what came before, explore, and measure on fresh frames.
+    """Train on the frames of earlier rounds, explore, and evaluate on fresh frames.
 
     Returns
     -------
@@ -186,8 +169,8 @@ def _measured(
         Students, configurations found, and the row of the record.
     """
     plan, folder = work.plan, work.folder
-    learnt = work.pool.before(current.name)
-    frames = work.pool.frames(learnt) + labeled.learned(work.data)
+    learned = work.pool.before(current.name)
+    frames = work.pool.frames(learned) + labeled.learned(work.data)
     trained = students.train(plan, frames, references, folder / "runs", n_epochs, work.executor)
     run_dirs, kept = [one.run_dir for one in trained], folder / "rounds" / current.name
     found, series = sampling.explore(plan, work.given, run_dirs, current, kept, work.executor)
@@ -195,7 +178,7 @@ def _measured(
     work.pool.label(fresh, work.teacher)
     student = students.best(trained)
     row = {
-        "round": current.name, "frames": len(learnt),
+        "round": current.name, "frames": len(learned),
         "errors": _errors(work, student, fresh, references),
         "data": labeled.compare(student.potential, work.data, references),
         "disagreement": float(series.disagreement.median()),
@@ -206,7 +189,7 @@ def _measured(
 
 
 def _test(work: _Work) -> Round:
-    """Test of the finished student: the one that is there, or the next after resumed ones."""
+    """Test of the finished student: the last one, or a new one if later rounds trained on it."""
     test = Round(1, is_test=True)
     while work.pool.of(test.name) and not _is_last(test, work.record):
         test = Round(test.number + 1, is_test=True)
@@ -222,13 +205,14 @@ def _errors(
 ) -> dict:
     frames = references.subtract(work.pool.frames(fresh))
     if not frames:
-        raise InputError("none of the students' runs survived a single sample: more first frames "
-                         "(n_start) or a narrower range of temperatures may help")  # fmt: skip
+        raise InputError("all of the students' runs failed before the first sample: more first "
+                         "frames (n_start) or a narrower temperature range may help")  # fmt: skip
     return against_teacher(student.potential, frames)
 
 
 def _is_met(plan: Plan, row: dict) -> bool:
-    """Whether a round's errors are small enough, and its MD stable enough for them to count."""
+    """Whether a round's errors are small enough and its MD is stable enough."""
+    # Fresh frames come from surviving runs, so with few of them a small error means little.
     return _worst(row["errors"]) <= plan.target_force_rmse and row["least"] >= plan.least_survival
 
 

@@ -1,4 +1,4 @@
-"""Cells of configurations: bare copies, closest pairs, supercells, strained and rattled cells."""
+"""Cells of atoms: bare copies, closest pairs, supercells, strained and rattled cells."""
 
 from itertools import combinations_with_replacement
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from ase.build import make_supercell
 from kdlib.errors import InputError
 from kdlib.geometry.neighbors import neighbor_pairs
 
-#: Two atoms closer than this (Angstrom) are a broken configuration, not compressed matter: the
-#: shortest bond there is, that of H2, measures 0.74.
+#: Two atoms closer than this (Angstrom) mean a broken configuration: the shortest bond, that of H2,
+#: measures 0.74.
 OVERLAP = 0.5
-#: Range of the first search, Angstrom: in condensed matter every atom has a neighbor in it.
+#: Range of the first search, Angstrom: in condensed matter every atom has a neighbor within it.
 FIRST_REACH = 3.5
 
 
@@ -44,8 +44,8 @@ def closest_pair(atoms: Atoms, within: float = np.inf) -> Closest:
     atoms
         Frame, periodic in all three directions or in none.
     within
-        Pairs further apart than this (Angstrom) are not looked for, which saves time: the distance
-        is then infinite.
+        Range of the search, Angstrom, to save time; without a pair within it the distance is
+        infinite.
     """
     reach = min(FIRST_REACH, within)
     while len(atoms) > 1 or atoms.pbc.any():
@@ -63,15 +63,7 @@ def closest_pair(atoms: Atoms, within: float = np.inf) -> Closest:
 
 
 def supercell(atoms: Atoms, n_atoms: int) -> Atoms:
-    """Supercell with about this many atoms, as nearly cubic as its multiples allow.
-
-    Parameters
-    ----------
-    atoms
-        Periodic structure.
-    n_atoms
-        Wanted number of atoms.
-    """
+    """Supercell with about this many atoms, as nearly cubic as its multiples allow."""
     copies = max(1, round(n_atoms / len(atoms)))
     best, least = np.eye(3, dtype=int), np.inf
     for matrix in _multiples(copies):
@@ -86,7 +78,7 @@ def supercell(atoms: Atoms, n_atoms: int) -> Atoms:
 
 
 def _multiples(copies: int) -> list[np.ndarray]:
-    """Integer matrices whose determinant is near a number: multiples of three kinds of cells."""
+    """Integer matrices with a determinant near ``copies``: multiples of three kinds of cells."""
     conventional = (
         np.eye(3, dtype=int),
         np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]),  # cubic cell of fcc from the primitive one
@@ -104,15 +96,7 @@ def _multiples(copies: int) -> list[np.ndarray]:
 
 
 def tile(atoms: Atoms, n_atoms: int) -> Atoms:
-    """Copies of a cell side by side, as nearly a cube as their number allows.
-
-    Parameters
-    ----------
-    atoms
-        Periodic cell.
-    n_atoms
-        A multiple of the number of ``atoms``.
-    """
+    """Repeat a periodic cell to ``n_atoms``, a multiple of its own, as nearly cubic as possible."""
     copies, remainder = divmod(n_atoms, len(atoms))
     if remainder or copies < 1:
         raise InputError(f"{n_atoms} atoms are not a multiple of a cell of {len(atoms)} atoms")
@@ -142,16 +126,12 @@ def deformed(
 
     Parameters
     ----------
-    atoms
-        Cell.
     volume
-        In units of the cell's.
+        Volume relative to the cell's.
     strain
-        Largest entry of the random strain, which leaves the volume alone.
+        Largest entry of the random strain, which conserves the volume.
     rattle
         Standard deviation of the displacements, Angstrom.
-    rng
-        Source of random numbers.
     """
     copy = atoms.copy()
     change = np.eye(3) + rng.uniform(-strain, strain, (3, 3))
@@ -167,11 +147,9 @@ def exchanged(atoms: Atoms, n_pairs: int, rng: np.random.Generator) -> Atoms:
     Parameters
     ----------
     atoms
-        Cell of several species; one of a single species is copied as it is.
+        Cell; one of a single species is copied unchanged.
     n_pairs
-        Exchanges, one after the other; the same atom may be drawn again.
-    rng
-        Source of random numbers.
+        Number of exchanges; the same atom may be drawn again.
     """
     copy = atoms.copy()
     if len(set(copy.numbers)) == 1:
@@ -190,14 +168,8 @@ def pressed(
 
     Parameters
     ----------
-    atoms
-        Cell.
-    n_pairs
-        Pairs, one after the other.
     distances
         Range of a pair's new distance, Angstrom.
-    rng
-        Source of random numbers.
     """
     copy = atoms.copy()
     kinds = list(combinations_with_replacement(np.unique(copy.numbers), 2))

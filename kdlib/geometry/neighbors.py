@@ -2,7 +2,7 @@
 
 A list is *full* (pair ``i -> j`` and pair ``j -> i``) and sorted by its first atom, so that the
 neighbors of atom ``i`` are the slice ``row[i]:row[i + 1]`` (compressed sparse rows, CSR). Cells
-may be triclinic and smaller than the cutoff: an atom then sees its own images.
+may be triclinic and smaller than the cutoff: an atom is then a neighbor of its own images.
 """
 
 from dataclasses import dataclass
@@ -13,33 +13,19 @@ from ase import Atoms
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of one configuration.
-
-    Attributes
-    ----------
-    first, second
-        Center atom i and neighbor j, (n_pairs,) int64.
-    shifts
-        Lattice translations of j in cell vectors, (n_pairs, 3) int32.
-    row
-        Start of each atom's neighbors, (n_atoms + 1,) int64.
-    """
+    """Pairs of one configuration."""
 
     first: np.ndarray
+    """Central atom i, (n_pairs,) int64."""
     second: np.ndarray
+    """Neighbor j, (n_pairs,) int64."""
     shifts: np.ndarray
+    """Lattice translations of j in cell vectors, (n_pairs, 3) int32."""
     row: np.ndarray
+    """Start of each atom's neighbors, (n_atoms + 1,) int64."""
 
     def vectors(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
-        """Displacements r_j + shift . cell - r_i, (n_pairs, 3) float64, Angstrom.
-
-        Parameters
-        ----------
-        positions
-            (n_atoms, 3), Angstrom.
-        cell
-            Cell vectors as rows, (3, 3), Angstrom.
-        """
+        """Displacements r_j + shift . cell - r_i, (n_pairs, 3), Angstrom; cell vectors are rows."""
         return positions[self.second] - positions[self.first] + self.shifts @ cell
 
     def distances(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
@@ -73,7 +59,7 @@ def neighbor_pairs(
     cutoff
         In Angstrom.
     """
-    import vesin  # imports torch, where there is one: a second that reading results must not cost
+    import vesin  # it imports torch if installed, a second that reading results must not cost
 
     search = vesin.NeighborList(cutoff=float(cutoff), full_list=True, sorted=True)
     first, second, shifts = search.compute(
@@ -99,12 +85,7 @@ class NeighborList:
         Extra range, Angstrom. It is applied once: no pair inside ``cutoff`` is missed as long as
         no atom has moved by more than ``skin / 2`` since the list was built.
 
-    Attributes
-    ----------
-    pairs
-        The pairs, None before the first update.
-    n_builds
-        How often the list was built.
+    ``pairs`` are None before the first update; ``n_builds`` counts how often the list was built.
     """
 
     def __init__(self, cutoff: float, skin: float = 1.0) -> None:
@@ -114,7 +95,7 @@ class NeighborList:
         self._built_for: tuple[np.ndarray, ...] | None = None
 
     def update(self, atoms: Atoms) -> bool:
-        """Bring the list up to date with ``atoms``; True when it had to be rebuilt."""
+        """Update the list for ``atoms``; True when it had to be rebuilt."""
         if self._still_valid(atoms):
             return False
         self.pairs = self._search(atoms)
@@ -145,5 +126,5 @@ class NeighborList:
 
 
 def _geometry(atoms: Atoms) -> tuple[np.ndarray, ...]:
-    """Positions, which may change a little, and what must not change while a list is kept."""
+    """Positions, which may change a little, and all that must not change while a list is kept."""
     return atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc

@@ -12,7 +12,7 @@ The distance between two g(r) is the paper's "total absolute error" (section 3.2
 
 .. math:: \Delta = \int_{r_{min}}^{r_{max}} |g(r) - g_{ref}(r)| \, dr ,
 
-in Angstrom. It is positive even for two runs of one model; :func:`noise_floor` says how large.
+in Angstrom. It is positive even for two runs of one model; :func:`noise_floor` estimates it.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def rdf(
 
     Returns
     -------
-    xarray.DataArray
+    xr.DataArray
         g, dimension ``r`` (centers of the bins, Angstrom), without unit; the attributes hold
         n_atoms, n_samples, density (atoms/Angstrom^3) and bin_width (Angstrom).
     """
@@ -151,13 +151,11 @@ def pieces(
     ----------
     positions
         Samples in the order of time, (n_samples, n_atoms, 3), Angstrom. A remainder that does not
-        fill a piece is left out at the beginning, where the run is least equilibrated.
-    cell
-        (3, 3), Angstrom.
+        fill a piece is omitted at the beginning, where the run is least equilibrated.
+    cell, r_max, n_bins
+        As in :func:`rdf`.
     n_pieces
         At least 2.
-    r_max, n_bins
-        As in :func:`rdf`.
     """
     length = len(positions) // n_pieces
     if n_pieces < 2 or length < 1:
@@ -187,10 +185,10 @@ def rdf_error(
     g
         Radial distribution function on equal bins, dimension ``r``.
     reference
-        Another one; where its grid differs (the experiment's), it is interpolated linearly to the
+        Another g(r); on a different grid (the experiment's), it is interpolated linearly to the
         bins of ``g``.
     r_min, r_max
-        Bounds, Angstrom. Bins count whose center lies between them.
+        Bounds for the centers of the bins, Angstrom.
     """
     if not (_covers(g, r_min, r_max) and _covers(reference, r_min, r_max)):
         raise InputError(f"both g(r) must cover {r_min:g} to {r_max:g} Angstrom to be compared")
@@ -217,7 +215,7 @@ def noise_floor(
     r_min: float = 2.0,
     r_max: float = 8.0,
 ) -> float:
-    """Error that two runs of one model show from finite sampling alone, Angstrom.
+    """Error between two runs of one model from finite sampling alone, Angstrom.
 
     Parameters
     ----------
@@ -229,11 +227,6 @@ def noise_floor(
         mean |difference| of two runs is that of two pieces over sqrt(parts_per_run).
     r_min, r_max
         Bounds of the error, Angstrom.
-
-    Returns
-    -------
-    float
-        Mean error over all pairs of pieces, over sqrt(parts_per_run).
     """
     if len(parts) < 2:
         raise InputError("a noise floor needs at least two pieces")
@@ -253,7 +246,7 @@ def experiment(temperature: int = 1198) -> xr.DataArray:
 
     Returns
     -------
-    xarray.DataArray
+    xr.DataArray
         g, dimension ``r`` (0 to 10 Angstrom in steps of 0.05); ``source`` in its attributes.
     """
     text = (

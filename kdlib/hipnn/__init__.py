@@ -9,14 +9,7 @@ from kdlib.hipnn.network import (
     hippynn_graph,
     n_parameters,
 )
-from kdlib.hipnn.potential import (
-    CONFIG,
-    Potential,
-    complete_state,
-    ensemble_forces,
-    load,
-    save,
-)
+from kdlib.hipnn.potential import CONFIG, Potential, complete_state, ensemble_forces, load, save
 
 __all__ = [
     "CONFIG",

@@ -235,10 +235,7 @@ class _Layers:
         batch = self._batch(torch.as_tensor(atoms.positions, device=self._device))
         stress = "stress" in properties
         found = self._module(batch, forces="forces" in properties, stress=stress)
-        results = {
-            "energy": _numpy(found.energy[0]),
-            "energies": _numpy(found.atomic_energies),
-        }
+        results = {"energy": _numpy(found.energy[0]), "energies": _numpy(found.atomic_energies)}
         if found.forces is not None:
             results["forces"] = _numpy(found.forces)
         if found.virial is not None:

@@ -171,12 +171,7 @@ class Potential:
     ) -> xr.Dataset:
         """Energies, forces, atomic energies (and stresses) of frames of any sizes.
 
-        Parameters
-        ----------
-        frames
-            Configurations; their labels do not matter.
-        max_atoms
-            Most atoms per evaluated batch: bounds the memory.
+        Their labels do not matter. ``max_atoms`` per evaluated batch bounds the memory.
 
         Returns
         -------

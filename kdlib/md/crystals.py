@@ -1,4 +1,4 @@
-r"""Properties of crystals that no training sees: lattice, elasticity, vacancy.
+r"""Properties of crystals that no training uses: lattice, elasticity, vacancy.
 
 They are computed alike for DFT and for models, from energies alone, with any ASE calculator:
 
@@ -40,14 +40,13 @@ VACANCY = "vacancy"
 
 @dataclass(frozen=True)
 class CrystalProtocol:
-    """Which crystals are strained by how much."""
+    """Crystals and their strains."""
 
     symbol: str = "Al"
-    """Element."""
     volume: float = 16.5
     """Center of the energy-volume curves, Angstrom^3/atom."""
     ratios: tuple[float, ...] = (0.88, 0.91, 0.94, 0.97, 1.0, 1.03, 1.06, 1.09, 1.12)
-    """Volumes of the curves, in units of ``volume``."""
+    """Volumes of the curves relative to ``volume``."""
     c_over_a: float = 1.65
     """Ratio of hcp; PBE aluminum relaxes to 1.65."""
     strains: tuple[float, ...] = (0.015, 0.03, 0.045)
@@ -57,13 +56,13 @@ class CrystalProtocol:
     vacancy_force: float = 0.02
     """Largest force at the end of the relaxation, eV/Angstrom."""
     vacancy_steps: int = 60
-    """Steps of the relaxation at most."""
+    """Limit of the relaxation's steps."""
 
 
 PROTOCOL = CrystalProtocol()
 #: Makes a fresh calculator for strained copies of a perfect crystal, whose ``info["structure"]`` is
-#: one of :data:`STRUCTURES` or :data:`VACANCY`. What depends on the cell (grids, k-points) must be
-#: chosen by the crystal, not by its copies: or energies jump where a number of points does.
+#: one of :data:`STRUCTURES` or :data:`VACANCY`. Grids and k-points must follow from the crystal,
+#: not from its copies; otherwise energies jump where a number of points does.
 Calculators = Callable[[Atoms], BaseCalculator]
 
 
@@ -76,8 +75,6 @@ def crystal(structure: str, volume: float, protocol: CrystalProtocol) -> Atoms:
         One of :data:`STRUCTURES`; kept in ``info``.
     volume
         Angstrom^3/atom.
-    protocol
-        Element and c/a.
     """
     p = protocol
     if structure == "hcp":
@@ -102,20 +99,11 @@ def properties(
     protocol: CrystalProtocol = PROTOCOL,
     vacancy: bool = True,
 ) -> xr.Dataset:
-    """Compute all of them.
-
-    Parameters
-    ----------
-    calculators
-        Makes the calculators.
-    protocol
-        Which crystals are strained by how much.
-    vacancy
-        Whether the vacancy is computed.
+    """Compute all properties of the crystals, with or without the vacancy.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``energy(structure, ratio)`` eV/atom, ``equilibrium_volume(structure)`` Angstrom^3/atom,
         ``equilibrium_energy(structure)`` eV/atom, ``lattice_constant(structure)`` Angstrom,
         ``bulk_modulus(structure)`` GPa, ``c11``, ``c12``, ``c44`` GPa and ``vacancy_energy`` eV.
@@ -142,7 +130,7 @@ def properties(
 
 
 def _energy(atoms: Atoms) -> float:
-    """Energy that the forces belong to, eV."""
+    """Energy whose gradient the forces are, eV."""
     results = atoms.calc.implemented_properties
     return float(atoms.get_potential_energy(force_consistent="free_energy" in results))
 
@@ -181,19 +169,10 @@ def _equations_of_state(energy: Callable[[Atoms, Atoms], float], p: CrystalProto
 
 
 def fit(volumes: np.ndarray, energies: np.ndarray) -> tuple[float, float, float]:
-    """Equation of state of Birch and Murnaghan; NaN where no volume between the ends is lowest.
+    """Fit the Birch-Murnaghan equation of state to volumes (Angstrom^3/atom), energies (eV/atom).
 
-    Parameters
-    ----------
-    volumes
-        Angstrom^3/atom.
-    energies
-        eV/atom.
-
-    Returns
-    -------
-    tuple of float
-        Volume (Angstrom^3/atom), energy (eV/atom) and bulk modulus (GPa) at the minimum.
+    Returns volume (Angstrom^3/atom), energy (eV/atom) and bulk modulus (GPa) at the minimum; NaN if
+    the lowest energy is at an end.
     """
     if not 0 < energies.argmin() < len(energies) - 1:
         return np.nan, np.nan, np.nan
@@ -240,6 +219,7 @@ def _curvature(
         atoms = like.copy()
         atoms.set_cell(atoms.cell.array @ strain(delta), scale_atoms=True)
         energies.append(energy(atoms, like))
+    # delta^4 absorbs the anharmonicity of the larger strains; odd powers vanish by symmetry.
     design = np.transpose([np.power(p.strains, 2), np.power(p.strains, 4)])
     changes = np.array(energies[1:]) - energies[0]
     return float(np.linalg.lstsq(design, changes, rcond=None)[0][0])
@@ -273,13 +253,7 @@ QUANTITIES = {
 
 
 def quantities(ds: xr.Dataset) -> xr.DataArray:
-    """Numbers of fcc and differences between structures, over a dimension ``quantity``.
-
-    Parameters
-    ----------
-    ds
-        From :func:`properties`, possibly with further dimensions.
-    """
+    """Numbers of fcc and differences between structures over ``quantity``, from `properties`."""
     fcc = ds.sel(structure="fcc")
     lowest = ds.equilibrium_energy
     found = [
@@ -301,21 +275,9 @@ def models(
     accuracy: xr.Dataset,
     protocol: CrystalProtocol = PROTOCOL,
 ) -> xr.Dataset:
-    """Crystals under every trained model.
+    """:func:`properties` of all models in ``accuracy``, over role, architecture and seed.
 
-    Parameters
-    ----------
-    load
-        Role, architecture and seed -> model.
-    accuracy
-        Says which roles, architectures and seeds there are.
-    protocol
-        That of the DFT.
-
-    Returns
-    -------
-    xarray.Dataset
-        :func:`kdlib.md.crystals.properties` over role, architecture and seed.
+    ``load`` returns the model of a role, an architecture and a seed; the protocol is the DFT's.
     """
     cells = []
     keys = trained(accuracy)
@@ -333,20 +295,9 @@ def models(
 
 
 def compare(found: xr.Dataset, physics: xr.Dataset) -> xr.Dataset:
-    """Models beside DFT at the settings of the labels.
+    """Combine :func:`models` and the record ``physics`` for :func:`kdlib.figures.crystals`.
 
-    Parameters
-    ----------
-    found
-        From :func:`models`.
-    physics
-        The record ``physics``, over ``settings``.
-
-    Returns
-    -------
-    xarray.Dataset
-        Curves and numbers of both, as :func:`kdlib.figures.crystals` draws them, and
-        ``converged_value(quantity)``.
+    The reference is DFT at the settings of the labels; ``converged_value(quantity)`` is added.
     """
     label = physics.sel(settings="label", drop=True)
     ds = found[["energy", "volume"]].assign(
@@ -362,13 +313,7 @@ def compare(found: xr.Dataset, physics: xr.Dataset) -> xr.Dataset:
 
 
 def table(ds: xr.Dataset) -> pd.DataFrame:
-    """Numbers of DFT and the mean of each role's models, a row for each quantity.
-
-    Parameters
-    ----------
-    ds
-        From :func:`compare`.
-    """
+    """Numbers of DFT and the mean of each role's models from :func:`compare`, by quantity."""
     columns = {"unit": ds.unit, "DFT, label": ds.reference_value}
     if "converged_value" in ds:
         columns["DFT, converged"] = ds.converged_value

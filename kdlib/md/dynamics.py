@@ -23,17 +23,7 @@ from kdlib.results.schema import COMPONENTS
 
 
 class Recorder:
-    """Collects samples during a run and makes a Dataset of them at its end.
-
-    Parameters
-    ----------
-    atoms
-        The atoms that the run advances.
-    timestep
-        In fs.
-    keep_positions
-        Whether the positions are kept beside the thermodynamic series.
-    """
+    """Collects samples of atoms during a run (timestep in fs) and makes a Dataset of them."""
 
     def __init__(self, atoms: Atoms, timestep: float, keep_positions: bool) -> None:
         self._atoms, self._timestep, self._keep = atoms, timestep, keep_positions
@@ -41,7 +31,7 @@ class Recorder:
         self._positions: list[np.ndarray] = []
 
     def record(self, step: int) -> None:
-        """Sample the present state of the atoms as that after ``step`` steps."""
+        """Sample the current state of the atoms, that after ``step`` steps."""
         atoms = self._atoms
         potential, kinetic = atoms.get_potential_energy(), kinetic_energy(atoms)
         self._samples.append((step, kinetic_temperature(atoms), potential, kinetic))
@@ -49,7 +39,7 @@ class Recorder:
             self._positions.append(atoms.positions.copy())
 
     def dataset(self, n_steps: int, seconds: Mapping[str, float]) -> xr.Dataset:
-        """Return the record, with the seconds spent in each component of the step."""
+        """Return the samples, with the seconds spent in each component of the step."""
         n_atoms = len(self._atoms)
         samples = np.array(self._samples, dtype=float).reshape(-1, 4).T
         step, temperature, potential, kinetic = samples
@@ -74,17 +64,7 @@ class Recorder:
 
 
 def with_positions(ds: xr.Dataset, atoms: Atoms, positions: Sequence[np.ndarray]) -> xr.Dataset:
-    """Add sampled positions to the series of a run, with cell and masses.
-
-    Parameters
-    ----------
-    ds
-        Series over ``time``.
-    atoms
-        The atoms that ran.
-    positions
-        Unwrapped positions of every sample, (n_atoms, 3), Angstrom.
-    """
+    """Add unwrapped positions of each sample, (n_atoms, 3), Angstrom, cell and masses to a run."""
     found = np.reshape(positions, (-1, len(atoms), 3))
     length = _described("Angstrom", "positions, not wrapped")
     return ds.assign(
@@ -105,12 +85,12 @@ def slope(x: xr.DataArray | np.ndarray, y: xr.DataArray | np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class MeltProtocol:
-    """How a crystal becomes an equilibrated liquid: melt, quench, equilibrate (Langevin)."""
+    """Stages from a crystal to an equilibrated liquid: melt, quench, equilibrate (Langevin)."""
 
     melt_temperature: float = 2500.0
     """In K; so far above melting (933 K) that the crystal is gone within a picosecond."""
     temperature: float = 1200.0
-    """Temperature of the wanted liquid, K."""
+    """Temperature of the liquid, K."""
     melt_steps: int = 1500
     """Steps at the melt temperature."""
     quench_steps: int = 1000
@@ -118,7 +98,7 @@ class MeltProtocol:
     equilibration_steps: int = 1500
     """Steps at the temperature of the liquid."""
     timestep: float = 2.0
-    """In fs; a fiftieth of aluminum's shortest phonon period (about 100 fs)."""
+    """Time step, fs; a fiftieth of aluminum's shortest phonon period (about 100 fs)."""
     friction: float = 0.02
     """Langevin friction, 1/fs: velocities are forgotten in 50 fs."""
 
@@ -145,18 +125,14 @@ def nve(
     ----------
     atoms
         Configuration with velocities and a calculator; advanced in place.
-    n_steps
-        Number of steps.
     timestep
         In fs.
-    sample_every
-        Steps between samples of the series.
     max_temperature
         A hotter run (K) has exploded and ends with :class:`DynamicsError`.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``temperature(time)`` K, ``potential_energy(time)``, ``kinetic_energy(time)`` and
         ``total_energy(time)`` in eV/atom, ``seconds(component)`` summed over the steps, and
         ``energy_drift`` in eV/atom/ps (slope of a straight line through the total energy).
@@ -178,25 +154,23 @@ def conservation(
     ----------
     atoms
         Configuration with velocities and a calculator; advanced in place.
-    n_steps
-        Number of steps.
     timestep
         In fs.
     n_samples
-        Samples that the run is wanted at, equally spaced.
+        Number of samples, equally spaced.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``temperature(time)`` K, ``potential_energy(time)`` eV/atom, and ``energy_change(time)``
-        eV/atom, that of the total energy since the first sample;
-        ``energy_drift`` eV/atom/ps (slope of a straight line) and ``stable`` ps, the time until a
-        run became unphysical. Without a single sample the series are NaN, at time 0.
+        eV/atom, that of the total energy since the first sample; ``energy_drift`` eV/atom/ps (slope
+        of a straight line) and ``stable`` ps, the time until the run became unphysical. Without a
+        single sample the series are NaN, at time 0.
     """
     every = max(1, n_steps // n_samples)
     times, samples = [], []
     for k in range(n_steps // every):
-        try:  # run by run from sample to sample, so that an accident costs only what follows it
+        try:  # one run per sample, so that a failure does not lose the samples before it
             run = nve(atoms, every, timestep, sample_every=every)
         except DynamicsError:
             break
@@ -216,7 +190,7 @@ def conservation(
                 about("eV/atom", "change of the total energy"),
             ),
             "energy_drift": ((), drift, about("eV/atom/ps", "drift of the total energy")),
-            "stable": ((), stable, about("ps", "NVE without an accident")),
+            "stable": ((), stable, about("ps", "time of stable NVE")),
         },
         {"time": ("time", time, about("fs", "time"))},
     )
@@ -241,17 +215,13 @@ def nvt(
         Configuration with a calculator; advanced in place. Atoms at rest get velocities.
     temperature
         In K.
-    n_steps
-        Number of steps.
     timestep
         In fs.
     seed
         Seed for the velocities and the Langevin forces.
-    sample_every
-        Steps between samples.
     thermostat
-        ``"nose-hoover"`` (a chain of three; leaves the diffusion alone) or ``"langevin"`` (slows
-        it down, but reaches equilibrium from anywhere).
+        ``"nose-hoover"`` (a chain of three; does not affect the diffusion) or ``"langevin"`` (slows
+        it down, but reaches equilibrium from any state).
     relaxation
         Time of the thermostat, fs: period of the chain, or inverse Langevin friction.
     max_temperature
@@ -259,7 +229,7 @@ def nvt(
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         As from :func:`nve`, and ``positions(time, atom, xyz)``, Angstrom, not wrapped;
         ``mass(atom)`` in u; ``cell(vector, xyz)``.
     """
@@ -307,26 +277,9 @@ def melt(
     sample_every: int = 20,
     max_temperature: float = MAX_TEMPERATURE,
 ) -> xr.Dataset:
-    """Melt, quench to the wanted temperature and equilibrate, with Langevin dynamics.
+    """Melt a crystal in place, quench and equilibrate it, with Langevin dynamics.
 
-    Parameters
-    ----------
-    atoms
-        Crystal with a calculator (:func:`liquid_aluminum`); the liquid afterwards, with the
-        center of mass at rest.
-    protocol
-        Temperatures and lengths of the three stages.
-    seed
-        Seed for velocities and random forces.
-    sample_every
-        Steps between samples of the series.
-    max_temperature
-        A hotter run (K) has exploded and ends with :class:`DynamicsError`.
-
-    Returns
-    -------
-    xarray.Dataset
-        The series of :func:`nve` over all three stages.
+    The center of mass rests afterwards. Returns the series of :func:`nve` over all three stages.
     """
     rng = np.random.default_rng(seed)
     hot, cold, ramp = protocol.melt_temperature, protocol.temperature, protocol.quench_steps
@@ -360,7 +313,7 @@ def _advance(
     keep_positions: bool = False,
     before_step: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
-    """Take the steps, timing each, and sample in between, where no clock runs."""
+    """Take the steps, timing each, and sample between them, outside the timing."""
     if n_steps < 1 or sample_every < 1:
         raise InputError(f"{desc}: {n_steps} steps sampled every {sample_every} are not a run")
     atoms = integrator.atoms
@@ -384,7 +337,7 @@ def _advance(
 def _timed_step(
     integrator: MolecularDynamics, step: int, max_temperature: float, desc: str
 ) -> float:
-    """Seconds of one step; DynamicsError with the number of the step if it became unphysical."""
+    """Seconds of one step; DynamicsError with its number if the run became unphysical."""
     start = perf_counter()
     try:
         integrator.step()
@@ -417,7 +370,7 @@ def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> No
 
 
 def stop_drift(atoms: Atoms) -> None:
-    """Take the motion of the center of mass out of the velocities."""
+    """Remove the motion of the center of mass from the velocities."""
     momenta, mass = atoms.get_momenta(), atoms.get_masses()
     atoms.set_momenta(momenta - mass[:, None] * momenta.sum(axis=0) / mass.sum())
 
@@ -433,10 +386,8 @@ def kinetic_temperature(atoms: Atoms) -> float:
 
 
 def kinetic_energy(atoms: Atoms) -> float:
-    """Kinetic energy, eV.
-
-    Not by ASE's product of vectors: that goes to BLAS, whose threads then spin for some 30 ms on
-    the cores that the next force call wants.
-    """
+    """Kinetic energy, eV."""
+    # Not by ASE's vdot: it calls BLAS, whose threads then spin for some 30 ms on the cores that the
+    # next force call needs.
     momenta, mass = atoms.get_momenta(), atoms.get_masses()
     return float(np.sum(momenta * momenta / mass[:, None]) / 2)

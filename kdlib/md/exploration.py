@@ -5,9 +5,9 @@ between the models of an ensemble,
 
 .. math:: d = \max_i \sqrt{\langle |F_i^m - \langle F_i \rangle|^2 \rangle_m} ,
 
-as in DP-GEN (DOI 10.1016/j.cpc.2020.107206). A run that becomes unphysical (atoms
-collide, the temperature explodes) is no failure of the exploration: what came before it is what the
-models know least.
+as in DP-GEN (DOI 10.1016/j.cpc.2020.107206). A run that becomes unphysical (atoms collide, the
+temperature explodes) is no failure of the exploration: the models know least about the
+configurations just before.
 """
 
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class Excursion:
     sample_every: int
     """Steps between configurations."""
     timestep: float = 2.0
-    """In fs."""
+    """Time step, fs."""
     hot: float = 0.0
     """Temperature of a melt that comes first, K; 0 for none."""
     melt_steps: int = 0
@@ -48,38 +48,20 @@ class Excursion:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Configurations that an excursion went through.
-
-    Attributes
-    ----------
-    frames
-        Physical configurations in the order of time.
-    ending
-        Why the run ended before its time; empty if it did not.
-    survived
-        Share of the run that stayed physical.
-    melting
-        Physical configurations of the melt that came first.
-    """
+    """Configurations of an excursion."""
 
     frames: list[Atoms]
+    """Physical configurations in the order of time."""
     ending: str
+    """Why the run ended early; empty if it did not."""
     survived: float
+    """Share of the run that stayed physical."""
     melting: list[Atoms] = field(default_factory=list)
+    """Physical configurations of the preceding melt."""
 
 
 def follow(atoms: Atoms, calculator: BaseCalculator, excursion: Excursion) -> Trajectory:
-    """Run an excursion.
-
-    Parameters
-    ----------
-    atoms
-        Configuration to start from; not changed.
-    calculator
-        Gives the forces.
-    excursion
-        Temperature, length and end of the run.
-    """
+    """Run an excursion from a copy of ``atoms``."""
     e = excursion
     moving = bare(atoms)
     moving.calc = calculator
@@ -95,7 +77,7 @@ def follow(atoms: Atoms, calculator: BaseCalculator, excursion: Excursion) -> Tr
 def _watched(
     moving: Atoms, temperature: float, n_samples: int, e: Excursion, seed: int
 ) -> tuple[list[Atoms], str]:
-    """Physical configurations of a run, and why it ended before its time."""
+    """Physical configurations of a run, and why it ended early."""
     frames: list[Atoms] = []
     try:
         for sample in progress.bar(range(n_samples), desc="MD", unit="sample"):

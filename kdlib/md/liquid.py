@@ -19,15 +19,10 @@ APART = 4.0
 
 
 def density(temperature: float = 1200.0) -> float:
-    """Return the number density of liquid aluminum at ambient pressure, atoms/Angstrom^3.
+    """Return the number density of liquid aluminum at ambient pressure, atoms/Angstrom^3; T in K.
 
     The correlation of Assael et al. 2006 (doi:10.1063/1.2149380),
     rho = 2377.23 - 0.311 (T - 933.47) kg/m^3: 2294 kg/m^3 or 0.0512 atoms/Angstrom^3 at 1200 K.
-
-    Parameters
-    ----------
-    temperature
-        In K.
     """
     mass_density = 2377.23 - 0.311 * (temperature - 933.47)
     return units.number_density(mass_density, atomic_masses[atomic_numbers["Al"]])
@@ -48,10 +43,10 @@ def liquid_aluminum(
     seed
         Seed for the displacements and velocities.
     temperature
-        Temperature of the velocities, and of the liquid whose density is taken, K.
+        Temperature for the velocities and the density, K.
     displacement
-        Standard deviation of the random displacements along each axis, Angstrom; takes the atoms
-        off the symmetric sites, where HIP-NN's l = 1 invariants have a cusp.
+        Standard deviation of the random displacements along each axis, Angstrom. They move the
+        atoms off the symmetric sites, where HIP-NN's l = 1 invariants have a cusp.
     """
     lattice_constant = (4 / density(temperature)) ** (1 / 3)
     atoms = bulk("Al", a=lattice_constant, cubic=True).repeat(n_cells)
@@ -67,18 +62,9 @@ def starting_liquid(
     seed: int = 0,
     calculator: BaseCalculator | None = None,
 ) -> Atoms:
-    """Melt a crystal of aluminum and quench it: the configuration that all models start from.
+    """Melt and quench a crystal of aluminum, ``n_cells`` cubic cells along each axis.
 
-    Parameters
-    ----------
-    n_cells
-        Cubic cells of four atoms along each axis.
-    protocol
-        Temperatures and lengths; by default those of :class:`~kdlib.md.dynamics.MeltProtocol`.
-    seed
-        Seed for displacements, velocities and random forces.
-    calculator
-        Forces of the melt; by default ASE's EMT, a classical aluminum that favors no model.
+    All models start from it, so the default forces are those of ASE's EMT, which favors none.
     """
     protocol = protocol or MeltProtocol()
     atoms = liquid_aluminum(n_cells, seed, protocol.temperature)
@@ -89,19 +75,9 @@ def starting_liquid(
 
 
 def enlarged(atoms: Atoms, n_atoms: int, temperature: float, seed: int = 0) -> Atoms:
-    """Copies of a small liquid with new velocities.
+    """Repeat an equilibrated liquid to ``n_atoms``, a multiple of its own, with new velocities (K).
 
-    Parameters
-    ----------
-    atoms
-        Equilibrated liquid; with velocities of their own, its copies move apart within a few
-        hundred fs.
-    n_atoms
-        A multiple of the number of ``atoms``.
-    temperature
-        Temperature of the velocities, K.
-    seed
-        Seed for the velocities.
+    With velocities of their own the copies diverge within a few hundred fs.
     """
     tiled = cells.tile(atoms, n_atoms)
     thermalize(tiled, temperature, np.random.default_rng(seed))
@@ -109,7 +85,7 @@ def enlarged(atoms: Atoms, n_atoms: int, temperature: float, seed: int = 0) -> A
 
 
 def is_aluminum(frames: Sequence[Atoms]) -> bool:
-    """Whether the data are of nothing but aluminum, whose liquid is known from experiment."""
+    """Whether the data hold only aluminum, whose liquid is known from experiment."""
     return datasets.species(frames) == ("Al",)
 
 
@@ -126,12 +102,10 @@ def configuration(
     frames
         Data that the models learn from.
     n_atoms
-        Wanted number of atoms; the result has the nearest that a crystal (aluminum: 4 n^3) or
-        copies of a frame allow.
+        The result has the nearest number that a crystal (aluminum: 4 n^3) or copies of a frame
+        allow.
     protocol
-        The melt; for aluminum only. Other materials keep the density of the frame.
-    seed
-        Seed for velocities.
+        Protocol of the melt, for aluminum only. Other materials keep the density of the frame.
     """
     if is_aluminum(frames):
         n_cells = max(1, round((n_atoms / 4) ** (1 / 3)))
@@ -150,20 +124,7 @@ def configuration(
 
 
 def fitting(sizes: Mapping[str, Sequence[int]], unit: int) -> dict[str, list[int]]:
-    """Numbers of atoms nearest to the wanted ones that copies of a cell of ``unit`` atoms have.
-
-    Parameters
-    ----------
-    sizes
-        Backend -> wanted numbers of atoms.
-    unit
-        Atoms of the cell that is repeated.
-
-    Returns
-    -------
-    dict
-        Backend -> multiples of ``unit``; different numbers stay different.
-    """
+    """Multiples of ``unit`` nearest to the sizes of each backend; different ones stay different."""
     return {backend: _multiples(sorted(numbers), unit) for backend, numbers in sizes.items()}
 
 
@@ -175,7 +136,7 @@ def _multiples(numbers: Sequence[int], unit: int) -> list[int]:
 
 
 def _typical(frames: Sequence[Atoms]) -> Atoms:
-    """Frame of median volume per atom among those with most species; a molecule gets a box."""
+    """Frame of median volume per atom among those with the most species; a molecule gets a box."""
     periodic = [atoms for atoms in frames if atoms.pbc.all()]
     richest = max(len(set(atoms.numbers)) for atoms in periodic or frames)
     rich = [atoms for atoms in periodic or frames if len(set(atoms.numbers)) == richest]

@@ -2,10 +2,10 @@ r"""Structure of a liquid under many models: g(r), its errors, diffusion (sectio
 
 Every model starts from the same configuration (:func:`kdlib.md.liquid.configuration`), comes to
 equilibrium, and is sampled at constant temperature and volume by ASE or by LAMMPS. The error of a
-g(r) is taken against the model's own teacher, as in the paper, which flatters a student that
-inherited its teacher's faults; so also against teachers of other seeds and against experiment.
+g(r) is taken against the model's own teacher, as in the paper. This flatters a student that
+inherited its teacher's faults, so it is also taken against teachers of other seeds and experiment.
 
-Whether it is a liquid at all says the motion of its atoms, read off positions never wrapped,
+Whether it is a liquid follows from the motion of its atoms, with positions that are never wrapped,
 
 .. math:: \mathrm{MSD}(t) = \langle |r_i(t_0 + t) - r_i(t_0)|^2 \rangle, \qquad
           D = \tfrac{1}{6} \frac{d}{dt} \mathrm{MSD}(t)
@@ -37,10 +37,10 @@ ENGINES = {"ase": dynamics.nvt, "lammps": lammps.nvt}
 
 @dataclass(frozen=True)
 class LiquidCriterion:
-    """When a run counts as liquid: its atoms diffuse, and they have left their places."""
+    """When a run counts as liquid: its atoms diffuse, and they have left their sites."""
 
     min_diffusion: float = 1e-4
-    """In Angstrom^2/fs; about a tenth of liquid aluminum's near 1000 K (0.7-0.9 A^2/ps)."""
+    """Diffusion coefficient, Angstrom^2/fs; a tenth of liquid aluminum's near 1000 K."""
     min_displacement: float = 1.0
     """Root-mean-square displacement over the longest lag, Angstrom. In a crystal about to melt it
     stays below 0.6 (sqrt 2 times an amplitude of 10-15 % of the distance between neighbors)."""
@@ -48,18 +48,18 @@ class LiquidCriterion:
 
 @dataclass(frozen=True)
 class StructureProtocol:
-    """How the g(r) of a model is measured, and over what range its error is taken."""
+    """Settings of the runs for g(r), and the range of its error."""
 
     temperature: float = 1200.0
-    """In K."""
+    """Temperature, K."""
     equilibration_steps: int = 1000
     """Steps under the model's own forces before samples are taken."""
     n_steps: int = 20000
-    """Steps that are sampled."""
+    """Sampled steps."""
     timestep: float = 2.0
-    """In fs."""
+    """Time step, fs."""
     sample_every: int = 20
-    """Steps between samples; g(r) forgets itself in some 100 fs."""
+    """Steps between samples; g(r) decorrelates in some 100 fs."""
     n_bins: int = 160
     """Bins of g(r) between 0 and ``r_max``."""
     r_min: float = 2.0
@@ -69,11 +69,9 @@ class StructureProtocol:
     n_pieces: int = 4
     """Equally long pieces of a run, from whose scatter the noise floor follows."""
     engine: str = "ase"
-    """Who integrates the motion: ``"ase"`` or ``"lammps"``."""
+    """Integrator: ``"ase"`` or ``"lammps"``."""
     backend: str = "fused"
-    """Backend of the calculator."""
     device: str = "auto"
-    """Device of the calculator."""
     seed: int = 0
     """Seed for the velocities."""
 
@@ -93,7 +91,7 @@ PROTOCOL = StructureProtocol()
 
 
 class Model(Protocol):
-    """What makes calculators and can be sent to another process: :class:`kdlib.hipnn.Potential`."""
+    """A picklable maker of calculators, such as :class:`kdlib.hipnn.Potential`."""
 
     counts: Mapping[str, int]
 
@@ -104,23 +102,14 @@ class Model(Protocol):
 def liquid_structure(
     calculator: BaseCalculator, start: Atoms, protocol: StructureProtocol = PROTOCOL
 ) -> xr.Dataset:
-    """Sample the liquid under one calculator.
-
-    Parameters
-    ----------
-    calculator
-        Any ASE calculator.
-    start
-        Liquid to start from; not changed.
-    protocol
-        Temperature, lengths and engine of the run.
+    """Sample a liquid, starting from a copy of ``start``, under one calculator.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         ``g(r)``, ``g_piece(piece, r)``, ``temperature`` (K, mean), ``diffusion`` (Angstrom^2/fs)
-        and ``is_liquid``; all NaN, with the reason in the attribute ``failure``, for a model whose
-        run explodes: that is a property of the model.
+        and ``is_liquid``; all NaN, with the reason in the attribute ``failure``, if the run
+        explodes: that is a property of the model.
     """
     p = protocol
     atoms = bare(start)
@@ -174,18 +163,12 @@ def liquid_structures(
     ----------
     models
         (role, architecture, seed) -> model.
-    start
-        Liquid that all start from.
-    protocol
-        Temperature, lengths and engine of the run.
     executor
-        Where; by default ``n_workers`` processes of one thread each.
-    n_workers
-        Processes of the default executor; by default one per core.
+        By default ``n_workers`` processes of one thread each, one per core.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         Variables of :func:`liquid_structure` over role, architecture and seed, with the counts of
         each architecture.
     """
@@ -234,14 +217,12 @@ def compare(
     ----------
     ds
         From :func:`liquid_structures`, with the teachers among the models.
-    protocol
-        The one that was run: range of the error and number of pieces.
     experiment
         Whether to compare with the measured g(r) of liquid aluminum, too.
 
     Returns
     -------
-    xarray.Dataset
+    xr.Dataset
         Kind ``rdf``: ``rdf_error`` against its own teacher (NaN for teachers),
         ``rdf_error_other_teachers`` (mean over teachers of other seeds), ``rdf_error_experiment``;
         ``rdf_floor``, the error that finite sampling gives two runs of one model (mean over the
@@ -310,7 +291,7 @@ def mean_squared_displacement(run: xr.Dataset) -> xr.DataArray:
 
     Returns
     -------
-    xarray.DataArray
+    xr.DataArray
         Dimension ``lag`` (fs), from 0; averaged over atoms and all time origins.
     """
     positions = run.positions.transpose("time", "atom", "xyz").values
@@ -336,19 +317,15 @@ def diffusion(msd: xr.DataArray, ballistic: float = 300.0) -> float:
     msd
         From :func:`mean_squared_displacement`.
     ballistic
-        Shorter lags (fs) are left out: there, atoms fly or rattle in the cage of neighbors.
-
-    Returns
-    -------
-    float
-        NaN when the run is too short for two lags beyond ``ballistic``.
+        Shorter lags (fs) are ignored: there, atoms fly or rattle in the cage of their neighbors.
+        The result is NaN for fewer than two longer ones.
     """
     late = msd.sel(lag=slice(ballistic, None))
     return slope(late.lag, late) / 6
 
 
 def is_liquid(msd: xr.DataArray, criterion: LiquidCriterion = LiquidCriterion()) -> bool:
-    """Whether the atoms diffuse and have left their places (see :class:`LiquidCriterion`)."""
+    """Whether the atoms diffuse and have left their sites (see :class:`LiquidCriterion`)."""
     displacement = float(np.sqrt(msd[-1])) if msd.size else 0.0
     moves = displacement >= criterion.min_displacement
     return bool(moves and diffusion(msd) >= criterion.min_diffusion)

@@ -73,15 +73,10 @@ def project_root() -> Path:
 def save(ds: xr.Dataset, path: str | os.PathLike[str], kind: str = "", **attrs: Any) -> Path:
     """Write a validated Dataset with its provenance; an existing file is replaced at once.
 
-    Parameters
-    ----------
-    ds
-        Variables named as in `kdlib.results.schema`; units and long names are attached here.
-    kind
-        Kind of result; by default the one in the Dataset's attributes.
-    **attrs
-        Further attributes, e.g. ``profile``, ``dataset_sha256``, ``split_sha256``, ``device``,
-        ``wall_time`` (s). Anything but text and numbers is stored as JSON.
+    Variables are named as in `kdlib.results.schema`; units and long names are attached here. The
+    kind is by default the one in the Dataset's attributes. Further attributes are e.g. ``profile``,
+    ``dataset_sha256``, ``split_sha256``, ``device``, ``wall_time`` (s); anything but text and
+    numbers is stored as JSON.
     """
     path = Path(path)
     kind = kind or str(ds.attrs.get("kind", ""))

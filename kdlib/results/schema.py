@@ -35,12 +35,7 @@ def broken_rule(
 ) -> str:
     """Return the rule that a variable breaks, as the end of a sentence; empty if none.
 
-    Parameters
-    ----------
-    variable
-        What it should be; without it, only units, name and values are checked.
-    allowed
-        The only values allowed, if any are given.
+    Without a ``variable`` to compare with, only units, name and values are checked.
     """
     text = _is_text(array)
     if array.dtype.kind not in "iuf" and not text:
@@ -354,19 +349,12 @@ def describe(ds: xr.Dataset, kind: str) -> xr.Dataset:
 
 
 def validate(ds: xr.Dataset, kind: str, source: str = "") -> xr.Dataset:
-    """Return the Dataset if it follows the schema of its kind.
-
-    Parameters
-    ----------
-    kind
-        A key of `KINDS` or one of `FREE_KINDS`.
-    source
-        File name for the message; by default the file that xarray read.
+    """Return the Dataset if it follows the schema of its kind, in `KINDS` or `FREE_KINDS`.
 
     Raises
     ------
     InputError
-        Names the file, the variable and the rule broken.
+        Names the file (``source``, or what xarray has read), the variable and the rule broken.
     """
     table = _schema(kind)
     source = source or str(ds.encoding.get("source", f"{kind} dataset"))

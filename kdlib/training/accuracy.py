@@ -169,11 +169,7 @@ def summary(errors: Mapping[str, np.ndarray]) -> dict[str, float]:
 def evaluate(potential: Potential, frames: Sequence[Atoms], split: Split) -> xr.Dataset:
     """Errors of one model on every part, and of each test frame for the bootstrap over frames.
 
-    Parameters
-    ----------
-    frames, split
-        Data and their frozen division; where frames carry the atomic energies of the model's own
-        teacher, the model is compared with those, too.
+    Where frames carry the atomic energies of the model's own teacher, they are compared, too.
 
     Returns
     -------
@@ -232,8 +228,6 @@ def parity(
 
     Parameters
     ----------
-    frames, split
-        Data and their division; only the test part is looked at.
     other
         A model of another seed, to compare the atomic energies with.
     first_shell

@@ -49,7 +49,7 @@ class FrameStore:
         self._pairs_before = np.cumsum(self.n_pairs) - self.n_pairs
 
     def batch(self, chosen: np.ndarray) -> Batch:
-        """Frames ``chosen``, laid end to end; equal to :func:`kdlib.hipnn.batches.collate` of them."""
+        """Chosen frames laid end to end, equal to :func:`kdlib.hipnn.batches.collate` of them."""
         plan = torch.as_tensor(self.plan(chosen), device=self.device)
         room = Room(int(self.n_atoms[chosen].sum()), int(self.n_pairs[chosen].sum()))
         return self._cut(plan, room)

@@ -1,7 +1,7 @@
 """An optimizer step as a captured graph: on a GPU, launching a step costs more than the step.
 
 A graph always works on the same memory and the same numbers of atoms and pairs, so the batches are
-padded (:mod:`kdlib.training.framestore`) to a few sizes, and one graph is captured for each size that comes.
+padded (:mod:`kdlib.training.framestore`) to a few sizes, and one graph is captured for each size.
 All of a step is inside: cutting the batch from the store, the loss, its gradient, the optimizer.
 """
 

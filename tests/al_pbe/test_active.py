@@ -17,7 +17,7 @@ SHORT = Exploration(n_steps=60, sample_every=10, melt_steps=10)
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Two briefly trained models: good enough for a few steps, and not of one opinion."""
+    """Two briefly trained models, accurate enough for a few steps, that disagree."""
     home, found = tmp_path_factory.mktemp("models"), []
     for width in (8, 10):
         config = HipnnConfig(width, 8, 1)
@@ -39,7 +39,7 @@ def test_a_model_does_not_disagree_with_itself(models, crystal):
 
 
 def test_disagreement_by_hand(models, crystal):
-    """Of two models it is half the difference of their forces, at the worst atom."""
+    """For two models it is half the difference of their forces at the worst atom."""
     frames = [crystal, crystal.repeat((2, 1, 1))]
     found = disagreement(models, frames)
     for value, atoms in zip(found, frames, strict=True):
@@ -61,7 +61,7 @@ def test_starts_cover_what_they_should():
 
 
 def test_frames_of_two_rounds_never_share_a_number():
-    """What would run into the numbers of the next round is refused before anything runs."""
+    """Numbers that would reach those of the next round are refused before anything runs."""
     with pytest.raises(InputError, match="1001 trajectories, but a round has numbers for 1000"):
         active.round_of([], 1, 1001, 1)
 

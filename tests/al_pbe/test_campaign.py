@@ -43,7 +43,7 @@ def label(atoms: Atoms) -> Atoms:
 
 
 def test_one_file_per_frame_and_no_frame_twice(tmp_path, terminal):
-    """A second call finds everything done; what fails or is too close is said and left out."""
+    """A second call finds everything done; frames that fail or are too close are skipped aloud."""
     written = campaign.run(range(900, 905), tmp_path, sample, label)
     assert [path.name for path in written] == [f"frame_00{k}.extxyz" for k in (900, 901, 904)]
     said = terminal()
@@ -61,7 +61,7 @@ def test_shipped_frames_are_not_labeled_again(tmp_path):
 
 
 def test_claims_keep_processes_apart(tmp_path):
-    """A frame that a living process has claimed is left to it; that of a dead one is taken over."""
+    """A frame claimed by a living process is skipped; that of a dead one is taken over."""
     living, dead = (tmp_path / f".frame_00{k}.claim" for k in (900, 901))
     living.write_text(str(os.getppid()))
     dead.write_text("4194305")  # beyond the largest process number of Linux
@@ -72,7 +72,7 @@ def test_claims_keep_processes_apart(tmp_path):
 
 @pytest.mark.parametrize(("k", "part"), [(900, None), (5900, "transfer"), (6900, "train")])
 def test_collected_frames_know_their_part(tmp_path, k, part):
-    """Large cells are set apart; what active learning found only trains."""
+    """Large cells are the transfer part; actively learned frames only train."""
     campaign.run([k], tmp_path, sample, label)
     frames = {int(a.info["frame"]): a for a in campaign.collected(tmp_path)}
     assert frames[k].info.get("part") == part

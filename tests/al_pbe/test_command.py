@@ -10,7 +10,7 @@ from kdlib import datasets, results
 
 @pytest.mark.parametrize("wanted", ["10-20", "x:3", "3:y"])
 def test_ranges_of_frames_are_read_strictly(wanted: str, capsys: pytest.CaptureFixture) -> None:
-    """What is no range of frames is refused before any calculation."""
+    """An invalid range of frames is refused before any calculation."""
     with pytest.raises(SystemExit) as stopped:
         main(["label", wanted])
     assert stopped.value.code == 2

@@ -1,4 +1,4 @@
-"""What active learning did to the errors of ensembles."""
+"""Effect of active learning on the errors of ensembles."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def frames():
 
 @pytest.fixture(scope="module")
 def trained():
-    """What every ensemble was trained with."""
+    """Settings that every ensemble was trained with."""
     return []
 
 
@@ -95,7 +95,7 @@ def test_ensembles_differ_in_frames_but_not_in_steps(gains, frames, trained):
 
 
 def test_control_has_as_many_frames_as_without_active_learning(gains, frames, trained):
-    """All rounds, four sampled training frames less, the test part untouched, as many epochs."""
+    """All rounds, four fewer sampled training frames, the same test part and epochs."""
     seen, epochs = trained[3]
     assert epochs == 40
     numbers = {atoms.info["frame"] for atoms in seen}
@@ -125,7 +125,7 @@ def test_error_of_a_member_by_hand(gains, frames):
 
 
 def test_labeled_frames_tell_what_was_disputed(gains):
-    """Their own records are enough, and a trajectory of which none was labeled is missing."""
+    """The frames' own info suffices, and a trajectory without a labeled frame is missing."""
     assert gains.trajectory.values.tolist() == [3, 5, 7]
     expected = [[0.13, np.nan, 0.17], [0.23, 0.25, np.nan]]
     np.testing.assert_allclose(gains.disagreement, expected)
@@ -133,13 +133,13 @@ def test_labeled_frames_tell_what_was_disputed(gains):
 
 
 def test_gains_are_a_result_file(gains, tmp_path):
-    """Every variable says its unit and meaning, and comes back."""
+    """Every variable has a unit and a long name, and reads back."""
     path = results.save(gains, tmp_path / "active.nc", kind="series")
     xr.testing.assert_allclose(results.load(path), gains)
 
 
 def test_frames_of_active_learning_only_train(frames):
-    """One in the test part would flatter or shame every model: it is refused."""
+    """An actively learned frame in the test part would bias every error, so it is refused."""
     astray = labeled(6500, 0.1, round=1)
     with pytest.raises(InputError, match="frame 6500: active learning is for training only"):
         learning.numbers([*frames, astray])

@@ -40,7 +40,7 @@ def frames():
 
 
 def test_differences_by_hand(frames, tmp_path):
-    """Against the better cutoff the planted errors come out; against the same one, zero."""
+    """Against the better cutoff the planted errors are found; against the same one, zero."""
     variants = {"converged": CONVERGED, "scf": quality.VARIANTS["scf"]}
     ds = quality.accuracy(frames, tmp_path, variants, labeler)
     np.testing.assert_allclose(ds.force_difference.sel(variant="converged"), 0.1, rtol=1e-5)
@@ -58,7 +58,7 @@ def test_finished_calculations_are_not_repeated(frames, tmp_path):
 
 
 def test_what_is_not_computed_is_nan(frames, tmp_path):
-    """A variant that nobody asked for is read where it is finished, and otherwise no number."""
+    """A variant that was not requested is read if it is finished, and NaN otherwise."""
     variants = {"converged": CONVERGED, "scf": quality.VARIANTS["scf"]}
     quality.accuracy(frames[:1], tmp_path, variants, labeler)
     ds = quality.accuracy(frames[:2], tmp_path, variants, labeler, compute=["converged"])
@@ -67,7 +67,7 @@ def test_what_is_not_computed_is_nan(frames, tmp_path):
 
 
 def test_failed_calculation_leaves_the_others(frames, tmp_path):
-    """A frame whose DFT does not converge is said and left out."""
+    """A frame whose DFT does not converge is reported and skipped."""
 
     def stubborn(atoms: Atoms, settings: LabelSettings) -> Atoms:
         if atoms.info["frame"] == 1:

@@ -1,4 +1,4 @@
-"""Records are computed a file at a time; small k-point meshes stand for those of supercells."""
+"""Records are computed file by file; small k-point meshes represent those of supercells."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ class Counted:
         self.made, self.stop_after = [], stop_after
 
     def __call__(self, settings: LabelSettings, like: Atoms, copies: records.Copies) -> EMT:
-        """A calculator, and a note of what it was for."""
+        """Return a calculator and record its arguments."""
         if len(self.made) == self.stop_after:
             raise KeyboardInterrupt
         self.made.append((like.info["structure"], settings, copies))
@@ -43,7 +43,7 @@ def physics(folder, make):
 
 
 def test_physics_goes_on_from_where_it_was_stopped(tmp_path):
-    """Killed in the middle and started again, it computes each energy once, with equal results."""
+    """Killed and restarted, it computes each energy once, with equal results."""
     whole, part, rest = Counted(), Counted(stop_after=20), Counted()
     expected = physics(tmp_path / "whole", whole)
     with pytest.raises(KeyboardInterrupt):
@@ -55,7 +55,7 @@ def test_physics_goes_on_from_where_it_was_stopped(tmp_path):
 
 
 def test_physics_is_that_of_the_crystals(tmp_path):
-    """What goes through files is what the calculator says, for each of the settings."""
+    """Results read from files are those of the calculator, for each of the settings."""
     ds = physics(tmp_path, Counted())
     direct = crystals.properties(lambda _: EMT(), QUICK)
     assert ds.settings.values.tolist() == ["label", "converged"]
@@ -77,7 +77,7 @@ def test_settings_reach_the_calculators(tmp_path):
 
 
 def test_other_settings_are_other_files(tmp_path):
-    """No energy of one set of settings is taken for another's."""
+    """An energy of one set of settings is never used for another."""
     for stem in ("a", "a", "b"):
         atoms = bulk("Al", cubic=True)
         atoms.calc = Stored(EMT, tmp_path / "fcc", stem)
@@ -125,7 +125,7 @@ def test_accuracy_is_told_on_the_card(tmp_path):
 
 
 def test_accuracy_without_computing_reads_what_is_there(tmp_path):
-    """Ten shipped frames of every kind; with nothing finished and nothing asked for, no number."""
+    """Ten shipped frames of every kind; with nothing finished or requested, all values are NaN."""
     ds = records.accuracy(tmp_path, compute=())
     kinds = {"bcc", "compressed", "fcc", "hcp", "liquid", "melting", "vacancy"}
     assert ds.sizes["frame"] == 10

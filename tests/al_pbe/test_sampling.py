@@ -16,7 +16,7 @@ def shipped():
 
 @pytest.mark.parametrize("phase", list(sampling.PHASES))
 def test_shipped_frames_are_drawn_again(shipped, phase):
-    """The first shipped frame of every phase comes out again, to what extxyz keeps of it.
+    """The first shipped frame of every phase is reproduced to the digits of extxyz.
 
     The motion of a melt amplifies the rounding of another processor, by now to 3e-4 Angstrom.
     """

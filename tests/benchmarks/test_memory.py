@@ -25,7 +25,7 @@ def potential() -> Potential:
 
 
 def test_meter_sees_a_peak_and_forgets_it():
-    """200 MB that come and go raise the peak by 200 MB; after a reset it is gone."""
+    """200 MB that are allocated and freed raise the peak by 200 MB until it is reset."""
     memory.reset_peak(CPU)
     before = memory.peak(CPU)
     np.ones(25_000_000).sum()
@@ -106,7 +106,7 @@ def test_slope_needs_three_sizes(potential):
 
 @pytest.mark.slow
 def test_memory_of_a_real_run(potential):
-    """Fresh processes measure a run: more than the bare arrays (72 bytes), below a MB per atom."""
+    """Fresh processes measure more than the bare arrays (72 bytes), and less than 1 MB per atom."""
     start = liquid.liquid_aluminum(2, seed=0)
     protocol = MemoryProtocol(n_steps=1, device="cpu")
     sizes = {"fused": [4096, 8192, 16384]}

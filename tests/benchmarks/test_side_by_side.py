@@ -1,4 +1,4 @@
-"""The side-by-side benchmark: what is read, what is divided by what, and what is left out."""
+"""The side-by-side benchmark: parsing, ratios, extrapolation, skipped runs."""
 
 import os
 from pathlib import Path
@@ -182,7 +182,7 @@ def test_what_fits_is_measured(faked, protocol, monkeypatch):
 
 
 def test_what_does_not_fit_is_extrapolated(faked, protocol, monkeypatch):
-    """Memory for 20 atoms: 32 take over the times of 4, and one call of 20 atoms checks them."""
+    """With memory for 20 atoms, 32 copy the times of 4, and one call of 20 atoms checks them."""
     share = protocol.memory_share
     ds = _run(protocol, monkeypatch, memory=(1e6 + 20.5e3) / share).sel(contestant="fused")
     assert ds.status.values.tolist() == ["measured", "extrapolated from 4"]
@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_extrapolated(faked, protocol, monkeypatch):
 
 
 def test_lammps_stands_beside_every_architecture_that_ran(protocol, monkeypatch):
-    """Its times are entered for what was simulated, not for what was only trained."""
+    """Its times are entered for the simulated architectures, not for the one only trained."""
     run = lammps.parse(OUTPUT, peak=5.0)
     monkeypatch.setattr(lammps, "run", lambda *_, **__: run)
     ds = empty([CONFIG, HipnnConfig(6, 5, 1)], protocol)
@@ -234,7 +234,7 @@ def test_epochs_are_timed_one_by_one(monkeypatch, emt_frames):
 
 
 def test_brief_training_leaves_a_potential(monkeypatch, emt_frames, tmp_path):
-    """What it saves can be loaded and is not what it started from."""
+    """The saved model can be loaded and differs from its start."""
     monkeypatch.setattr(training.datasets, "load", lambda name: emt_frames)
     training.brief_training(TrainJob(CONFIG, "control", "fused", 8, 2), tmp_path / "run")
     found = hipnn.load(tmp_path / "run").module
@@ -251,7 +251,7 @@ def test_brief_training_leaves_a_potential(monkeypatch, emt_frames, tmp_path):
     ],
 )
 def test_protocol_is_checked(wrong, message):
-    """What cannot be measured is refused before anything runs."""
+    """Settings that cannot be measured are refused before anything runs."""
     with pytest.raises(InputError, match=message):
         BenchProtocol(**wrong)
 

@@ -1,4 +1,4 @@
-"""Benchmarks: what is timed, in which unit, over which grid."""
+"""Benchmarks: timed quantities, their units and their grid."""
 
 from types import SimpleNamespace
 
@@ -30,7 +30,7 @@ def start():
 
 
 def test_contestants(potentials):
-    """The three ways to run a model are what they are called."""
+    """The three backends are the implementations that they name."""
     assert isinstance(contestant(potentials[0], "stock"), StockCalculator)
     assert contestant(potentials[0], "hippynn").backend == "hippynn"
     assert contestant(potentials[0], "fused").backend == "fused"
@@ -94,7 +94,7 @@ def test_protocol_needs_steps():
 
 
 def test_a_benchmark_says_where_and_when_it_was_measured(tmp_path, monkeypatch):
-    """That of another machine is shown as such, one's own goes first, and none is said."""
+    """One's own benchmark goes first, a shipped one is said to be another's, none is reported."""
     (tmp_path / "pyproject.toml").write_text('name = "kdlib"')
     monkeypatch.chdir(tmp_path)
     made = {"created": "2026-01-02T03:04:05+00:00", "cpu_model": "Abacus"}

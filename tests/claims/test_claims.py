@@ -1,4 +1,4 @@
-"""The audit finds planted effects, admits their absence, and says what was not measured."""
+"""The audit finds planted effects, reports their absence, and names missing measurements."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_every_planted_effect_is_found(strong):
     ],
 )
 def test_the_planted_number_is_recovered(strong, name, truth):
-    """The value is the planted one within its interval, and the interval is not idle."""
+    """The planted value lies within the interval, and the interval is not too wide."""
     row = strong[name]
     assert row["value"] == pytest.approx(truth, rel=0.05)
     assert row["ci_low"] < row["value"] < row["ci_high"]
@@ -99,7 +99,7 @@ def test_two_noisy_seeds_decide_nothing(planted):
 
 
 def test_one_seed_and_one_size_give_a_number_without_interval(planted):
-    """A single run is shown, and not decided."""
+    """A single run has a value and no verdict."""
     found = planted(seeds=1)
     found["accuracy"] = found["accuracy"].sel(architecture=["128-40-4"])
     row = audited(found)["force_control"]
@@ -203,7 +203,7 @@ def test_claims_have_unique_names_and_rules():
 
 
 def test_choices_are_read_from_the_results(planted):
-    """What a run used comes from its result files alone, its loss weights from the last epoch."""
+    """Settings of a run come from its result files alone, loss weights from the last epoch."""
     found = planted(seeds=3)
     told = {"batch_size": 7, "e0_decay": 0.02, "selection_energy": 1.0, "selection_force": 10.0}
     told |= {
@@ -241,7 +241,7 @@ def test_choices_are_read_from_the_results(planted):
 
 
 def test_the_papers_settings_are_the_defaults_of_a_training():
-    """What the audit quotes from the paper is what roles and trainings have by default."""
+    """The audit's quotes from the paper equal the defaults of roles and trainings."""
     for role, weights in paper.WEIGHTS.items():
         stage = roles.ROLES[role].schedule(500).stages[-1][1]
         assert (stage.energy, stage.force, stage.atomic_energy) == weights

@@ -1,4 +1,4 @@
-"""Intervals cover the truth as often as they say, and reduce to textbook cases."""
+"""Intervals have their nominal coverage and reduce to textbook cases."""
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_rank_correlation_ignores_monotonic_changes():
 
 
 def test_perfect_correlation_has_an_interval():
-    """Ranks that agree throughout are evidence, and the more the more there are."""
+    """Perfectly agreeing ranks are evidence, the stronger the more there are."""
     few, many = (rank_correlation(np.arange(n), np.arange(n) ** 3) for n in (6, 30))
     assert many.value == pytest.approx(1)
     assert 0 < few.low < many.low < 1
@@ -144,7 +144,7 @@ def test_log_bins_give_each_octave_the_same_weight():
 
 
 def test_front_keeps_only_unbeaten_points():
-    """A dearer point stays only if it is more accurate than all cheaper ones."""
+    """A costlier point stays only if it is more accurate than all cheaper ones."""
     cost = np.array([4.0, 1.0, 2.0, 3.0, np.nan])
     error = np.array([0.1, 0.5, 0.6, 0.3, 0.0])
     x, y = front(cost, error)

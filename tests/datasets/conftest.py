@@ -23,14 +23,14 @@ from kdlib.datasets.registry import git_blob_id
 
 @pytest.fixture(scope="session")
 def alloy() -> list[Atoms]:
-    """Forty periodic 4-atom cells of copper and gold, labelled by ASE's EMT, with stresses."""
+    """Forty periodic 4-atom cells of copper and gold, labeled by ASE's EMT, with stresses."""
     rng = np.random.default_rng(1)
     return [by_emt(_cell(rng, k)) for k in range(40)]
 
 
 @pytest.fixture(scope="session")
 def clusters() -> list[Atoms]:
-    """Twelve isolated Cu2Au molecules, labelled by ASE's EMT."""
+    """Twelve isolated Cu2Au molecules, labeled by ASE's EMT."""
     rng = np.random.default_rng(2)
     shape = np.array([[0, 0, 0], [2.5, 0, 0], [1.2, 2.3, 0]])
     return [by_emt(Atoms("Cu2Au", shape + rng.normal(0, 0.1, (3, 3)))) for _ in range(12)]
@@ -54,7 +54,7 @@ def by_emt(atoms: Atoms) -> Atoms:
 
 @pytest.fixture(scope="session")
 def dimers() -> list[Atoms]:
-    """Aluminium dimers in cells, 120 of them, that repel the more the closer they are."""
+    """Aluminum dimers in cells, 120 of them, that repel the more the closer they are."""
     rng = np.random.default_rng(3)
     frames = []
     for distance in rng.uniform(2.2, 2.9, 120):
@@ -120,7 +120,7 @@ def pack() -> Callable[..., bytes]:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one archive under any address, and remembers what it was asked for."""
+    """Serves one archive under any address and records the requests."""
 
     content = b""
     cut = False

@@ -1,4 +1,4 @@
-"""ANI-Al from the address to the frames, and everything that can go wrong on the way."""
+"""ANI-Al from the address to the frames, and all errors on the way."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_from_address_to_frames(archive, server, serve, dimers, capsys):
 
 
 def test_second_run_asks_nobody(archive, server, serve):
-    """What is in the cache is not asked for again, and no archive or partial file is left."""
+    """A cached file is not downloaded again, and no archive or partial file is left."""
     serve(archive)
     datasets.fetch("ani-al")
     datasets.fetch("ani-al")
@@ -73,7 +73,7 @@ def test_second_run_asks_nobody(archive, server, serve):
 
 
 def test_cut_connection_leaves_nothing(archive, server, serve):
-    """Half a file is an error that names the address; the next try gets the whole."""
+    """Half a file is an error that names the address; the next attempt gets all of it."""
     serve(archive)
     server.cut = True
     with pytest.raises(InputError, match=rf"{server.url}/.*Al-data\.tgz: download failed"):
@@ -193,7 +193,7 @@ def test_file_altered_in_the_cache_is_refused(archive, serve):
 
 
 def test_a_broken_frame_is_left_out_and_named(tmp_path, dimers, write_h5, pack, serve):
-    """Users cannot mend these files: one frame in 120 is left out aloud, two are an error."""
+    """Users cannot fix these files: one bad frame in 120 is skipped aloud, two are an error."""
     frames = [atoms.copy() for atoms in dimers]
     for old, new in zip(dimers, frames, strict=True):
         new.calc = old.calc
@@ -206,7 +206,7 @@ def test_a_broken_frame_is_left_out_and_named(tmp_path, dimers, write_h5, pack, 
 
 
 def test_two_broken_frames_in_a_hundred_are_refused(tmp_path, dimers, write_h5, pack, serve):
-    """More than one frame in a hundred: then it is the reading that is wrong."""
+    """More than one bad frame in a hundred means that the reading is wrong."""
     energy = np.full(120, -5.0)
     energy[:2] = np.nan
     path = write_h5(tmp_path / "data.h5", dimers, energy=energy)

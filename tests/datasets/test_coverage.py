@@ -10,7 +10,7 @@ from kdlib.training import accuracy
 
 
 def test_embedded_data_cover_solid_and_liquid_densities():
-    """Aluminium: 2.7 g/cm3 (solid) and 2.3 g/cm3 (liquid) lie inside; 12 neighbours in fcc."""
+    """Aluminum: 2.7 g/cm3 (solid) and 2.3 g/cm3 (liquid) lie inside; 12 neighbors in fcc."""
     frames = datasets.load("al-pbe")
     split = datasets.split(frames)
     ds = datasets.coverage(frames, split)
@@ -24,7 +24,7 @@ def test_embedded_data_cover_solid_and_liquid_densities():
 
 
 def test_density_of_a_known_cell(emt_frames):
-    """Four aluminium atoms in a cube of 4.05 Angstrom weigh 2.697 g/cm3."""
+    """Four aluminum atoms in a cube of 4.05 Angstrom weigh 2.697 g/cm3."""
     atoms = emt_frames[0].copy()
     atoms.calc = emt_frames[0].calc
     atoms.set_cell([4.05] * 3, scale_atoms=True)
@@ -32,7 +32,7 @@ def test_density_of_a_known_cell(emt_frames):
 
 
 def test_parity_pairs_predictions_with_their_references(emt_frames, small_config):
-    """Rows of the comparison belong together, and fcc has twelve neighbours in its first shell."""
+    """Rows of the comparison belong together, and fcc has twelve neighbors in its first shell."""
     split = datasets.split(emt_frames)
     potential = hipnn.Potential(hipnn.build(small_config, seed=1))
     ds = accuracy.parity(potential, emt_frames, split, other=potential, first_shell=3.6)

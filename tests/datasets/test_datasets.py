@@ -11,7 +11,7 @@ from kdlib.datasets import registry
 from kdlib.errors import InputError
 
 
-def labelled(atoms: Atoms, **results) -> Atoms:
+def labeled(atoms: Atoms, **results) -> Atoms:
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
 
@@ -19,11 +19,11 @@ def labelled(atoms: Atoms, **results) -> Atoms:
 @pytest.fixture
 def frame() -> Atoms:
     atoms = Atoms("Al2", [[0, 0, 0], [2.5, 0, 0]], cell=[6, 6, 6], pbc=True)
-    return labelled(atoms, energy=-6.0, forces=np.zeros((2, 3)))
+    return labeled(atoms, energy=-6.0, forces=np.zeros((2, 3)))
 
 
-def test_embedded_data_are_physical_aluminium():
-    """PBE aluminium: bound by 2 to 4 eV per atom, less if compressed; no net force; a true card."""
+def test_embedded_data_are_physical_aluminum():
+    """PBE aluminum: bound by 2 to 4 eV per atom, less if compressed; no net force; a true card."""
     frames = datasets.load("al-pbe")
     assert len({datasets.identity(atoms) for atoms in frames}) == len(frames) >= 99
     for atoms in frames:
@@ -73,23 +73,23 @@ def test_own_file_keeps_energies_and_forces(tmp_path, emt_frames):
 
 
 def break_energy(a):
-    labelled(a, energy=np.nan, forces=np.zeros((2, 3)))
+    labeled(a, energy=np.nan, forces=np.zeros((2, 3)))
 
 
 def break_forces(a):
-    labelled(a, energy=-6.0, forces=np.full((2, 3), np.inf))
+    labeled(a, energy=-6.0, forces=np.full((2, 3), np.inf))
 
 
 def forget_forces(a):
-    labelled(a, energy=-6.0)
+    labeled(a, energy=-6.0)
 
 
 def forget_energy(a):
-    labelled(a, forces=np.zeros((2, 3)))
+    labeled(a, forces=np.zeros((2, 3)))
 
 
 def break_stress(a):
-    labelled(a, energy=-6.0, forces=np.zeros((2, 3)), stress=np.full(6, np.nan))
+    labeled(a, energy=-6.0, forces=np.zeros((2, 3)), stress=np.full(6, np.nan))
 
 
 def flatten_stress(a):
@@ -97,7 +97,7 @@ def flatten_stress(a):
 
 
 def break_energies(a):
-    labelled(a, energy=-6.0, forces=np.zeros((2, 3)), energies=[-3.0, np.inf])
+    labeled(a, energy=-6.0, forces=np.zeros((2, 3)), energies=[-3.0, np.inf])
 
 
 def lose_an_energy(a):
@@ -144,7 +144,7 @@ def lose_positions(a):
 )
 def test_broken_frame_is_named(frame, fault, rule):
     """The message names the source, the frame and the rule, for each kind of fault."""
-    broken = labelled(frame.copy(), energy=-6.0, forces=np.zeros((2, 3)))
+    broken = labeled(frame.copy(), energy=-6.0, forces=np.zeros((2, 3)))
     fault(broken)
     with pytest.raises(InputError, match=rf"set\.xyz: frame 1: .*{rule}"):
         datasets.check([frame, broken], "set.xyz")
@@ -186,7 +186,7 @@ def test_split_is_a_partition_in_the_right_proportions():
     atoms = Atoms("Al", [[0, 0, 0]])
     frames = []
     for k in range(4000):
-        copy = labelled(atoms.copy(), energy=-1.0, forces=np.zeros((1, 3)))
+        copy = labeled(atoms.copy(), energy=-1.0, forces=np.zeros((1, 3)))
         copy.info["frame"] = k
         frames.append(copy)
     split = datasets.split(frames)
@@ -218,7 +218,7 @@ def test_split_hash_covers_data_and_division(emt_frames):
     assert datasets.split(emt_frames, fractions=(0.7, 0.15, 0.15)).sha256 != reference
     changed = [a.copy() for a in emt_frames]
     for old, new in zip(emt_frames, changed, strict=True):
-        labelled(new, energy=old.calc.results["energy"], forces=old.calc.results["forces"])
+        labeled(new, energy=old.calc.results["energy"], forces=old.calc.results["forces"])
     assert datasets.split(changed).sha256 == reference
     changed[7].calc.results["energy"] += 1e-9
     assert datasets.split(changed).sha256 != reference

@@ -1,4 +1,4 @@
-"""Archives that would write where they must not, and git's name for a file."""
+"""Archives that would write outside their folder, and git's hash of a file."""
 
 import tarfile
 from collections.abc import Callable

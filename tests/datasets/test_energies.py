@@ -63,7 +63,7 @@ def test_a_batch_reads_them_like_forces(frames):
 
 @pytest.mark.parametrize("wrong", [[np.nan] * 4, [1.0] * 3, 1.0])
 def test_wrong_energies_are_refused(frames, wrong):
-    """Not finite, or not one for each atom: the frame is named."""
+    """Energies that are not finite, or not one per atom, are refused with the frame's name."""
     with pytest.raises(InputError, match="frame 0: the teacher's atomic energies are not 4 finite"):
         datasets.with_energies(frames, [np.array(wrong), *values(frames)[1:]])
 

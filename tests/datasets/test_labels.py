@@ -22,7 +22,7 @@ def bare(atoms: Atoms) -> Atoms:
 @pytest.mark.parametrize("name", ["energy", "REF_energy", "dft_energy", "DFT_energy", "Energy"])
 @pytest.mark.parametrize("forces", ["forces", "force", "REF_forces", "dft_force", "DFT_forces"])
 def test_usual_names_are_found_in_a_file(tmp_path, alloy, name, forces):
-    """Whatever the usual name, the numbers come back under ASE's, and under no other."""
+    """Labels under any usual name are read under ASE's name, and under no other."""
     frames = []
     for atoms in alloy[:3]:
         copy = bare(atoms)
@@ -54,7 +54,7 @@ def test_embedded_energies_stay_what_they_are():
 
 
 def test_two_names_that_differ_are_refused(alloy):
-    """A potential's energy beside the reference: which one is meant must be said."""
+    """With a potential's energy beside the reference, the user must choose one."""
     atoms = alloy[0].copy()
     atoms.calc = alloy[0].calc
     energy = atoms.get_potential_energy()
@@ -84,7 +84,7 @@ def test_own_names_can_be_given(tmp_path, alloy):
 
 
 def test_forces_on_fixed_atoms_are_kept(tmp_path, alloy):
-    """A constraint in the file does not hide the force on the atom from what learns it."""
+    """A constraint in the file does not hide the force on the atom from training."""
     atoms = alloy[0].copy()
     atoms.calc = alloy[0].calc
     atoms.set_constraint(FixAtoms([0]))
@@ -113,7 +113,7 @@ def test_stress_is_the_slope_of_the_energy(tmp_path, alloy):
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_energies_of_atoms_and_stress_survive_a_file(tmp_path, alloy, size):
-    """All that a potential says of a frame comes back, each number at its atom and component."""
+    """All predictions of a potential are read back, each number at its atom and component."""
     atoms = alloy[0][:size]
     rng = np.random.default_rng(4)
     energies, stress = rng.normal(size=size), rng.normal(size=6)

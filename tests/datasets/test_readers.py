@@ -1,4 +1,4 @@
-"""A user's own files: formats, several of them, identities, and frames that can't be right."""
+"""A user's own files: formats, several files, identities, and impossible frames."""
 
 import ase.db
 import numpy as np
@@ -187,20 +187,20 @@ def frame(**changed: object) -> Atoms:
     ],
 )
 def test_impossible_forces_are_refused(tmp_path, forces, rule):
-    """Forces no calculation means, and forces that no energy has: file, frame and rule."""
+    """Impossible forces, and forces without an energy, are refused with file, frame and rule."""
     write(tmp_path / "set.traj", [frame(), frame(forces=np.array(forces))])
     with pytest.raises(InputError, match=rf"set\.traj: frame 1: {rule}"):
         datasets.load(tmp_path / "set.traj")
 
 
 def test_small_net_force_is_a_grids(tmp_path):
-    """Some 0.01 eV/Angstrom for each atom is what plane waves leave, and no reason to refuse."""
+    """A net force of some 0.01 eV/Angstrom per atom, as plane waves leave, is accepted."""
     write(tmp_path / "set.traj", frame(forces=np.array([[-0.98, 0, 0], [1.0, 0, 0]])))
     assert len(datasets.load(tmp_path / "set.traj")) == 1
 
 
 def test_repeated_configurations_are_refused(tmp_path, alloy):
-    """A frame twice would be learnt and tested; with two energies one must be wrong."""
+    """A repeated frame could be both trained on and tested; with two energies one must be wrong."""
     write(tmp_path / "a.traj", alloy[:3])
     write(tmp_path / "b.traj", [alloy[5], alloy[2]])
     with pytest.raises(InputError, match=r"b\.traj: frame 1: is .*a\.traj: frame 2 again; remove"):
@@ -209,7 +209,7 @@ def test_repeated_configurations_are_refused(tmp_path, alloy):
         datasets.check([frame(), frame(energy=-4.0)], "set")
 
 
-def test_two_species_with_and_without_a_cell_are_learnt(tmp_path, alloy, clusters):
+def test_two_species_with_and_without_a_cell_are_learned(tmp_path, alloy, clusters):
     """From files to predictions: half the force error of the first epoch, and below the forces.
 
     The test error of a model that predicts no forces is their root mean square.

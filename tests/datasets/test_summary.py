@@ -37,7 +37,7 @@ def test_table_counts_what_is_there(alloy, clusters):
 
 
 def test_closest_pair_looks_through_the_boundary():
-    """An image may be closer than any atom of the cell, and far pairs are found all the same."""
+    """The closest pair may be an image, and far pairs are found, too."""
     atoms = Atoms("CuAu", [[0.2, 0, 0], [8.8, 0, 0]], cell=[9, 9, 9], pbc=True)
     found = closest_pair(atoms)
     assert found.distance == pytest.approx(0.4)

@@ -18,7 +18,7 @@ _TINY = Plan(
 
 @pytest.fixture(scope="session")
 def tiny() -> Plan:
-    """Seconds on one core; large enough to see an error fall."""
+    """A plan of seconds on one core, large enough to see an error decrease."""
     return _TINY
 
 

@@ -1,4 +1,4 @@
-"""The labelled frames of a distillation, and teachers that fail."""
+"""The labeled frames of a distillation, and teachers that fail."""
 
 import errno
 from dataclasses import replace
@@ -29,7 +29,7 @@ def wanted(n=5):
 
 
 class Moody(EMT):
-    """EMT that misbehaves when its turn comes."""
+    """EMT that fails in chosen calls."""
 
     def __init__(self, *bad, how="raise"):
         super().__init__()
@@ -47,7 +47,7 @@ class Moody(EMT):
 
 @pytest.mark.parametrize(("how", "words"), [("raise", "no convergence"), ("nan", "not finite")])
 def test_a_frame_that_the_teacher_cannot_label_is_left_out(tmp_path, how, words):
-    """The others are labelled; the reason is kept, and the frame is not asked for again."""
+    """The others are labeled; the reason is kept, and the frame is not asked for again."""
     moody = Moody(2, how=how)
     pool = Pool(tmp_path)
     assert pool.label(wanted(), teachers.load(moody)) == 4
@@ -95,7 +95,7 @@ def test_labels_come_back_as_the_teacher_gave_them(tmp_path):
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
-    """What was labelled before stays whole, nothing half-written is left, and it goes on."""
+    """Earlier labels stay whole, nothing half-written is left, and the labeling resumes."""
     from kdlib.distill import labeled as module
 
     write, calls = module.ase.io.write, []
@@ -145,7 +145,7 @@ def prepared(tiny, tmp_path):
 
 
 def test_energies_are_on_the_teachers_scale(prepared):
-    """A constant for each species is all that told the two apart: nothing is left."""
+    """Energies that differ by a constant for each species agree after the fit."""
     given, frames = prepared
     for own, joined in zip(given, frames, strict=True):
         taught = own.copy()
@@ -165,7 +165,7 @@ def test_they_carry_the_teachers_atomic_energies_and_a_weight(prepared):
 
 
 def test_one_in_ten_is_held_out(prepared):
-    """Those held out are measured, not learnt."""
+    """Held-out frames are evaluated, not trained on."""
     _, frames = prepared
     assert [k for k, a in enumerate(frames) if a.info["part"] == "test"] == [9]
     assert len(labeled.learned(frames)) == 11
@@ -183,7 +183,7 @@ def test_the_teachers_own_error_is_said(tiny, tmp_path, small_config):
 
 
 def test_a_missing_file_is_said_before_anything_is_computed(tiny, tmp_path):
-    """The folder is not even made."""
+    """Bad data are refused before the folder is created."""
     plan = replace(tiny, data=("nothing.extxyz",))
     with pytest.raises(InputError, match="nothing.extxyz"):
         distill.run(plan, tmp_path / "out")
@@ -197,8 +197,8 @@ def test_a_distillation_with_data(tiny, tmp_path):
     plan = replace(tiny, data=(str(path),), data_weight=2.0, round_epochs=5, final_epochs=5)
     outcome = distill.run(plan, tmp_path / "out")
     folder = distill.deliver(plan, outcome, tmp_path / "out")
-    learnt = ase.io.read(folder / "training.extxyz", ":")
-    weights = [atoms.info.get("loss_weight", 1.0) for atoms in learnt]
+    learned = ase.io.read(folder / "training.extxyz", ":")
+    weights = [atoms.info.get("loss_weight", 1.0) for atoms in learned]
     assert weights.count(2.0) == 18
     errors = outcome.record[-1]["data"]
     assert errors["student"]["n_frames"] == 2

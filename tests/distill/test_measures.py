@@ -22,7 +22,7 @@ RELAXED_DENSITY = 63.546 * 1.66054 / RELAXED
 
 
 class Pressed(EMT):
-    """EMT with an energy linear in the volume, so with a constant pressure of its own."""
+    """EMT plus an energy linear in the volume, that is, a constant pressure."""
 
     pressure = 0.004  # eV/Angstrom^3, that is 0.64 GPa
 
@@ -62,7 +62,7 @@ def test_a_teacher_as_its_own_student_has_its_curve():
 
 
 def test_a_curve_without_a_minimum_has_no_volume():
-    """Of a crystal stretched by 70 % no volume of the curve is the lowest: none is made up."""
+    """A curve of a crystal stretched by 70 % has no minimum, so its volume is NaN."""
     ds = measures.curves(EMT(), EMT(), [bulk("Cu", a=4.4)], SMALL)
     assert ds.relaxed_volume.isnull().all()
 
@@ -77,7 +77,7 @@ def test_energy_is_conserved_and_states_are_told_apart():
 
 
 def test_an_exploding_student_is_a_number_not_a_crash():
-    """A student without forces worth the name is stable for no time."""
+    """A student with enormous forces has a stable time of zero."""
     ds = measures.conservation(Bomb(), bulk("Cu"), 1600.0, 1.1, SMALL)
     np.testing.assert_array_equal(ds.stable, 0)
 
@@ -108,7 +108,7 @@ def test_a_teacher_as_its_own_student_has_its_density(own):
 
 
 def test_teacher_that_presses_outwards_is_less_dense():
-    """From EMT's run in the cold the other's density is told as its energy-volume curve has it."""
+    """At low temperature, the estimated density agrees with the energy-volume curve."""
     cold = replace(BRIEF, cold=10.0, npt_ps=0.4)
     told = densities(EMT(), Pressed(), bulk("Cu", a=3.59), cold).density
     curves = measures.curves(EMT(), Pressed(), [bulk("Cu", a=3.59)], FINE).relaxed_volume
@@ -118,12 +118,12 @@ def test_teacher_that_presses_outwards_is_less_dense():
 
 
 def test_teacher_without_stress_has_no_density():
-    """The student's is there all the same."""
+    """Without the teacher's stress, only the student's density is known."""
     speaking, mute = (densities(EMT(), t, bulk("Cu"), BRIEF).density for t in (EMT(), Mute()))
     assert np.isnan(mute.sel(model="teacher"))
     assert float(mute.sel(model="student")) == float(speaking.sel(model="student"))
 
 
 def test_an_exploding_student_has_no_density():
-    """A run that flies apart is a missing number, not a crash."""
+    """A run that flies apart gives NaN, not a crash."""
     assert densities(Bomb(), EMT(), bulk("Cu"), SHORT).density.isnull().all()

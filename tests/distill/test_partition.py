@@ -1,4 +1,4 @@
-"""What a teacher's atomic energies bring, on the same frames."""
+"""Effect of a teacher's atomic energies, on the same frames."""
 
 import numpy as np
 import pytest
@@ -20,11 +20,11 @@ def compared(tiny, finished, tmp_path_factory):
     """Comparison at two seeds, with frames."""
     folder, outcome = finished
     pool = Pool(folder / "labels")
-    learnt, fresh = pool.before(outcome.final), pool.of(outcome.final)
-    learnt, fresh = pool.frames(learnt), pool.frames(fresh)
+    learned, fresh = pool.before(outcome.final), pool.of(outcome.final)
+    learned, fresh = pool.frames(learned), pool.frames(fresh)
     kept = tmp_path_factory.mktemp("partition")
-    again = lambda: partition.compare(tiny, outcome, learnt, fresh, kept, 2, 8)  # noqa: E731
-    return again(), again, learnt, outcome
+    again = lambda: partition.compare(tiny, outcome, learned, fresh, kept, 2, 8)  # noqa: E731
+    return again(), again, learned, outcome
 
 
 def test_every_use_of_the_labels_is_another_training(compared):
@@ -44,7 +44,7 @@ def test_a_fitted_gauge_brings_the_partitions_nearer(compared):
 
 
 def test_the_comparison_is_found_again(compared, monkeypatch):
-    """The second call trains nothing and says the same."""
+    """The second call trains nothing and gives the same result."""
     ds, again = compared[:2]
 
     def never(*args, **kwargs):
@@ -56,12 +56,12 @@ def test_the_comparison_is_found_again(compared, monkeypatch):
 
 def test_the_gauge_changes_partitions_not_energies(compared, tiny):
     """Frames with a fitted gauge have their energies, forces and stresses untouched."""
-    _, _, learnt, outcome = compared
-    reduced = outcome.references.subtract(learnt)
+    _, _, learned, outcome = compared
+    reduced = outcome.references.subtract(learned)
     rng = np.random.default_rng(0)
     natural = [a.calc.results["energies"] + rng.normal(size=len(a)) for a in reduced]
     gauge = partition.Gauge.fit(reduced, natural, tiny.cutoff)
-    for old, new in zip(learnt, partition._changed(learnt, reduced, gauge), strict=True):
+    for old, new in zip(learned, partition._changed(learned, reduced, gauge), strict=True):
         assert new.calc.results["energy"] == old.calc.results["energy"]
         np.testing.assert_array_equal(new.calc.results["forces"], old.calc.results["forces"])
         moved = new.calc.results["energies"] - old.calc.results["energies"]
@@ -72,7 +72,7 @@ def test_the_gauge_changes_partitions_not_energies(compared, tiny):
 CUTOFF = 5.0
 
 
-def _labelled(seed, symbols=("Cu",)):
+def _labeled(seed, symbols=("Cu",)):
     atoms = bulk("Cu", cubic=True).repeat(2)
     rng = np.random.default_rng(seed)
     atoms.symbols = rng.choice(symbols, len(atoms))
@@ -85,15 +85,15 @@ def _labelled(seed, symbols=("Cu",)):
 
 def test_a_gauge_leaves_every_energy_alone():
     """Each column adds up to zero over the cell, and does change atoms."""
-    atoms = _labelled(0, ("Cu", "Au"))
+    atoms = _labeled(0, ("Cu", "Au"))
     found = columns(atoms, CUTOFF, (29, 79))
     np.testing.assert_allclose(found.sum(0), 0, atol=DOUBLE)
     assert (np.abs(found).max(0) > 1e-3).all()
 
 
 def test_a_gauge_follows_rotations_and_the_order_of_atoms():
-    """Changes belong to atoms: no axis and no numbering enters."""
-    atoms = _labelled(1)
+    """Changes of atomic energies are invariant to rotation and permutation."""
+    atoms = _labeled(1)
     before = columns(atoms, CUTOFF, (29,))
     turned = atoms.copy()
     turned.rotate(37.0, (1, 2, 3), rotate_cell=True)
@@ -106,7 +106,7 @@ def test_a_gauge_follows_rotations_and_the_order_of_atoms():
 
 def test_another_partition_is_found_again():
     """A partition moved by a known gauge and constants of the species is fitted exactly."""
-    frames = [_labelled(seed, ("Cu", "Au")) for seed in range(6)]
+    frames = [_labeled(seed, ("Cu", "Au")) for seed in range(6)]
     n_columns = columns(frames[0], CUTOFF, (29, 79)).shape[1]
     moves = np.random.default_rng(1).normal(size=n_columns) * 0.01
     natural = []
@@ -117,14 +117,14 @@ def test_another_partition_is_found_again():
     gauge = Gauge.fit(frames, natural, CUTOFF)
     assert gauge.before > 0.01
     assert gauge.after < 1e-3 * gauge.before
-    fresh = _labelled(99, ("Cu", "Au"))
+    fresh = _labeled(99, ("Cu", "Au"))
     wanted = columns(fresh, CUTOFF, (29, 79)) @ moves
     np.testing.assert_allclose(gauge.change(fresh), wanted, atol=0.02 * np.abs(wanted).max())
 
 
 def test_its_own_partition_needs_no_gauge():
     """A partition fitted to itself stays what it is."""
-    frames = [_labelled(seed) for seed in range(3)]
+    frames = [_labeled(seed) for seed in range(3)]
     gauge = Gauge.fit(frames, [a.calc.results["energies"] for a in frames], CUTOFF)
     np.testing.assert_allclose(gauge.coefficients, 0, atol=DOUBLE)
 
@@ -132,4 +132,4 @@ def test_its_own_partition_needs_no_gauge():
 def test_arrays_must_fit_the_frames():
     """One array too few is an error, not a shifted fit."""
     with pytest.raises(InputError, match="one array"):
-        Gauge.fit([_labelled(0), _labelled(1)], [np.zeros(32)], CUTOFF)
+        Gauge.fit([_labeled(0), _labeled(1)], [np.zeros(32)], CUTOFF)

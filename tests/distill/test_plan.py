@@ -35,7 +35,7 @@ def test_what_cannot_be_is_refused(change, words):
 
 
 def test_a_folder_keeps_its_plan(tmp_path):
-    """A plan comes back as it was; budgets may change, what decides the frames may not."""
+    """A plan reads back unchanged; budgets may change, other fields may not."""
     plan.keep(GOOD, tmp_path)
     assert plan.read(tmp_path) == GOOD
     plan.keep(replace(GOOD, max_frames=900, target_force_rmse=0.05), tmp_path)

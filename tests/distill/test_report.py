@@ -1,4 +1,4 @@
-"""The report on a student: kept part by part."""
+"""The report on a student is saved part by part."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -24,7 +24,7 @@ class Stopped(Exception):
 
 
 def test_a_stopped_report_goes_on(tiny, finished, monkeypatch):
-    """What was measured before the stop is read, and the whole is what an unbroken one gives."""
+    """An interrupted report reuses its measurements and equals an uninterrupted one."""
     folder, outcome = finished
     asked = []
 
@@ -51,7 +51,7 @@ def test_a_stopped_report_goes_on(tiny, finished, monkeypatch):
 
 
 def test_other_wishes_are_measured_anew(tiny, finished, monkeypatch):
-    """A change of what is asked for counts; what concerns one part leaves the others alone."""
+    """A changed setting repeats the measurements that it affects, and no others."""
     folder, outcome = finished
     distill.report(tiny, outcome, folder, SHORT)
 
@@ -65,7 +65,7 @@ def test_other_wishes_are_measured_anew(tiny, finished, monkeypatch):
 
 
 def test_what_an_older_edition_measured_is_measured_anew(tiny, finished, monkeypatch):
-    """A measurement that has come to hold something else is not read from before."""
+    """A measurement of an older version is repeated."""
     folder, outcome = finished
     distill.report(tiny, outcome, folder, SHORT)
     module = import_module("kdlib.distill.report")  # the package's attribute is the function
@@ -151,5 +151,5 @@ def test_states_are_told_apart():
     assert table.loc["force RMSE (eV/A)"].tolist() == ["0.001", "0.02"]
     assert table.loc["energy RMSE (meV/atom)"].tolist() == ["1", "20"]
     assert table.loc["drift of NVE (eV/atom/ps)"].tolist() == ["-2e-07", "–"]
-    assert table.loc["NVE without an accident (ps)"].tolist() == ["100", "0"]
+    assert table.loc["stable NVE (ps)"].tolist() == ["100", "0"]
     assert table.loc["stable (K)"].tolist() == ["400 to 400", "1200 to 1200"]

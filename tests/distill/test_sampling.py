@@ -1,4 +1,4 @@
-"""Rounds of a distillation: what a run that ends early is worth, and when the target is met."""
+"""Rounds of a distillation: use of runs that end early, and when the target is met."""
 
 from dataclasses import replace
 
@@ -38,10 +38,10 @@ def _copper(n: int):
         (Trajectory([], "exploded", 0.0), set()),
     ],
 )
-def test_a_melt_that_exploded_is_learnt_but_not_measured_on(
+def test_a_melt_that_exploded_is_learned_but_not_measured_on(
     monkeypatch, tiny, run_dirs, path, kinds
 ):
-    """Its most disputed configuration is labelled; a fresh frame comes from a run that lives."""
+    """Its most disputed configuration is labeled; fresh frames come only from surviving runs."""
     monkeypatch.setattr(exploration, "follow", lambda *args: path)
     begun = sampling.Start(_copper(1)[0], 900.0, True)
     found, row = sampling._trajectory(
@@ -88,8 +88,8 @@ def test_first_cells_of_a_compound_show_like_pairs_in_contact(tiny, share):
         assert min(nearest) > 3.5
 
 
-def test_a_touch_is_neither_the_end_of_a_run_nor_labelled(monkeypatch, tiny, run_dirs):
-    """Runs end at ``collapse``; configurations below ``closest_pair`` are not learnt."""
+def test_a_touch_is_neither_the_end_of_a_run_nor_labeled(monkeypatch, tiny, run_dirs):
+    """Runs end at ``collapse``; configurations below ``closest_pair`` are not learned."""
     frames = _copper(3)
     frames[-1].positions[1] = frames[-1].positions[0] + [0.0, 0.0, 1.2]
     seen = []
@@ -108,6 +108,6 @@ def test_a_touch_is_neither_the_end_of_a_run_nor_labelled(monkeypatch, tiny, run
 @pytest.mark.parametrize(("error", "least", "met"), [(0.07, 0.9, True), (0.07, 0.5, False),
                                                      (0.09, 0.9, False)])  # fmt: skip
 def test_errors_of_the_few_runs_that_live_do_not_meet_the_target(tiny, error, least, met):
-    """A small error on one surviving melt says nothing of the others."""
+    """A small error on one surviving melt is not enough."""
     errors = {state: {"force_rmse": error} for state in ("all", "solid", "molten")}
     assert workflow._is_met(tiny, {"errors": errors, "least": least}) == met

@@ -17,7 +17,7 @@ from kdlib.training.accuracy import student_parity
 
 
 def test_the_delivered_student_predicts_the_teachers_energies(finished):
-    """Absolute energies: far nearer to the teacher's than the spread of the training energies."""
+    """Errors of absolute energies are far below the spread of the training energies."""
     folder, _ = finished
     frames = ase.io.read(folder / "training.extxyz", ":")
     calculator = hipnn.load(folder).calculator(device="cpu")
@@ -43,13 +43,13 @@ def test_points_of_a_delivered_student_have_the_errors_of_its_record(finished):
         assert rmse == pytest.approx(errors[f"{name}_rmse"], rel=1e-3)
 
 
-def test_nothing_has_learnt_from_the_final_frames(finished):
+def test_nothing_has_learned_from_the_final_frames(finished):
     """The frames that the student is measured on are not in its training set."""
     folder, outcome = finished
-    learnt = {a.info["frame"] for a in ase.io.read(folder / "training.extxyz", ":")}
+    learned = {a.info["frame"] for a in ase.io.read(folder / "training.extxyz", ":")}
     final = set(Pool(folder / "labels").of(outcome.final))
     assert final
-    assert not learnt & final
+    assert not learned & final
     assert outcome.record[-1]["errors"]["all"]["n_frames"] == len(final)
 
 
@@ -69,7 +69,7 @@ def test_the_same_call_repeats_nothing(tiny, finished, monkeypatch):
 
 
 def test_a_finished_distillation_can_go_on(tiny, finished, tmp_path):
-    """With a larger budget it adds a round; the first final frames are learnt, new ones measure."""
+    """With a larger budget it adds a round, trains on the former test frames and draws new ones."""
     folder = tmp_path / "more"
     shutil.copytree(finished[0], folder)
     outcome = distill.run(replace(tiny, max_rounds=2), folder)
@@ -132,7 +132,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_killed_distillation_goes_on(tiny, finished, tmp_path):
-    """After SIGKILL in the middle, the same call ends with the same errors as an unbroken one."""
+    """After SIGKILL, repeating the call gives the errors of an uninterrupted run."""
     folder, script = tmp_path / "killed", tmp_path / "script.py"
     script.write_text(SCRIPT)
     process = subprocess.Popen([sys.executable, script, json.dumps(asdict(tiny)), folder])
@@ -149,7 +149,7 @@ def test_a_killed_distillation_goes_on(tiny, finished, tmp_path):
 
 
 def test_a_distillation_survives_a_full_disk(tiny, finished, small_disk):
-    """Full while it labels, then while it trains: said as that, and with more space it goes on."""
+    """A disk full while labeling or training is reported, and with more space the call resumes."""
     mount, resize = small_disk
     for size in ("60k", "280k"):
         resize(size)

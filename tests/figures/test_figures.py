@@ -1,4 +1,4 @@
-"""Figures show what their data say, in the same look, and come back from the stored data alone."""
+"""Figures show their data in one style and are redrawn from the stored data alone."""
 
 import subprocess
 import sys
@@ -105,8 +105,8 @@ def test_every_axis_says_its_unit(drawn, name):
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - WORDLESS))
-def test_every_axis_is_labelled(drawn, name):
-    """No axes without a word on both axes, except where they are shared."""
+def test_every_axis_is_labeled(drawn, name):
+    """Both axes of every panel have labels, except where they are shared."""
     for ax in drawn[name].axes:
         if ax.axison and ax.get_label() != "<colorbar>":
             shared = ax.get_shared_x_axes().get_siblings(ax) + ax.get_shared_y_axes().get_siblings(
@@ -116,8 +116,8 @@ def test_every_axis_is_labelled(drawn, name):
             assert ax.get_ylabel() or len(shared) > 2
 
 
-def test_roles_keep_their_colour_and_marker_everywhere(drawn):
-    """In every legend a role has the same colour, and its marker where it has one."""
+def test_roles_keep_their_color_and_marker_everywhere(drawn):
+    """In every legend a role has the same color, and its marker where it has one."""
     seen: dict[str, set[str]] = {}
     looks = {look.label: look for look in ROLE_LOOKS.values()}
     for figure in drawn.values():
@@ -133,14 +133,14 @@ def test_roles_keep_their_colour_and_marker_everywhere(drawn):
 
 
 def test_no_two_roles_look_alike():
-    """Colours and markers are unique, and colours differ in grey or in hue for the colour-blind."""
+    """Colors and markers are unique, and colors differ in gray or in hue for the color-blind."""
     looks = list(ROLE_LOOKS.values())
     assert len({look.color for look in looks}) == len(looks)
     assert len({look.marker for look in looks}) == len(looks)
 
 
 def test_every_role_of_the_schema_has_a_look():
-    """A new role needs a colour before it can be drawn."""
+    """A new role needs a color before it can be drawn."""
     assert set(ROLE_LOOKS) == set(schema.ROLES)
 
 
@@ -213,7 +213,7 @@ def test_saved_data_keep_their_provenance(drawn_from, tmp_path):
 
 
 def test_selection_changes_nothing_the_second_time(drawn_from):
-    """What is stored selects to itself."""
+    """Selecting from the stored data changes nothing."""
     for name, ds in drawn_from.items():
         once = figures.REDRAW[name].select(ds)
         assert once.identical(figures.REDRAW[name].select(once)), name

@@ -48,7 +48,7 @@ def test_deformed_has_the_volume_asked_for():
 
 
 def test_exchange_brings_like_atoms_together_and_keeps_the_composition():
-    """Numbers of atoms stay; sodium then meets sodium at the contact distance of the crystal."""
+    """The composition stays; sodium then meets sodium at the contact distance of the crystal."""
     base = cells.supercell(bulk("NaCl", "rocksalt", a=5.64), 64)
     found = cells.exchanged(base, 1, np.random.default_rng(0))
     assert (found.numbers != base.numbers).sum() == 2

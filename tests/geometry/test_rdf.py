@@ -94,7 +94,7 @@ def test_reference_on_another_grid_is_interpolated():
 
 
 def test_error_needs_the_whole_range():
-    """A g(r) that ends at 6 Angstrom cannot be judged up to 8."""
+    """A g(r) that ends at 6 Angstrom cannot be compared up to 8."""
     g = on_grid(np.ones(160))
     with pytest.raises(InputError, match="must cover 2 to 8"):
         rdf.rdf_error(g.sel(r=slice(0, 6)), g)
@@ -152,6 +152,6 @@ def test_experiment():
     ],
 )
 def test_bad_input(positions, cell, message):
-    """Input that cannot have a g(r) is refused with its reason."""
+    """Input without a g(r) is refused with the reason."""
     with pytest.raises(InputError, match=message):
         rdf.rdf(positions, cell)

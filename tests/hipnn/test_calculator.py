@@ -1,4 +1,4 @@
-"""The ASE calculator: its values, its neighbour list, its errors, and hippynn's own beside it."""
+"""The ASE calculator: its values, its neighbor list, its errors, and hippynn's own beside it."""
 
 import logging
 import pickle
@@ -63,7 +63,7 @@ def test_values_are_those_of_the_potential(potential, crystal, backend, cell):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_forces_are_minus_the_gradient(potential, crystal, backend):
-    """F = -dE/dx by central differences through the calculator and its kept neighbour list."""
+    """F = -dE/dx by central differences through the calculator and its kept neighbor list."""
     atoms = with_calculator(crystal, potential, backend=backend)
     forces, step = atoms.get_forces(), 1e-4
     atoms.positions[7, 1] += step
@@ -255,7 +255,7 @@ def too_close(atoms: Atoms) -> None:
 
 
 def lost(atoms: Atoms) -> None:
-    """An atom nowhere."""
+    """An atom at a position that is not finite."""
     atoms.positions[4] = np.nan
 
 

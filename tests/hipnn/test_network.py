@@ -224,7 +224,7 @@ def test_truncated_or_foreign_model_files_are_refused(tmp_path):
 
 
 def test_unknown_species_are_refused():
-    """A gold atom is an error of an aluminium model, not a wrong energy."""
+    """A gold atom is an error of an aluminum model, not a wrong energy."""
     with pytest.raises(InputError, match="79"):
         Potential(hipnn.build(CONFIGS["l_max 1"])).predict([Atoms("Au", [[0, 0, 0]])])
 

@@ -71,7 +71,7 @@ def test_lattice_constant_goes_with_the_volume(structure):
 
 
 def test_curve_without_a_minimum_gives_nan():
-    """A model that only ever pushes has no lattice constant, and that is no crash."""
+    """A purely repulsive model has no lattice constant and causes no crash."""
     found = crystals.properties(
         lambda _: EMT(), CrystalProtocol(ratios=(1.5, 1.6, 1.7, 1.8, 1.9)), vacancy=True
     )

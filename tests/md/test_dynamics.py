@@ -1,4 +1,4 @@
-"""Molecular dynamics: conservation, temperatures, explosions, timing, motion of the atoms."""
+"""Molecular dynamics: conservation, temperatures, explosions, timing."""
 
 import numpy as np
 import pytest
@@ -152,7 +152,7 @@ def test_forces_that_are_not_finite_stop_the_run(springs):
 
 
 def test_input_error_within_a_run_names_the_step(springs):
-    """What a calculator refuses in the middle of a run is an error of the run."""
+    """A configuration that the calculator refuses during a run is a DynamicsError."""
     exact, calls = springs.calc.calculate, []
 
     def refuse_the_fourth(*args, **kwargs):
@@ -236,7 +236,7 @@ def test_conservation_is_that_of_one_run(springs):
 
 
 def test_conservation_ends_with_an_accident(springs):
-    """What came before counts; a run that is unphysical from its start has no sample."""
+    """The time before a failure counts; a run that is unphysical from its start has no sample."""
 
     class Fuse(Springs):
         """Springs that burst after 32 evaluations."""

@@ -1,4 +1,4 @@
-"""Excursions: physical frames come back, accidents end them, disagreement is what it says."""
+"""Excursions: physical frames are returned, failures end them, disagreement is as defined."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SHORT = Excursion(300.0, n_steps=40, sample_every=10, timestep=2.0)
 
 
 def test_a_quiet_excursion_survives():
-    """EMT copper at 300 K gives every sample, and leaves its start alone."""
+    """EMT copper at 300 K gives every sample and does not change its start."""
     atoms = bulk("Cu", cubic=True).repeat(2)
     before = atoms.positions.copy()
     path = exploration.follow(atoms, EMT(), SHORT)
@@ -42,7 +42,7 @@ def test_collision_ends_the_path_and_is_said():
 
 
 def test_exploding_md_is_an_ending_not_an_error():
-    """A calculator that heats without bound gives what came before, and the reason."""
+    """A calculator that heats without bound gives the frames before and the reason."""
 
     class Bomb(EMT):
         def get_forces(self, atoms=None, **options):
@@ -54,7 +54,7 @@ def test_exploding_md_is_an_ending_not_an_error():
 
 
 def test_accident_in_the_melt_leaves_what_came_before():
-    """The melt's own configurations come back: without them nothing is learned of such runs."""
+    """A run that fails in its melt returns the melt's frames, for students to learn from."""
 
     class Fuse(EMT):
         """EMT that blows up after 50 evaluations."""
@@ -85,13 +85,13 @@ def test_melting_first_leaves_the_crystal():
 
 @pytest.mark.parametrize("n_models", [0, 1])
 def test_disagreement_needs_an_ensemble(n_models):
-    """One model is of one opinion."""
+    """One model alone is refused."""
     with pytest.raises(exploration.InputError, match="at least two models"):
         exploration.disagreement(np.zeros((n_models, 2, 3)), np.zeros(2, dtype=int))
 
 
 def test_disagreement_and_largest_force_by_hand():
-    """Two forces that differ by 2 x scatter by x; the worst atom of a frame counts."""
+    """Two forces that differ by 2 x have a standard deviation of x; the worst atom counts."""
     forces = np.zeros((2, 3, 3))
     forces[0, :, 1] = [3.0, 4.0, 5.0]
     forces[1, :, 1] = [3.0, 3.0, 4.8]

@@ -1,4 +1,4 @@
-"""LAMMPS with our forces: the same physics as ASE's, in any cell, and failures that are named."""
+"""LAMMPS with our forces: the physics of ASE in any cell, and clear errors."""
 
 import sys
 
@@ -54,7 +54,7 @@ def aluminum(a: float = 4.05, n: int = 2) -> Atoms:
 
 
 class Failing(EMT):
-    """EMT that raises when it is asked for one evaluation too many."""
+    """EMT that raises after a number of evaluations."""
 
     def __init__(self, error: BaseException, allowed: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Failing(EMT):
 
 
 class Counting(EMT):
-    """EMT that notes what it is asked for."""
+    """EMT that records the requested properties."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ def test_series_is_in_our_units():
 
 
 def test_barostat_finds_the_equilibrium_volume():
-    """Aluminium compressed by a tenth expands to the volume at which EMT has no pressure."""
+    """Aluminum compressed by a tenth expands to the volume at which EMT has no pressure."""
     atoms = aluminum(a=3.85)
     thermalize(atoms, 100.0, np.random.default_rng(0))
     trials = [aluminum(a, 1) for a in np.linspace(3.9, 4.1, 41)]
@@ -294,7 +294,7 @@ def test_virial_is_computed_only_where_lammps_needs_it():
 
 
 def test_calculator_without_stress_runs_without_pressure():
-    """A calculator that knows no stress is refused, unless LAMMPS is told to do without."""
+    """A calculator without stress is refused, unless the virial is switched off."""
     with pytest.raises(InputError, match=r"Unstrained has no stress.*virial=False"):
         lammps.Driver(Unstrained(), solid())
     with lammps.Driver(Unstrained(), solid(), virial=False) as driver:
@@ -304,7 +304,7 @@ def test_calculator_without_stress_runs_without_pressure():
 
 
 def test_failure_of_the_calculator_names_the_step():
-    """What the calculator raises ends the run as DynamicsError with the step, and only that run."""
+    """An error of the calculator ends this run only, as a DynamicsError with the step."""
     calculator = Failing(InputError("atoms 3 and 4 collide"), allowed=8)
     with lammps.Driver(calculator, solid()) as driver:
         driver.command("fix 1 all nve")
@@ -480,6 +480,6 @@ def test_explosion_of_nvt_names_the_step():
 
 
 def test_unknown_engine_is_refused():
-    """A protocol knows who can run it."""
+    """A protocol refuses an unknown engine."""
     with pytest.raises(InputError, match="engine is 'gromacs', must be one of"):
         StructureProtocol(engine="gromacs")

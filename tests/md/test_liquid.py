@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.build import bulk
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from kdlib.md import liquid
 from kdlib.md.dynamics import MeltProtocol, kinetic_energy, kinetic_temperature
@@ -59,30 +57,6 @@ def test_kinetic_energy_is_ases():
     assert kinetic_energy(atoms) == pytest.approx(atoms.get_kinetic_energy(), rel=1e-12)
 
 
-def labeled(atoms: Atoms, frame: int) -> Atoms:
-    """A frame of a dataset, without forces."""
-    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((len(atoms), 3)))
-    atoms.info["frame"] = frame
-    return atoms
-
-
-@pytest.fixture
-def alloys() -> list[Atoms]:
-    """Ordered CuAu cells of five densities, and one of pure copper."""
-    frames = []
-    for k, a in enumerate((3.7, 3.8, 3.9, 4.0, 4.1)):
-        atoms = bulk("Cu", a=a, cubic=True)
-        atoms.symbols[:2] = "Au"
-        frames.append(labeled(atoms, k))
-    return [*frames, labeled(bulk("Cu", a=3.6, cubic=True), 9)]
-
-
-@pytest.fixture
-def molecules() -> list[Atoms]:
-    """Isolated dimers."""
-    return [labeled(Atoms("CuAu", [[0, 0, 0], [d, 0, 0]]), k) for k, d in enumerate((2.3, 2.5))]
-
-
 def test_other_materials_start_from_copies_of_a_typical_frame(alloys):
     """The frame of median volume with all species, at its own density, at the temperature asked."""
     atoms = liquid.configuration(alloys, 100, MELT)
@@ -95,7 +69,7 @@ def test_other_materials_start_from_copies_of_a_typical_frame(alloys):
 
 def test_aluminum_is_melted_at_its_experimental_density():
     """Nothing changes for aluminum: 4 n^3 atoms, whatever the frames' own density."""
-    frames = [labeled(bulk("Al", a=3.5, cubic=True), 0)]
+    frames = [bulk("Al", a=3.5, cubic=True)]
     atoms = liquid.configuration(frames, 108, MELT)
     assert len(atoms) == 108
     assert len(atoms) / atoms.get_volume() == pytest.approx(liquid.density(MELT.temperature))

@@ -1,4 +1,4 @@
-"""The liquid of many models: one start, errors against the right teacher, failures kept apart."""
+"""The liquid of many models: one start, errors against the right teacher, failures."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -198,7 +198,7 @@ def test_slow_creep_is_not_liquid():
 
 
 def test_liquid_must_leave_its_places():
-    """Atoms that diffuse, but came less than 1 Angstrom far, may still sit in their cages."""
+    """Atoms that diffuse but moved less than 1 Angstrom may still be in their cages."""
     msd = structure.mean_squared_displacement(run_of(random_walk(2e-4, 20.0, n=70), 20.0))
     assert structure.diffusion(msd) > LiquidCriterion().min_diffusion
     assert not structure.is_liquid(msd)

@@ -176,13 +176,13 @@ def test_smoke_draws_every_figure(smoke: Path, project: Path) -> None:
 
 @pytest.mark.notebooks
 def test_smoke_again_is_all_skipped(smoke: Path) -> None:
-    """Right after, nothing is left to do."""
+    """A repeated run has nothing left to do."""
     outcomes = pipeline.run(profile.load("smoke"), smoke)
     assert {outcome.name: outcome.reason for outcome in outcomes if not outcome.skipped} == {}
 
 
 def _data(ds: xr.Dataset) -> bool:
-    """Aluminium, solid, liquid, strained or compressed: 1.5 to 4.6 g/cm3."""
+    """Aluminum, solid, liquid, strained or compressed: 1.5 to 4.6 g/cm3."""
     return bool(ds["density"].min() > 1.5 and ds["density"].max() < 4.6)
 
 
@@ -231,7 +231,7 @@ def _parity(ds: xr.Dataset) -> bool:
 
 
 def _labels(ds: xr.Dataset) -> bool:
-    """An atom of condensed aluminium is bound by some eV, and no two teachers agree exactly."""
+    """An atom of condensed aluminum is bound by some eV, and no two teachers agree exactly."""
     energies = ds["atomic_energies"]
     return bool(-6 < energies.mean() < -1 and energies.std("seed").mean() > 0)
 

@@ -1,4 +1,4 @@
-"""Profiles that name a user's own files: where they are looked for, and what depends on them."""
+"""Profiles that name a user's own files: their paths and dependents."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -151,7 +151,7 @@ def test_editing_a_module_reruns_only_its_users(
     """The key of a step follows imports through the package, relative ones and data included."""
     package = tmp_path / "kdlib"
     (package / "deep").mkdir(parents=True)
-    (package / "data").mkdir()
+    (package / "datasets" / "data").mkdir(parents=True)
     sources = {
         "a.py": "from kdlib import b\n",
         "b.py": "from .deep import core\n",
@@ -162,7 +162,7 @@ def test_editing_a_module_reruns_only_its_users(
     }
     for name, source in sources.items():
         (package / name).write_text(source)
-    table = package / "data" / "table.csv"
+    table = package / "datasets" / "data" / "table.csv"
     table.write_text("1")
     monkeypatch.setattr(hashes, "_ROOT", package)
     monkeypatch.setattr("kdlib.results.sources._ROOT", package)
@@ -217,8 +217,8 @@ def test_provenance_does_not_count_as_a_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("common", "own", "message"),
     [
-        ({"colour": 1}, {}, "profile p: no notebook has a parameter 'colour'"),
-        ({}, {"01_x": {"colour": 1}}, r"01_x.ipynb: no parameter 'colour' \(it has: results_dir"),
+        ({"color": 1}, {}, "profile p: no notebook has a parameter 'color'"),
+        ({}, {"01_x": {"color": 1}}, r"01_x.ipynb: no parameter 'color' \(it has: results_dir"),
         ({}, {"09_none": {}}, "profile p: no notebook '09_none'"),
         ({"factor": "3"}, {}, "01_x.ipynb: parameter 'factor' must be int, got '3'"),
         ({"factor": True}, {}, "01_x.ipynb: parameter 'factor' must be int, got True"),
@@ -228,7 +228,7 @@ def test_provenance_does_not_count_as_a_change(tmp_path: Path) -> None:
 def test_wrong_parameters_are_refused_before_anything_runs(
     tmp_path: Path, common: dict, own: dict, message: str
 ) -> None:
-    """Papermill would only log an unknown parameter; here the notebook and its name are said."""
+    """An unknown parameter, which papermill would only log, is an error that names the notebook."""
     chosen = profile.Profile("p", common=common, notebooks=own)
     with pytest.raises(InputError, match=message):
         pipeline.run(chosen, tmp_path / "results", tmp_path / "notebooks")
@@ -274,7 +274,7 @@ def test_only_names_the_maker_of_a_missing_input(run: Callable[..., dict]) -> No
 def test_failed_notebook_is_kept_and_its_dependents_wait(
     write_notebook: Callable[..., Path], run: Callable[..., dict], tmp_path: Path
 ) -> None:
-    """The message names the copy with the traceback; once mended, the run goes on from there."""
+    """The message names the copy with the traceback; once fixed, the run resumes from there."""
     write_notebook("01_x", "1 / 0", parameters=FACTOR, writes=["x.txt"])
     write_notebook("02_y", WRITE_Y, reads=["x.txt"], writes=["y.txt"])
     failed = tmp_path / "results" / "notebooks" / "01_x.failed.ipynb"
@@ -419,7 +419,7 @@ def test_second_run_on_the_same_results_is_refused(
 
 @pytest.mark.usefixtures("chain", "_without_kernels")
 def test_truncated_record_means_run_again(run: Callable[..., dict], tmp_path: Path) -> None:
-    """A record that cannot be read is as good as none."""
+    """An unreadable record counts as missing."""
     run(only="01")
     (tmp_path / "results" / "notebooks" / "01_x.json").write_text('{"depends": ')
     assert run(only="01") == {"01_x": "not run before"}

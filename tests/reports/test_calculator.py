@@ -1,4 +1,4 @@
-"""Reports about calculators: what they answer, in which cells, and where they run at all."""
+"""Reports about calculators: results, cells and environments."""
 
 import copy
 import os

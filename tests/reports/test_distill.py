@@ -53,7 +53,7 @@ def _in_this_process(monkeypatch):
 @pytest.mark.xfail(strict=True, reason="Two distillations work in one folder without a lock.")
 @pytest.mark.usefixtures("_in_this_process")
 def test_a_second_distillation_in_one_folder_is_refused(start, refusal, tmp_path):
-    """The same distillation started twice at once: the second one says so, the first ends well.
+    """Of two simultaneous distillations in a folder, the second reports it, the first succeeds.
 
     After yennanliu/RepoLens#222 and nanoporetech/tombo#30.
     """

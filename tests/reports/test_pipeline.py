@@ -249,7 +249,7 @@ def test_own_data_in_an_odd_folder_go_through_the_pipeline(own_profile, finish, 
 
 @pytest.mark.slow
 def test_a_second_run_in_one_folder_is_refused(start, finish, tmp_path):
-    """`kdlib run` twice at once on one folder: the second says so and ends, the first goes on.
+    """`kdlib run` twice at once on one folder: the second reports it and ends, the first continues.
 
     After vatlab/sos#1181.
     """

@@ -254,7 +254,7 @@ def checkpoint_epoch(folder: Path) -> int:
 
 @pytest.mark.xfail(strict=True, reason="The weights that a killed training began with are loaded.")
 def test_an_interrupted_training_is_not_taken_for_a_model(killed, refusal):
-    """A killed training is refused as a potential, or gives the weights so far, or says a word.
+    """A killed training is refused as a potential, gives the weights so far, or warns.
 
     After Yelp/vampire#113 and ThilinaRajapakse/simpletransformers#313.
     """

@@ -1,4 +1,4 @@
-"""Result files are written whole, read back as written, and refused when damaged."""
+"""Result files are written atomically, read back unchanged, and refused when damaged."""
 
 import os
 import subprocess

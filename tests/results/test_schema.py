@@ -121,7 +121,7 @@ def test_nan_marks_a_missing_run(accuracy):
     schema.validate(accuracy, "accuracy")
 
 
-def test_free_kinds_recognise_variables_of_the_schema(accuracy):
+def test_free_kinds_recognize_variables_of_the_schema(accuracy):
     """A figure's Dataset need not repeat what any kind says of a variable."""
     bare = accuracy.drop_attrs()
     assert schema.describe(bare, "figure").force_rmse.attrs == accuracy.force_rmse.attrs

@@ -1,4 +1,4 @@
-"""Teachers: what they are named by, what they label, and when they are refused."""
+"""Teachers: names, labels and refusals."""
 
 import logging
 import os
@@ -50,7 +50,7 @@ def loaded():
 
 
 def write_eam(path) -> str:
-    """Setfl file of an invented aluminium; F(rho) = -sqrt(rho), exponentials cut off smoothly."""
+    """Setfl file of an invented aluminum; F(rho) = -sqrt(rho), exponentials cut off smoothly."""
     r, rho = np.arange(600) * 0.01, np.arange(500) * 0.1
     switch = np.clip(1 - r / 5.5, 0, None) ** 4
     density = 12 * np.exp(-0.8 * (r - 2.8)) * switch
@@ -378,7 +378,7 @@ def test_weights_that_would_be_downloaded_are_refused(spec):
 
 @pytest.mark.slow
 def test_chgnet_is_for_crystals(loaded):
-    """Without a periodic cell, or with an atom that has no neighbour, CHGNet has no answer."""
+    """Without a periodic cell, or with an atom that has no neighbor, CHGNet has no answer."""
     with pytest.raises(TeacherError, match="periodic in three directions"):
         loaded("chgnet").label(molecule("H2O", cell=[9, 9, 9]))
     with pytest.raises(TeacherError, match="isolated atom"):

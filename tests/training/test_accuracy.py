@@ -71,7 +71,7 @@ def teacher():
 
 @pytest.fixture
 def frames(teacher):
-    """Four cells labelled by it, two of them said to be melts."""
+    """Four cells labeled by it, two of them marked as melts."""
     teaching, found = teachers.load(teacher.calculator(device="cpu")), []
     for k in range(4):
         atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))

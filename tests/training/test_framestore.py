@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def frames():
-    """Seven labelled frames of 4, 8 and 12 atoms."""
+    """Seven labeled frames of 4, 8 and 12 atoms."""
     found = []
     for k in range(7):
         atoms = bulk("Al", a=4.1, cubic=True) * (1, 1, 1 + k % 3)

@@ -47,7 +47,7 @@ def shifted(frames: list[Atoms], shift: dict[str, float], partition: bool = True
     return result
 
 
-def labelled(stoichiometry: str) -> list[Atoms]:
+def labeled(stoichiometry: str) -> list[Atoms]:
     """Cu-Au by EMT, at any composition or at Cu2Au2 only."""
     teacher = teachers.load(EMT())
     gold = {"mixed": lambda k: k % 5, "fixed": lambda k: 2}[stoichiometry]
@@ -58,7 +58,7 @@ def labelled(stoichiometry: str) -> list[Atoms]:
 @pytest.mark.parametrize("partition", [True, False])
 def test_targets_do_not_know_the_teachers_constants(stoichiometry, partition):
     """E - sum E0 and E_i - E0 are the same for every constant per species; so are F and stress."""
-    frames = labelled(stoichiometry)
+    frames = labeled(stoichiometry)
     nothing = dict.fromkeys(SHIFT, 0.0)
     targets = []
     for shift in (nothing, SHIFT):
@@ -72,7 +72,7 @@ def test_targets_do_not_know_the_teachers_constants(stoichiometry, partition):
 
 def test_means_are_the_species_own_and_follow_the_constants():
     """With atomic energies E0 is their mean over a species, also at one fixed stoichiometry."""
-    frames = labelled("fixed")
+    frames = labeled("fixed")
     before, after = (AtomReferences.fit(f).energies for f in (frames, shifted(frames, SHIFT)))
     copper = [a.calc.results["energies"][a.symbols == "Cu"] for a in frames]
     assert before["Cu"] == pytest.approx(np.mean(copper))
@@ -88,7 +88,7 @@ def test_least_squares_recover_known_references():
     The norm is least where both species share the energy of Cu2Au2 evenly.
     """
     for stoichiometry, expected in (("mixed", SHIFT), ("fixed", dict.fromkeys(SHIFT, 14.4))):
-        frames = labelled(stoichiometry)
+        frames = labeled(stoichiometry)
         for atoms in frames:
             atoms.calc.results = {"energy": sum(SHIFT[s] for s in atoms.symbols)}
         assert AtomReferences.fit(frames).energies == pytest.approx(expected)
@@ -110,7 +110,7 @@ def student(frames: list[Atoms], references: AtomReferences, folder) -> hipnn.Po
 @pytest.mark.parametrize("stoichiometry", ["mixed", "fixed"])
 def test_students_differ_by_the_teachers_constants_only(stoichiometry, tmp_path):
     """The same forces; atomic energies apart by the constants, also at another composition."""
-    frames = labelled(stoichiometry)
+    frames = labeled(stoichiometry)
     students = []
     for name, shift in (("as it is", dict.fromkeys(SHIFT, 0.0)), ("shifted", SHIFT)):
         teacher = shifted(frames, shift)

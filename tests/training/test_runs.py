@@ -61,7 +61,7 @@ def assert_same_weights(one, other) -> None:
 
 
 def test_training_reduces_the_error(tmp_path, emt_frames, split, small_config, settings):
-    """Thirty epochs on EMT aluminium cut the validation force error by more than half."""
+    """Thirty epochs on EMT aluminum cut the validation force error by more than half."""
     longer = dataclasses.replace(settings, max_epochs=30)
     run = training.fit(small_config, longer, WEIGHTS, emt_frames, split, tmp_path / "run")
     force = run.history.force_rmse.sel(split="valid").values
@@ -123,7 +123,7 @@ for folder in sys.argv[2:]:
 
 @pytest.mark.slow
 def test_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, emt_frames):
-    """SIGKILL in the middle, start again: every bit of the weights and the errors is the same."""
+    """After SIGKILL and a restart, every bit of the weights and the errors is the same."""
     from ase.io import write
 
     data = tmp_path / "frames.extxyz"
@@ -165,7 +165,7 @@ def test_finished_run_is_not_repeated(tmp_path, emt_frames, split, small_config,
 def test_model_of_a_run_has_the_kernels_of_its_training(
     tmp_path, emt_frames, split, small_config, settings, backend
 ):
-    """A model is as fast to ask as it was to train: evaluation is most of a short sweep's time."""
+    """A model keeps its training backend, because evaluation is most of a short sweep's time."""
     quick = dataclasses.replace(settings, max_epochs=1, backend=backend)
     run = training.fit(small_config, quick, WEIGHTS, emt_frames, split, tmp_path / "run")
     layer = run.potential.module.network.interaction_layers[0]
@@ -194,7 +194,7 @@ def test_key_follows_settings_split_and_code(
     assert len(others) == 6
 
 
-def relabelled(frames, k, name, value):
+def relabeled(frames, k, name, value):
     """Copies of frames, the k-th with another label or weight."""
     copies = [atoms.copy() for atoms in frames]
     for n, (copy, atoms) in enumerate(zip(copies, frames, strict=True)):
@@ -230,7 +230,7 @@ def test_key_follows_the_labels_that_are_read(
         "selection by stress": (looking, LossWeights(), "stress"),
     }
     frames, (value, reader) = taught(emt_frames), LABELS[name]
-    changed = relabelled(frames, getattr(split, part)[0], name, value)
+    changed = relabeled(frames, getattr(split, part)[0], name, value)
     for config, weights, kind in trainings.values():
         schedule = WeightSchedule.constant(weights)
         one, other = (

@@ -126,7 +126,7 @@ def test_batch_holds_stress_and_volume_as_ase_means_them(
 
 
 def test_a_molecule_has_no_stress_whatever_its_calculator_says(trimer, small_config):
-    """Without a volume dE/dstrain is no stress, so that a stray label is not learnt."""
+    """Without a volume dE/dstrain is no stress, so that a stray label is not learned."""
     trimer.calc.results["stress"] = np.ones(6)
     assert not joined([trimer], small_config).has_stress.any()
 

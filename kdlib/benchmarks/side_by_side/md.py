@@ -1,4 +1,4 @@
-"""MD of every contestant, each run in a process of its own: time, memory, and conservation."""
+"""MD of every contestant, each run in its own process: time, memory, energy conservation."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from kdlib.hipnn.calculator import HipnnCalculator, StockCalculator
 from kdlib.md import dynamics, liquid
 from kdlib.results.schema import COMPONENTS
 
-#: Steps of the small liquid that compile everything; TorchScript recompiles in its first calls.
+#: Steps of the small liquid to compile everything; TorchScript recompiles in its first calls.
 SMALL_STEPS = 10
 _CPU = torch.device("cpu")
 
@@ -44,44 +44,36 @@ class MdJob:
     start: Atoms
     """Small liquid that is repeated."""
     n_atoms: int
-    """Atoms of the run."""
     skin: float
     """Skin of the neighbor list, Angstrom (the stock calculator applies it twice)."""
     n_steps: int
     """Steps of each block."""
     repeats: int
-    """Blocks at most."""
+    """Largest number of blocks."""
     warmup_steps: int
-    """Steps at this size before the clock starts; 0 times the very first call, list included."""
+    """Steps at this size before the timing; 0 times the first call, with its neighbor list."""
     budget: float
-    """No block starts after so many seconds of blocks."""
+    """No block starts after this many seconds of blocks."""
     temperature: float
     """Temperature of the velocities at the start, K."""
     timestep: float
-    """In fs."""
+    """Time step, fs."""
 
 
 @dataclass(frozen=True)
 class MdResult:
-    """What one process has measured.
-
-    Attributes
-    ----------
-    seconds
-        Seconds of each block, (component, repeat).
-    builds
-        Builds of the neighbor list in all blocks.
-    peak
-        Peak memory of the process, bytes.
-    """
+    """Measurements of one process."""
 
     seconds: np.ndarray
+    """Seconds of each block, (component, repeat)."""
     builds: int
+    """Builds of the neighbor list in all blocks."""
     peak: float
+    """Peak memory of the process, bytes."""
 
 
 def timed(job: MdJob) -> MdResult:
-    """Run NVE in blocks, after a short run of the small liquid has compiled and loaded all."""
+    """Run NVE in blocks, after a short run of the small liquid to compile and load everything."""
     potential = hipnn.load(job.run_dir)
     small = liquid.enlarged(job.start, len(job.start), job.temperature)
     small.calc = backends.contestant(potential, job.backend, "cpu", job.skin)
@@ -115,7 +107,7 @@ def _builds(calculator: HipnnCalculator | StockCalculator) -> int:
 
 @dataclass
 class _Bench:
-    """A benchmark under way: what is measured goes straight into the Dataset."""
+    """A running benchmark, which writes its measurements into the Dataset."""
 
     protocol: BenchProtocol
     start: Atoms
@@ -123,7 +115,7 @@ class _Bench:
     bar: tqdm
 
     def architecture(self, label: str, run_dir: Path) -> None:
-        """Measure everything of one potential."""
+        """Measure all contestants with one potential."""
         skins = dict.fromkeys(CONTESTANTS[:4], self.protocol.skin)
         skins["stock_best"] = self._best_skin(run_dir)
         for contestant, skin in skins.items():
@@ -142,7 +134,7 @@ class _Bench:
             self.bar.update()
 
     def _copy_stock(self, where: dict[str, str]) -> None:
-        """Take over stock hippynn's results where its default skin is the best one."""
+        """Copy stock hippynn's results where its default skin is the best one."""
         for array in self.ds.data_vars.values():
             if "contestant" in array.dims:
                 array.loc[where] = array.sel({**where, "contestant": "stock"})
@@ -172,11 +164,11 @@ class _Bench:
         return processes.call(timed, job, threads=self.protocol.n_threads)
 
     def _memory(self, job: MdJob, contestant: str) -> tuple[float, float]:
-        """Memory apart from the atoms, and per atom, bytes."""
+        """Constant memory, and memory per atom, bytes."""
         p = self.protocol
         sizes = p.layered_memory_sizes if contestant in LAYERED else p.memory_sizes
         how = MemoryProtocol(2, p.timestep, p.temperature, job.skin, "cpu")
-        # The first process compiles what is not in the cache, which its memory shows: left out.
+        # The first process compiles what is not in the cache, so its memory is ignored.
         sizes = (min(sizes), *sizes)
         run = job.run_dir, job.backend, bare(self.start)
         peaks = [processes.call(peak_bytes, *run, [n], how, threads=p.n_threads)[0] for n in sizes]
@@ -184,9 +176,9 @@ class _Bench:
         return fixed, slope
 
     def _sizes(self, where: dict[str, str], job: MdJob, fixed: float, slope: float) -> None:
-        """Run every size that is not too large; the others take over the last one's times.
+        """Run every size that is not too large; the others copy the times of the last one.
 
-        A single call at the first of these, or at what fits of it, checks that they may.
+        A single call at the first of the others, or the largest size that fits, checks this.
         """
         ran, per_atom = 0, 0.0
         for n in sorted(self.protocol.sizes):
@@ -207,7 +199,7 @@ class _Bench:
             ran, per_atom = n, float(np.mean(found.seconds[0])) / (n * job.n_steps)
 
     def _first_call(self, where: dict[str, str], job: MdJob, fixed: float, slope: float) -> None:
-        """One force call at the job's size, or the largest that fits."""
+        """Time one force call at the job's size, or the largest that fits."""
         room = self.protocol.memory_share * free_memory() - fixed
         n = min(job.n_atoms, int(room / slope)) // len(self.start) * len(self.start)
         known = float(self.ds["first_call_n_atoms"].sel(where))
@@ -223,7 +215,7 @@ class _Bench:
         self.ds["first_call_time"].loc[where] = model * 1e6 / n
 
     def classical(self, program: Lammps, labels: list[str]) -> str:
-        """Run LAMMPS, once for all these architectures. Returns its version."""
+        """Run LAMMPS once for all architectures, and return its version."""
         p, everywhere = self.protocol, {"architecture": labels, "contestant": "lammps"}
         version = ""
         self.ds["skin"].loc[everywhere] = p.lammps_skin
@@ -252,7 +244,7 @@ def side_by_side(
     protocol: BenchProtocol,
     program: Lammps | None = None,
 ) -> str:
-    """Fill in time per step and memory of all contestants; returns what is to say of LAMMPS.
+    """Fill in time per step and memory of all contestants; returns LAMMPS's version or error.
 
     Parameters
     ----------
@@ -262,10 +254,8 @@ def side_by_side(
         Architecture -> folder of a saved potential.
     start
         Small equilibrated liquid.
-    protocol
-        What is run.
     program
-        From :func:`kdlib.benchmarks.side_by_side.lammps.find`; None leaves LAMMPS out.
+        None skips LAMMPS.
     """
     with progress.bar(total=4 * len(run_dirs) + 1, desc="benchmark", unit="contestant") as bar:
         bench = _Bench(protocol, start, ds, bar)
@@ -292,13 +282,13 @@ class NveJob:
     start: Atoms
     """Small liquid."""
     rest_steps: int
-    """Steps of Langevin dynamics first: the liquid comes from another potential."""
+    """Steps of Langevin dynamics first, because the liquid comes from another potential."""
     n_steps: int
     """Steps of NVE."""
     temperature: float
     """Temperature of the thermostat, K."""
     timestep: float
-    """In fs."""
+    """Time step, fs."""
 
 
 def nve(job: NveJob) -> xr.Dataset:
@@ -316,21 +306,12 @@ def along_nve(
     start: Atoms,
     protocol: BenchProtocol,
 ) -> xr.Dataset:
-    """Change of the total energy with time, and its drift, of every potential.
-
-    Parameters
-    ----------
-    run_dirs
-        Architecture -> folder of a saved potential.
-    start
-        Small equilibrated liquid.
-    protocol
-        Lengths and temperature of the runs.
+    """Conservation of energy by the saved potential of every architecture.
 
     Returns
     -------
-    xarray.Dataset
-        ``total_energy(architecture, time)``, eV/atom, from its first value on, and
+    xr.Dataset
+        ``total_energy(architecture, time)``, its change, eV/atom, and
         ``energy_drift(architecture)``, eV/atom/ps.
     """
     p, found = protocol, {}

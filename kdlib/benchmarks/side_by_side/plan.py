@@ -1,4 +1,4 @@
-"""What the side-by-side benchmark measures, and the Dataset that it fills."""
+"""Settings of the side-by-side benchmark, and the Dataset that it fills."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,58 +13,58 @@ from kdlib.hipnn import HipnnConfig
 from kdlib.results.schema import COMPONENTS
 
 CONTESTANTS = ("stock", "stock_best", "hippynn", "fused", "lammps")
-#: Those that run hippynn's layers, in tensors of pairs times sensitivities.
+#: Contestants with hippynn's layers, whose tensors are pairs times sensitivities.
 LAYERED = ("stock", "stock_best", "hippynn")
 
 
 @dataclass(frozen=True)
 class BenchProtocol:
-    """What is run; the defaults are the full benchmark."""
+    """Settings; the defaults are the full benchmark."""
 
     sizes: tuple[int, ...] = (500, 4000, 48000)
     """Numbers of atoms, multiples of the small liquid's 500 (5 x 5 x 5 cubic cells)."""
     n_steps: int = 50
     """Steps of 1 fs of each block; about two rebuilds at a skin of 1 Angstrom."""
     repeats: int = 6
-    """Blocks; median and quartiles are over them."""
+    """Number of blocks for median and quartiles."""
     warmup_steps: int = 5
     """Steps at full size before the first block."""
     budget: float = 100.0
     """Seconds after which a run begins no further block."""
     longest_block: float = 600.0
-    """A run whose first block is expected to take longer (s) is extrapolated."""
+    """A run whose block would take longer (s) is extrapolated."""
     memory_share: float = 0.8
-    """A run expected to need more of the free memory than this is extrapolated."""
+    """A run that would need a larger share of the free memory is extrapolated."""
     skin: float = 1.0
     """Skin of our calculator's neighbor list, and hippynn's default for its own, Angstrom."""
     stock_skins: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
-    """Among which the best skin of the stock calculator is looked for, at the smallest size."""
+    """Candidates for the best skin of the stock calculator, tried at the smallest size."""
     lammps_skin: float = 1.0
     """Skin of LAMMPS, Angstrom."""
     n_cells: int = 5
     """Cubic cells of four atoms along each axis of the small liquid."""
     melt_steps: int = 250
-    """Steps of 2 fs each of melting, quenching and resting, under EMT."""
+    """Steps of 2 fs for each of melting, quenching and equilibration, under EMT."""
     brief_epochs: int = 60
-    """Epochs of training when there are no trained potentials."""
+    """Epochs of training if there are no trained potentials."""
     temperature: float = 1200.0
     """Temperature of the velocities at the start, K."""
     timestep: float = 1.0
-    """In fs."""
+    """Time step, fs."""
     threads: int = 0
     """Threads of each MD run; 0 for all cores."""
     memory_sizes: tuple[int, ...] = (48000, 96000, 192000)
-    """Atoms at which peak memory is read; its slope is the memory per atom."""
+    """Numbers of atoms for the slope of the peak memory."""
     layered_memory_sizes: tuple[int, ...] = (1000, 2000, 4000)
     """The same for hippynn's layers, which need much more."""
     batch_sizes: tuple[int, ...] = (1, 16, 64)
     """Frames per optimizer step of the timed epochs; the last is the paper's."""
     n_epochs: int = 5
-    """Timed epochs."""
+    """Number of timed epochs."""
     rest_steps: int = 1000
-    """Steps in a thermostat before the energy is followed."""
+    """Steps in a thermostat before ``nve_steps``."""
     nve_steps: int = 10_000
-    """Steps of NVE over which the energy is followed."""
+    """Steps of NVE for the conservation of energy."""
 
     def __post_init__(self) -> None:
         counts = (
@@ -88,7 +88,7 @@ class BenchProtocol:
 
 
 FULL = BenchProtocol()
-#: A look whether everything works, in some minutes; its numbers mean little.
+#: Checks in some minutes that everything works; its numbers mean little.
 QUICK = BenchProtocol(
     sizes=(500,),
     melt_steps=20,
@@ -139,20 +139,16 @@ def empty(configs: Sequence[HipnnConfig], protocol: BenchProtocol) -> xr.Dataset
 def record(
     ds: xr.Dataset, where: Mapping[str, object], seconds: np.ndarray, builds: int, n_steps: int
 ) -> None:
-    """Enter blocks of steps as us/atom/step.
+    """Enter blocks of steps into :func:`empty` as us/atom/step.
 
     Parameters
     ----------
-    ds
-        From :func:`empty`.
     where
-        Labels of the run, ``n_atoms`` among them.
+        Labels of the run, including ``n_atoms``.
     seconds
-        (component, repeat), s; fewer blocks than the Dataset has leave NaN.
+        (component, repeat), s; missing repeats stay NaN.
     builds
         Builds of the neighbor list in all blocks.
-    n_steps
-        Steps of each block.
     """
     blocks = seconds.shape[1]
     times = np.full((len(COMPONENTS), ds.sizes["repeat"]), np.nan)

@@ -39,14 +39,7 @@ NAMES = {
 
 
 def with_ratios(ds: xr.Dataset) -> xr.Dataset:
-    """Benchmark with the ratios of medians to stock hippynn, and with every unit and meaning.
-
-    Parameters
-    ----------
-    ds
-        ``step_time``, ``memory_per_atom`` and ``epoch_time`` of
-        :func:`kdlib.benchmarks.side_by_side.plan.empty`.
-    """
+    """Add the ratios of medians to stock hippynn, units and long names to a benchmark."""
     times = ds.step_time.sel(component="total", drop=True).median("repeat")
     epochs = ds.epoch_time.median("epoch")
     ratios = {
@@ -69,13 +62,7 @@ def _order(ds: xr.Dataset, ratio: xr.DataArray) -> list[str]:
 
 
 def table(ds: xr.Dataset) -> str:
-    """Benchmark as text: medians with quartiles, and the ratios to stock hippynn.
-
-    Parameters
-    ----------
-    ds
-        From :func:`with_ratios`.
-    """
+    """Format :func:`with_ratios` as text: medians with quartiles, and ratios to stock hippynn."""
     lines = [_about(ds)]
     ran = ds.step_time.notnull().any([dim for dim in ds.step_time.dims if dim != "architecture"])
     for label in ds.architecture.values[ran.values].tolist():

@@ -18,15 +18,14 @@ class TrainJob:
     """Epochs of one model on the embedded data."""
 
     config: HipnnConfig
-    """Architecture."""
     role: str
-    """In :data:`kdlib.training.roles.ROLES`; decides which terms the loss has."""
+    """Key of :data:`kdlib.training.roles.ROLES`; sets the terms of the loss."""
     backend: str
     """``"hippynn"`` (stock layers) or ``"fused"``."""
     batch_size: int
     """Frames per optimizer step."""
     n_epochs: int
-    """Epochs; a first one is run and discarded in addition."""
+    """Timed epochs, after a first one that is discarded."""
     dataset: str = "al-pbe"
     """Name or path of the reference data."""
 
@@ -40,7 +39,7 @@ def epochs(job: TrainJob) -> np.ndarray:
 
 
 def brief_training(job: TrainJob, run_dir: Path) -> None:
-    """Save a potential that has seen a few epochs: no good model, but one whose liquid holds."""
+    """Save a potential after a few epochs: inaccurate, but its liquid stays together."""
     loop = _loop(job)
     for _ in range(job.n_epochs):
         loop.run_epoch()
@@ -50,7 +49,7 @@ def brief_training(job: TrainJob, run_dir: Path) -> None:
 def _loop(job: TrainJob) -> Loop:
     frames = datasets.load(job.dataset)
     role = roles.role(job.role)
-    if role.learns_from_teacher:  # any atomic energies cost the same
+    if role.learns_from_teacher:  # all atomic energies cost the same, so zeros will do
         frames = datasets.with_energies(frames, [np.zeros(len(atoms)) for atoms in frames])
     total = job.n_epochs + 1
     settings = TrainingConfig(batch_size=job.batch_size, max_epochs=total, backend=job.backend)
@@ -63,17 +62,7 @@ def side_by_side(
     configs: dict[str, tuple[HipnnConfig, str]],
     protocol: BenchProtocol,
 ) -> None:
-    """Fill in seconds per epoch of training on one thread.
-
-    Parameters
-    ----------
-    ds
-        From :func:`~kdlib.benchmarks.side_by_side.plan.empty`; changed in place.
-    configs
-        Architecture -> configuration and role.
-    protocol
-        Sizes of the batches and number of epochs.
-    """
+    """Fill seconds per epoch on one thread into ``ds``, for architecture -> configuration, role."""
     runs = [
         (label, backend, size)
         for label in configs

@@ -1,8 +1,9 @@
 """Energies, forces and stress of a HIP-NN on a device.
 
-As in :mod:`kdlib.hipnn.kernels.forcefield`: environments by a pass over neighbors, the rest of the network
-per atom in torch, whose autograd gives g = dE/d(environment), and a second pass over neighbors that
-turns g into forces. Environments live as long as a chunk of atoms, g as long as the forces need it.
+As in :mod:`kdlib.hipnn.kernels.forcefield`: environments by a pass over neighbors, the rest of the
+network per atom in torch, whose autograd gives g = dE/d(environment), and a second pass over
+neighbors that turns g into forces. Environments live as long as a chunk of atoms, g as long as the
+forces need it.
 """
 
 import copy
@@ -226,7 +227,7 @@ class DeviceForceField:
         neighbor_list: DeviceList,
         properties: Iterable[str] = ("energy", "forces"),
     ) -> dict[str, np.ndarray]:
-        """Compute what ``properties`` asks for; see :meth:`kdlib.hipnn.kernels.ForceField.__call__`."""
+        """Compute the properties, as :meth:`kdlib.hipnn.kernels.ForceField.__call__` does."""
         field, own = self._field, neighbor_list.own
         numbers = torch.as_tensor(atoms.numbers.astype(np.int64), device=field.device)
         species = field.channels(numbers)[neighbor_list.owner]

@@ -220,7 +220,8 @@ def gather_forces(
 @triton.jit
 def _slope(gi, gj, mk, hk, sk, x, ux, uy, uz, c, dc, BLOCK: tl.constexpr):
     """Slope of the energy of a pair, seen from both its atoms."""
-    # df/dr = [R - x C (V . u)] u + x C V  as in kdlib.hipnn.kernels.sums, of g0 = gi0 + gj0, g = gi - gj
+    # df/dr = [R - x C (V . u)] u + x C V as in kdlib.hipnn.kernels.sums, of g0 = gi0 + gj0 and
+    # g = gi - gj
     cx2 = c * x * x
     radial = tl.zeros_like(x)
     vx, vy, vz = radial, radial, radial

@@ -48,8 +48,8 @@ molecular dynamics, with its :mod:`~kdlib.hipnn.kernels.mdloops`,
 On a device, :mod:`~kdlib.hipnn.device.loops` runs the kernels of
 :mod:`~kdlib.hipnn.device.gradients` in the place of the loops; :mod:`~kdlib.hipnn.device.field` is
 the force field, over :mod:`~kdlib.hipnn.device.cells`, with the kernels of
-:mod:`~kdlib.hipnn.device.sums`; :mod:`~kdlib.hipnn.device.dynamics` is a driver for long runs, which
-:mod:`~kdlib.hipnn.device.motion` moves. These import Triton, and nothing else does:
+:mod:`~kdlib.hipnn.device.sums`; :mod:`~kdlib.hipnn.device.dynamics` is a driver for long runs,
+which :mod:`~kdlib.hipnn.device.motion` moves. Only these import Triton;
 :func:`kdlib.hipnn.device.obstacle` is asked first.
 """
 

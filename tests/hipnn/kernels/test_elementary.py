@@ -33,7 +33,7 @@ def test_exp2_is_accurate_to_the_last_bit(real):
 
 
 def test_exp2_of_very_negative_numbers_is_zero_not_denormal(real):
-    """Far from a sensitivity's centre the result is exactly zero."""
+    """Far from a sensitivity's center the result is exactly zero."""
     assert _exp2(np.array([-1e3, -1e4, -1e30], dtype=real)) == [0, 0, 0]
 
 

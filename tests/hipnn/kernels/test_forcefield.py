@@ -105,7 +105,7 @@ def test_sum_of_forces_is_zero(alloy, model, dtype):
 
 
 def test_isolated_atoms_have_no_forces(model):
-    """An atom without neighbours keeps its energy and feels no force."""
+    """An atom without neighbors keeps its energy and feels no force."""
     found = _evaluate(model(), Atoms("AlCu", positions=[[0, 0, 0], [100, 0, 0]]))
     assert not found["forces"].any()
     assert np.isfinite(found["energies"]).all()
@@ -191,6 +191,6 @@ def test_weights_are_a_copy(alloy, model):
 
 
 def test_models_without_kernels_are_refused(model):
-    """The force field says what it does not cover."""
+    """The force field names models that it does not cover."""
     with pytest.raises(InputError, match="InteractLayerQuad"):
         kernels.ForceField(model(l_max=2))

@@ -124,7 +124,7 @@ def test_ten_steps_of_training_are_those_of_hippynn(model, liquid):
             curve.append(loss.item())
         curves.append(curve)
     assert curves[1] == pytest.approx(curves[0], rel=1e-6)
-    assert curves[0][-1] != pytest.approx(curves[0][0], rel=1e-3)  # something was learnt
+    assert curves[0][-1] != pytest.approx(curves[0][0], rel=1e-3)  # something was learned
 
 
 def test_swap_is_in_place_and_reversible(model, liquid):
@@ -242,7 +242,7 @@ def test_second_derivatives_by_finite_differences():
 
 
 def test_third_derivatives_are_refused():
-    """What the kernels cannot differentiate raises an error instead of being left out."""
+    """Derivatives that the kernels lack raise an error instead of being omitted."""
     vectors, m, sigma, graph = _small_graph()
     energy = environment(vectors, Radial(m, sigma), graph).square().sum()
     (slope,) = torch.autograd.grad(energy, vectors, create_graph=True)
