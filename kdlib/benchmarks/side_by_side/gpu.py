@@ -131,7 +131,7 @@ def run(
     record = _Record(Path(out))
     record.found |= {
         "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu, interpreted",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "protocol": asdict(protocol),
         "provenance": provenance(),
     }
