@@ -447,7 +447,7 @@ def _benchmark() -> xr.Dataset:
 
 
 def gpu_record() -> dict:
-    """Record of a benchmark on a GPU: a step takes 1 us, or 7, and stock hippynn's 50 times that."""
+    """Record of a GPU: a step takes 1 us, or the teacher's 7, and stock hippynn's 50 times that."""
     md = {"builds": 12, "energy_change": 1e-6, "peak_bytes_per_atom": 2e3}
     trained = {"seconds_per_epoch": 0.1, "peak_bytes": 5e8}
     record: dict = {

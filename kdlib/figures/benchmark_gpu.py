@@ -104,10 +104,11 @@ def _times(ax: Axes, ds: xr.Dataset) -> None:
         )  # fmt: skip
     if trials:
         _trials(ax, ds.trial_n_atoms, ds.trial_step_time, "o")
-        n = float(ds.trial_n_atoms.max())
-        if np.isfinite(n):
+        if ds.trial_n_atoms.notnull().any():
+            last = ds.isel(trial=int(ds.trial_n_atoms.argmax("trial")))
+            n = float(last.trial_n_atoms)
             ax.annotate(
-                f"{n / 1e6:.3g} million atoms", (n, float(ds.trial_step_time[-1])),
+                f"{n / 1e6:.3g} million atoms", (n, float(last.trial_step_time)),
                 (0, 9), textcoords="offset points", ha="right", fontsize=7,
             )  # fmt: skip
     ax.set_ylabel(label(ds.step_time, "time per MD step"))

@@ -8,6 +8,7 @@ from synthetic import gpu_benchmark, gpu_record, gpu_trials
 
 from kdlib import results
 from kdlib.benchmarks.side_by_side import gpu, gpu_table
+from kdlib.errors import InputError
 
 
 def test_blocks_are_where_they_belong():
@@ -45,6 +46,14 @@ def test_a_block_that_failed_is_missing_and_named():
     assert ds.step_time.sel(backend="stock", architecture="16-8-1").isnull().all()
     assert ds.attrs["failed"] == {"stock 16-8-1 500": "OutOfMemoryError: no room"}
     assert "stock hippynn, 16-8-1: 500, 4000 atoms" in ds.attrs["not_measured"]
+
+
+def test_a_record_without_times_is_refused():
+    """Where everything failed, the errors are the answer."""
+    record = {name: gpu_record()[name] for name in ("device", "torch", "protocol")}
+    record["md 16-8-1 500"] = {"error": "RuntimeError: no kernel image"}
+    with pytest.raises(InputError, match="no kernel image"):
+        gpu_table.dataset(record)
 
 
 def test_a_run_cut_short_is_a_result(tmp_path):

@@ -131,7 +131,7 @@ def run(
     record = _Record(Path(out))
     record.found |= {
         "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu, interpreted",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "protocol": asdict(protocol),
         "provenance": provenance(),
     }
@@ -246,7 +246,7 @@ def stock(potential: Potential, n_atoms: int, protocol: GpuProtocol, device: tor
 
 
 def training_cells(n: int, protocol: GpuProtocol) -> list[Atoms]:
-    """Cells of equally many atoms with arbitrary labels: all labels cost the same."""
+    """Cells of equally many atoms with arbitrary labels, because all labels cost the same."""
     frames = []
     for k in range(n):
         rng = np.random.default_rng(k)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from kdlib.errors import InputError
 from kdlib.results.files import provenance
 from kdlib.results.schema import BACKENDS, COMPONENTS
 
@@ -68,18 +69,22 @@ def dataset(*records: Mapping[str, Any]) -> xr.Dataset:
     record: dict[str, Any] = {}
     for more in records:
         record = {**more, **record}
+    failed = {
+        name: block["error"]
+        for name, block in record.items()
+        if isinstance(block, Mapping) and "error" in block
+    }
     ds = _empty(record)
+    if "step_time" not in ds:
+        raise InputError(
+            f"the benchmark holds no time of an MD step; its errors: {failed or 'none'}"
+        )
     for name, block in _blocks(record):
         kind, label, *size = name.split()
         _FILL[kind](ds, block, {"architecture": label}, *map(int, size))
     known = record.get("provenance", {})
     known = {key: known.get(key, "not recorded") for key in provenance()}
     known |= {"device": record["device"], "torch_version": record["torch"]}
-    failed = {
-        name: block["error"]
-        for name, block in record.items()
-        if isinstance(block, Mapping) and "error" in block
-    }
     return ds.assign_attrs(
         known,
         kind="benchmark",
