@@ -453,16 +453,8 @@ def read_only_site(tmp_path: Path) -> Path:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-_NO_CACHE = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="Kernels are not compiled where none can be cached."
-)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param("forces", marks=_NO_CACHE), "info", pytest.param("run", marks=_NO_CACHE)],
-)
+@pytest.mark.parametrize("command", ["forces", "info", "run"])
 @pytest.mark.parametrize("home", ["missing", "read-only"])
 def test_a_read_only_installation_without_a_home_works(
     home, command, read_only_site, ordinary_user, finish, tmp_path
