@@ -48,7 +48,7 @@ lint: $(STAMP)  ## style of code and notebooks, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb al_pbe/*.ipynb
 
 clean:  ## remove results, caches and builds; the environment stays
 	rm -rf results build dist *.egg-info .pytest_cache .ruff_cache
