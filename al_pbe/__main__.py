@@ -7,11 +7,9 @@ from pathlib import Path
 
 from al_pbe import campaign, labeling
 from kdlib import pipeline, progress
+from kdlib.__main__ import BAD_INPUT
 from kdlib.errors import InputError
 from kdlib.pipeline.profile import Profile
-
-BAD_INPUT = 2
-"""Exit code for an error that the user can fix; the same as argparse's."""
 
 
 def main(arguments: list[str] | None = None) -> int:

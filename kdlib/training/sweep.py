@@ -166,12 +166,7 @@ def _cell(ds: xr.Dataset, task: Task, finished: Run) -> xr.Dataset:
     config = task.config
     grid = {"role": task.role, "architecture": config.label, "seed": task.training.seed}
     ds = ds.expand_dims({name: [value] for name, value in grid.items()})
-    counts = {
-        "n_features": config.n_features,
-        "n_sensitivities": config.n_sensitivities,
-        "n_atom_layers": config.n_atom_layers,
-        "n_parameters": hipnn.n_parameters(finished.potential.module),
-    }
+    counts = finished.potential.counts
     return ds.assign_coords({name: ("architecture", [n]) for name, n in counts.items()})
 
 
