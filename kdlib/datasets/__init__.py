@@ -14,6 +14,7 @@ from ase import Atoms
 from kdlib.datasets import ani_al, readers, registry
 from kdlib.datasets.checks import check
 from kdlib.datasets.energies import atomic_energies, augmented, energies_table, with_energies
+from kdlib.datasets.labels import Keys
 from kdlib.datasets.registry import names, write_packed
 from kdlib.datasets.splits import (
     PARTS,
@@ -55,7 +56,11 @@ Path = str | PathLike[str]
 
 
 def load(
-    name_or_path: Path | Sequence[Path], energy_key: str = "", forces_key: str = ""
+    name_or_path: Path | Sequence[Path],
+    energy_key: str = "",
+    forces_key: str = "",
+    stress_key: str = "",
+    virial_key: str = "",
 ) -> list[Atoms]:
     """Frames of a registered dataset, or of files that ASE reads, checked one by one.
 
@@ -66,7 +71,10 @@ def load(
         reads (extxyz, ASE database, output of VASP or Quantum ESPRESSO, ...), a pattern such as
         ``"runs/*/OUTCAR"``, or a list of these.
     energy_key, forces_key
-        Names of the labels in own files; empty for the usual ones (:mod:`kdlib.datasets.readers`).
+        Names of the labels in own files; empty for the usual ones (:mod:`kdlib.datasets.labels`).
+    stress_key, virial_key
+        The same for the stress. With one of them, the other label is not looked at; frames without
+        the label have no stress.
 
     Returns
     -------
@@ -79,13 +87,14 @@ def load(
     InputError
         A file is missing or altered, or a frame breaks a rule; names file, frame and rule.
     """
+    keys = Keys(energy_key, forces_key, stress_key, virial_key)
     if isinstance(name_or_path, str) and name_or_path in names():
-        if energy_key or forces_key:
+        if keys != Keys():
             raise InputError(f"{name_or_path}: a registered dataset has its own keys, give none")
         if name_or_path == ani_al.NAME:
             return ani_al.load().frames
         return check(*registry.unpack(name_or_path))
-    return readers.read(name_or_path, energy_key, forces_key)
+    return readers.read(name_or_path, keys)
 
 
 def fetch(name: str, base_url: str = "") -> str:

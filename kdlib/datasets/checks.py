@@ -55,6 +55,8 @@ def broken(frames: Sequence[Atoms], where: Sequence[str] = ()) -> Iterator[tuple
 
 def broken_rule(atoms: Atoms) -> str | None:
     """Rule that a single frame breaks, as the end of a sentence; None if there is none."""
+    if not len(atoms):
+        return "holds no atoms"
     known = atoms.calc.results if atoms.calc is not None else {}
     shapes = {"energy": (), "forces": (n := len(atoms), 3), "stress": (6,), "energies": (n,)}
     for label, shape in shapes.items():

@@ -1,5 +1,7 @@
 """A user's own files: formats, several files, identities, and impossible frames."""
 
+from pathlib import Path
+
 import ase.db
 import numpy as np
 import pytest
@@ -161,13 +163,30 @@ def test_files_that_are_not_there_are_named(tmp_path, named, message):
         datasets.load(tmp_path / named)
 
 
-def test_empty_and_foreign_files_are_named(tmp_path):
-    """Files without frames, and what no reader of ASE knows."""
-    (tmp_path / "empty.extxyz").write_text("")
+@pytest.mark.parametrize("name", ["a.extxyz", "a.db", "a.json", "a.traj", "a.h5", "OUTCAR"])
+def test_files_of_no_length_are_called_empty(tmp_path, name):
+    """Whatever the format, a file of zero bytes is said to be one."""
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"{name}: is empty"):
+        datasets.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [("\n\n", "holds no frames"), ("0\nenergy=1.0\n", "frame 0: holds no atoms")],
+)
+def test_files_without_content_are_named(tmp_path, text, rule):
+    """A file of blank lines holds no frames, a frame of zero atoms no atoms."""
+    (tmp_path / "a.xyz").write_text(text)
+    with pytest.raises(InputError, match=rf"a\.xyz: {rule}"):
+        datasets.load(tmp_path / "a.xyz")
+
+
+def test_foreign_files_are_named(tmp_path):
+    """What no reader of ASE knows."""
     (tmp_path / "notes.txt").write_text("hello\n")
-    for name in ("empty.extxyz", "notes.txt"):
-        with pytest.raises(InputError, match=name):
-            datasets.load(tmp_path / name)
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        datasets.load(tmp_path / "notes.txt")
 
 
 def frame(**changed: object) -> Atoms:
@@ -233,3 +252,50 @@ def test_two_species_with_and_without_a_cell_are_learned(tmp_path, alloy, cluste
     assert np.isfinite(predicted.energy).all()
     forces = np.concatenate([atoms.get_forces() for atoms in test])
     assert np.sqrt(((predicted.forces.values - forces) ** 2).mean()) < 0.5 * forces.std()
+
+
+def database(path: Path, frames: list[Atoms], units: dict[str, str] | None = None) -> Path:
+    """Write frames whose labels stand in the data of their rows, a custom energy beside them."""
+    with ase.db.connect(str(path)) as rows:
+        for k, atoms in enumerate(frames):
+            known, copy = atoms.calc.results, atoms.copy()
+            pairs = {"E_mine": known["energy"], "frame": 100 + k}
+            data = {"F_mine": known["forces"], "stress": known["stress"], "frame": np.zeros(3)}
+            rows.write(copy, key_value_pairs=pairs, data=data)
+        if units:
+            rows.metadata = {"_property_unit_dict": units, "_distance_unit": "Ang"}
+    return path
+
+
+@pytest.mark.parametrize("ending", ["db", "json"])
+def test_labels_beside_the_rows_of_a_database_are_found(tmp_path, alloy, ending):
+    """Own names and usual ones in `data` and key-value pairs, whatever the database's file."""
+    path = database(tmp_path / f"set.{ending}", alloy[:3])
+    frames = datasets.load(path, energy_key="E_mine", forces_key="F_mine")
+    assert datasets.frame_numbers(frames).tolist() == [100, 101, 102]
+    for old, new in zip(alloy, frames, strict=False):
+        for label in ("energy", "forces", "stress"):
+            np.testing.assert_allclose(new.calc.results[label], old.calc.results[label], rtol=1e-12)
+        assert set(new.info) == {"frame"}
+    with pytest.raises(InputError, match=r"frame 0: has no 'E'; it holds E_mine, F_mine, frame"):
+        datasets.load(path, energy_key="E")
+
+
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [
+        ({"E_mine": "eV", "F_mine": "eV/Ang", "stress": "eV/Ang^3"}, None),
+        ({"E_mine": "eV", "F_mine": "eV / Angstrom", "dipole": "Debye"}, None),
+        ({"E_mine": "kcal/mol", "F_mine": "eV/Ang"}, "keeps E_mine in kcal/mol"),
+        ({"E_mine": "eV", "F_mine": "Ha/Bohr"}, "keeps F_mine in Ha/Bohr"),
+        ({"E_mine": "eV", "F_mine": "eV/Ang", "stress": "GPa"}, "keeps stress in GPa"),
+    ],
+)
+def test_units_that_a_database_states_are_ours(tmp_path, alloy, units, said):
+    """A database that says it is in kcal/mol, as SchNetPack writes it, is not read as eV."""
+    path = database(tmp_path / "set.db", alloy[:2], units)
+    if said is None:
+        assert len(datasets.load(path, "E_mine", "F_mine")) == 2
+        return
+    with pytest.raises(InputError, match=rf"set\.db: .*{said}, must be in eV and Angstrom"):
+        datasets.load(path, "E_mine", "F_mine")
