@@ -16,9 +16,8 @@ from kdlib.datasets.checks import check
 from kdlib.datasets.energies import atomic_energies, augmented, energies_table, with_energies
 from kdlib.datasets.labels import Keys
 from kdlib.datasets.registry import names, write_packed
+from kdlib.datasets.reserved import PARTS, WEIGHT, loss_weight
 from kdlib.datasets.splits import (
-    PARTS,
-    WEIGHT,
     Split,
     fingerprint,
     frame_numbers,
@@ -44,6 +43,7 @@ __all__ = [
     "frame_numbers",
     "identity",
     "load",
+    "loss_weight",
     "names",
     "species",
     "split",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from ase import Atoms
 
+from kdlib.datasets.reserved import broken_information
 from kdlib.errors import InputError
 from kdlib.geometry.cells import OVERLAP, closest_pair
 
@@ -42,7 +43,7 @@ def broken(frames: Sequence[Atoms], where: Sequence[str] = ()) -> Iterator[tuple
     """Yield position and rule of each frame that breaks one; ``where`` names frames in messages."""
     seen: dict[bytes, int] = {}
     for k, atoms in enumerate(frames):
-        if rule := broken_rule(atoms):
+        if rule := broken_rule(atoms) or broken_information(atoms.info):
             yield k, rule
             continue
         # A repeated frame could land in the training and in the test part.

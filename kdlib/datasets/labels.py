@@ -27,6 +27,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from kdlib.datasets.reserved import broken_information
 from kdlib.errors import InputError
 from kdlib.geometry.cells import bare
 
@@ -97,8 +98,11 @@ def labeled(atoms: Atoms, keys: Keys | None = None, data: Mapping = _NOTHING) ->
     Raises
     ------
     InputError
-        Labels under two names differ, or a label is not made of numbers.
+        Labels under two names differ, a label is not made of numbers, or its information breaks a
+        rule of :mod:`kdlib.datasets.reserved`.
     """
+    if rule := broken_information(atoms.info):
+        raise InputError(rule)
     keys = keys or Keys()
     known = dict(atoms.calc.results) if atoms.calc is not None else {}
     places = (known, atoms.info, atoms.arrays, data)

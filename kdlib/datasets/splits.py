@@ -9,12 +9,8 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from kdlib.datasets.reserved import PARTS, broken_information, loss_weight
 from kdlib.errors import InputError
-
-#: Parts of a split; ``transfer`` holds frames that the dataset sets apart (larger cells).
-PARTS = ("train", "valid", "test", "transfer")
-#: Key of ``Atoms.info`` with a frame's weight in the loss.
-WEIGHT = "loss_weight"
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,14 @@ def split(
     Raises
     ------
     InputError
-        Fractions do not add up to one, or a part is empty.
+        Fractions do not add up to one, a part is empty, or a frame's information is of no use here.
     """
     shares = tuple(float(x) for x in fractions)
     if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
         raise InputError(f"split: fractions {shares} must be three positive numbers adding up to 1")
+    for k, atoms in enumerate(frames):
+        if rule := broken_information(atoms.info):
+            raise InputError(f"split: frame {k}: {rule}")
     parts = np.array([_part(atoms, shares, seed) for atoms in frames])
     indices = {part: np.flatnonzero(parts == part) for part in PARTS}
     for part in PARTS[:3]:
@@ -68,7 +67,7 @@ def species(frames: Sequence[Atoms]) -> tuple[str, ...]:
 
 def identity(atoms: Atoms) -> str:
     """Name of a frame, the same in every version of its dataset."""
-    if "frame" in atoms.info:
+    if atoms.info.get("frame") is not None:
         return str(atoms.info["frame"])
     return _digest([atoms.numbers, atoms.positions, atoms.cell.array])
 
@@ -88,15 +87,13 @@ def fingerprint(frames: Sequence[Atoms], labels: Sequence[str] = ("energy", "for
         known = atoms.calc.results
         arrays += [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc]
         arrays += [np.asarray(known.get(name, ())) for name in labels]
-        if WEIGHT in atoms.info:
-            arrays.append(np.asarray(atoms.info[WEIGHT], dtype=float))
+        if (weight := loss_weight(atoms)) is not None:
+            arrays.append(np.asarray(weight))
     return _digest(arrays)
 
 
 def _part(atoms: Atoms, shares: tuple[float, float, float], seed: int) -> str:
     if prescribed := atoms.info.get("part"):
-        if prescribed not in PARTS:
-            raise InputError(f"frame {identity(atoms)}: part {prescribed!r} is none of {PARTS}")
         return str(prescribed)
     # By identity, not by position: a frame keeps its part when others are added to the dataset.
     digest = hashlib.sha256(f"{seed}:{identity(atoms)}".encode()).digest()

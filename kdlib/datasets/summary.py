@@ -8,7 +8,8 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib import units
-from kdlib.datasets.splits import PARTS, Split, frame_numbers
+from kdlib.datasets.reserved import PARTS
+from kdlib.datasets.splits import Split, frame_numbers
 from kdlib.geometry import rdf
 from kdlib.geometry.cells import closest_pair
 
@@ -100,7 +101,8 @@ def coverage(
         },
         coords={"frame": frame_numbers(frames)},
     )
-    temperature = [a.info.get("temperature_K", np.nan) for a in frames]
+    known = [a.info.get("temperature_K") for a in frames]
+    temperature = [np.nan if value is None else value for value in known]
     if np.isfinite(temperature).any():
         ds["temperature"] = ("frame", temperature)
     if not all(atoms.pbc.all() for atoms in frames):
@@ -112,7 +114,8 @@ def coverage(
 
 def phase_of(atoms: Atoms) -> str:
     """Phase that a frame's sampling started from, or else the `config_type` of many datasets."""
-    return str(atoms.info.get("phase", atoms.info.get("config_type", UNKNOWN)))
+    named = [atoms.info.get(name) for name in ("phase", "config_type")]
+    return next((str(name) for name in named if name is not None), UNKNOWN)
 
 
 def _density(atoms: Atoms) -> float:

@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 
-from kdlib.datasets import WEIGHT, atomic_energies
+from kdlib.datasets import atomic_energies, loss_weight
 from kdlib.geometry.neighbors import neighbor_pairs
 
 
@@ -96,7 +96,7 @@ def from_atoms(atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float32) 
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     known = atoms.calc.results if atoms.calc is not None else {}
     as_tensor = lambda x: None if x is None else torch.as_tensor(np.asarray(x), dtype=dtype)  # noqa: E731
-    energy = known.get("energy")
+    energy, weight = known.get("energy"), loss_weight(atoms)
     return Batch(
         numbers=torch.as_tensor(atoms.numbers, dtype=torch.int64),
         frame=torch.zeros(len(atoms), dtype=torch.int64),
@@ -110,7 +110,7 @@ def from_atoms(atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float32) 
         atomic_energies=as_tensor(atomic_energies(atoms)),
         stress=as_tensor(reference_stress(atoms)[None]),
         volume=as_tensor([volume(atoms)]),
-        weight=as_tensor(np.atleast_1d(atoms.info[WEIGHT]) if WEIGHT in atoms.info else None),
+        weight=None if weight is None else as_tensor([weight]),
     )
 
 
