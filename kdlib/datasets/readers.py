@@ -101,13 +101,22 @@ def _read_one(path: Path, keys: Keys) -> list[Atoms]:
     except InputError as error:
         raise InputError(f"{path}: frame {len(frames)}: {error}") from error
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: frame {len(frames)}: ASE cannot read it ({reason})") from error
+        where = f"{path}: frame {len(frames)}"
+        raise InputError(f"{where}: ASE cannot read it ({_reason(error)})") from error
     if not frames:
         raise InputError(f"{path}: holds no frames")
     for reason, count in left_out.items():
         progress.line(f"{path}: a label of {count} frames is left out: {reason}")
     return frames
+
+
+def _reason(error: Exception) -> str:
+    """Why ASE cannot read a file, in one line: some of its errors are but a word or a class."""
+    if isinstance(error.__cause__, StopIteration):
+        return "it ends within a frame"
+    if isinstance(error, KeyError):
+        return f"{error} is unknown"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _configurations(path: Path, keys: Keys) -> Iterator[tuple[Atoms, Mapping]]:

@@ -299,3 +299,14 @@ def test_units_that_a_database_states_are_ours(tmp_path, alloy, units, said):
         return
     with pytest.raises(InputError, match=rf"set\.db: .*{said}, must be in eV and Angstrom"):
         datasets.load(path, "E_mine", "F_mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("1\n\nAl1 0 0 0\n", "'Al1' is unknown"), ("2\n", "it ends within a frame")],
+)
+def test_the_reason_of_an_unreadable_frame_is_a_sentence(tmp_path, text, reason):
+    """Errors of ASE's readers that are but a word or a class say what they mean."""
+    (tmp_path / "a.xyz").write_text(text)
+    with pytest.raises(InputError, match=rf"a\.xyz: frame 0: ASE cannot read it \({reason}\)"):
+        datasets.load(tmp_path / "a.xyz")

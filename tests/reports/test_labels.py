@@ -98,7 +98,6 @@ def test_frames_with_and_without_stress_train_together(tmp_path):
     assert np.isfinite(run.history.loss).all()
 
 
-@pytest.mark.xfail(strict=True, reason="A stress has no largest sensible value.")
 def test_a_stress_in_another_unit_is_refused(tmp_path):
     """A stress of 251 eV/A^3 (kbar, or a virial) is beyond any matter: refused with its unit.
 
