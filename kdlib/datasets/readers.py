@@ -27,7 +27,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from kdlib.datasets import ani_al, registry
 from kdlib.datasets.checks import broken
 from kdlib.errors import InputError
-from kdlib.geometry.cells import bare
+from kdlib.geometry.cells import bare, partly_occupied
 
 _PREFIXES = ("REF_", "ref_", "DFT_", "dft_", "QM_", "qm_")
 
@@ -56,8 +56,10 @@ def labeled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
     Raises
     ------
     InputError
-        Labels under two names differ, or a label is not made of numbers.
+        Labels under two names differ, a label is not made of numbers, or a site is partly occupied.
     """
+    if site := partly_occupied(atoms):
+        raise InputError(site)
     known = dict(atoms.calc.results) if atoms.calc is not None else {}
     everything = {**atoms.arrays, **atoms.info, **known}
     found = {

@@ -23,7 +23,7 @@ from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.geometry import cells
-from kdlib.geometry.cells import OVERLAP, bare, closest_pair
+from kdlib.geometry.cells import OVERLAP, bare, closest_pair, partly_occupied
 from kdlib.md import exploration
 from kdlib.md.exploration import Excursion
 from kdlib.teachers import Teacher
@@ -293,6 +293,8 @@ def _structure(name: str) -> Atoms:
             raise InputError(f"{name}: ASE cannot read it ({error})") from error
     if not atoms.pbc.all() or atoms.cell.rank != 3:
         raise InputError(f"{name}: is not periodic in three directions")
+    if site := partly_occupied(atoms):
+        raise InputError(f"{name}: {site}")
     if closest_pair(atoms).distance < OVERLAP:
         raise InputError(f"{name}: two atoms are closer than {OVERLAP} Angstrom")
     return bare(atoms)

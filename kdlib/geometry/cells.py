@@ -1,6 +1,8 @@
 """Cells of atoms: bare copies, closest pairs, supercells, strained and rattled cells."""
 
+from collections.abc import Iterator
 from itertools import combinations_with_replacement
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,47 @@ FIRST_REACH = 3.5
 def bare(atoms: Atoms) -> Atoms:
     """Copy of species, positions, cell and periodicity alone: no velocities, labels or notes."""
     return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+
+
+#: A site occupied to this share is whole: refined occupancies stay a little below one.
+WHOLE = 0.99
+
+
+def partly_occupied(atoms: Atoms) -> str:
+    """Name the first site that is not wholly one atom's, as the end of a sentence; empty if none.
+
+    ASE's readers put an atom of the most frequent element there and note the occupancies: those of
+    CIF by the kind of site in ``info["occupancy"]``, the others by atom in an array.
+    """
+    for where, shares in _shared_sites(atoms):
+        if max(shares.values()) < WHOLE:
+            said = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+            return (
+                f"the site of {where} is partly occupied ({said}), and a configuration has whole "
+                "atoms: write a cell with one atom or none on each site"
+            )
+    return ""
+
+
+def _shared_sites(atoms: Atoms) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield a description of each site with known occupancies, and the share of each element."""
+    by_kind = atoms.info.get("occupancy")
+    if isinstance(by_kind, dict):
+        kinds = atoms.arrays.get("spacegroup_kinds", ())
+        for kind, shares in by_kind.items():
+            first = next((i for i, k in enumerate(kinds) if str(k) == str(kind)), None)
+            where = f"kind {kind}" if first is None else _place(atoms, first)
+            known = {name: float(x) for name, x in shares.items() if isinstance(x, Real)}
+            yield where, known or {"unknown": 1.0}
+    for name in ("occupancy", "occupancies"):
+        shares = atoms.arrays.get(name, np.zeros(0))
+        if shares.any():  # all zero: a writer that had none to say
+            for i, share in enumerate(shares):
+                yield _place(atoms, i), {atoms.symbols[i]: float(share)}
+
+
+def _place(atoms: Atoms, i: int) -> str:
+    return f"atom {i} ({atoms.symbols[i]})"
 
 
 class Closest(NamedTuple):

@@ -141,6 +141,65 @@ def test_faults_of_structures_name_the_file(tmp_path):
         structures([str(overlapping)])
 
 
+#: A salt whose sodium sites hold this content.
+SALT = """data_salt
+_cell_length_a 5.64
+_cell_length_b 5.64
+_cell_length_c 5.64
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_space_group_name_H-M_alt 'F m -3 m'
+_space_group_IT_number 225
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+Cl1 Cl 0.5 0.5 0.5 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("sodium", "words"),
+    [
+        (["Na1 Na 0 0 0 0.7", "K1 K 0 0 0 0.3"], r"atom 4 \(Na\) is .* \(Na 0.7, K 0.3\)"),
+        (["Na1 Na 0 0 0 0.8"], r"atom 4 \(Na\) is .* \(Na 0.8\)"),
+        (["Na1 Na 0 0 0 1.0"], ""),
+        (["Na1 Na 0 0 0 0.996(3)"], ""),
+        (["Na1 Na 0 0 0 ?"], ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["salt.cif", "salt.xyz"])
+@pytest.mark.filterwarnings("ignore:crystal system .* is not interpreted:UserWarning")
+def test_a_site_that_is_no_whole_atom_is_named(sodium, words, name, tmp_path):
+    """Mixed and partly empty sites are refused, also after ASE rewrote them; refined ones pass."""
+    path = tmp_path / "salt.cif"
+    path.write_text(SALT + "\n".join(sodium) + "\n")
+    if name != path.name:
+        ase.io.write(tmp_path / name, ase.io.read(path))
+    if not words:
+        (found,) = structures([str(tmp_path / name)])
+        assert found.get_chemical_formula() == "Cl4Na4"
+        return
+    with pytest.raises(InputError, match=rf"salt\.{name[-3:]}: the site of {words}"):
+        structures([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize(("share", "refused"), [(1.0, False), (0.995, False), (0.4, True)])
+@pytest.mark.parametrize("key", ["occupancy", "occupancies"])
+def test_shares_of_atoms_count_where_a_format_has_them(share, refused, key):
+    """One atom of a smaller share is refused; zeros for all atoms were never written."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_array(key, np.zeros(4))
+    assert not cells.partly_occupied(atoms)
+    atoms.set_array(key, np.array([1.0, 1.0, share, 1.0]))
+    assert cells.partly_occupied(atoms).startswith("the site of atom 2 (Cu)" if refused else "")
+    assert bool(cells.partly_occupied(atoms)) == refused
+
+
 def test_an_element_is_its_crystal():
     """The word Cu is ASE's fcc copper."""
     (found,) = structures(["Cu"])

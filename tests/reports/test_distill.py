@@ -228,7 +228,6 @@ Au1 Au 0 0 0 0.5
 """
 
 
-@pytest.mark.xfail(strict=True, reason="Half-occupied sites are taken for those of one element.")
 @pytest.mark.filterwarnings("ignore:crystal system .* is not interpreted:UserWarning")
 def test_partial_occupancy_is_refused(tmp_path):
     """A crystal whose sites are shared by two elements is no configuration of atoms.
