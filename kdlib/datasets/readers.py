@@ -27,7 +27,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from kdlib.datasets import ani_al, registry
 from kdlib.datasets.checks import broken
 from kdlib.errors import InputError
-from kdlib.geometry.cells import bare, partly_occupied
+from kdlib.geometry.cells import partly_occupied, unlabeled
 
 _PREFIXES = ("REF_", "ref_", "DFT_", "dft_", "QM_", "qm_")
 
@@ -48,7 +48,7 @@ VIRIAL_NAMES = _prefixed("virial", "virials")
 
 
 def labeled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
-    """Frame with only its structure, its information and its labels under their ASE names.
+    """Frame with only its structure, states and information, and labels under their ASE names.
 
     Constraints are dropped: a model must learn the forces on fixed atoms, too. Missing labels are
     reported by :func:`kdlib.datasets.check`. Keys name the labels; empty for the usual names.
@@ -70,7 +70,7 @@ def labeled(atoms: Atoms, energy_key: str = "", forces_key: str = "") -> Atoms:
     }
     labels = (*ENERGY_NAMES, *FORCES_NAMES, *STRESS_NAMES, *VIRIAL_NAMES, energy_key, forces_key)
     info = {key: value for key, value in atoms.info.items() if key not in labels}
-    frame = bare(atoms)
+    frame = unlabeled(atoms)
     frame.info = info
     frame.calc = SinglePointCalculator(
         frame, **{name: value for name, value in found.items() if value is not None}

@@ -29,7 +29,7 @@ from kdlib.datasets.checks import broken_rule
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
 from kdlib.files import replacing
-from kdlib.geometry.cells import bare
+from kdlib.geometry.cells import unlabeled
 from kdlib.hipnn import Potential
 from kdlib.teachers import Teacher, TeacherError
 from kdlib.training import accuracy
@@ -155,9 +155,9 @@ def prepare(
     if not given:
         return []
     pool = Pool(folder)
-    unlabeled = {f"data/{k:06d}": bare(atoms) for k, atoms in enumerate(given)}
-    pool.label(unlabeled, teacher)
-    taught = {k: atoms for k, name in enumerate(unlabeled) for atoms in pool.frames([name])}
+    wanted = {f"data/{k:06d}": unlabeled(atoms) for k, atoms in enumerate(given)}
+    pool.label(wanted, teacher)
+    taught = {k: atoms for k, name in enumerate(wanted) for atoms in pool.frames([name])}
     own = [given[k] for k in taught]
     shift = _shift(own, list(taught.values()))
     return [_joined(plan, k, given[k], atoms, shift) for k, atoms in taught.items()]
@@ -201,9 +201,9 @@ def _shift(own: Sequence[Atoms], taught: Sequence[Atoms]) -> AtomReferences:
 
 def _joined(plan: Plan, k: int, own: Atoms, taught: Atoms, shift: AtomReferences) -> Atoms:
     """The k-th frame with its own labels and the teacher's atomic energies."""
-    frame = bare(own)
+    frame = unlabeled(own)
     held_out = k % HELD_OUT == HELD_OUT - 1
-    frame.info = {
+    frame.info |= {
         "frame": taught.info["frame"], "sampling": "data", "part": "test" if held_out else "train",
         "molten": False, WEIGHT: plan.data_weight,
     }  # fmt: skip

@@ -24,7 +24,7 @@ from kdlib.benchmarks.memory import peak, reset_peak
 from kdlib.benchmarks.speed import timed_blocks
 from kdlib.errors import DynamicsError
 from kdlib.geometry import cells, rdf
-from kdlib.geometry.cells import bare, closest_pair
+from kdlib.geometry.cells import closest_pair, unlabeled
 from kdlib.md import crystals, dynamics, exploration
 from kdlib.md.dynamics import thermalize
 from kdlib.md.exploration import Excursion
@@ -324,7 +324,7 @@ def _npt(student: BaseCalculator, atoms: Atoms, m: Measures) -> Run | None:
             npt.run(EVERY)
             volumes.append(atoms.get_volume())
             if (k + 1) % every == 0:
-                frames.append(bare(atoms))
+                frames.append(unlabeled(atoms))
     except Exception:  # calculators and ASE raise anything when a cell flies apart
         return None
     return Run(float(np.mean(volumes)), frames)

@@ -23,7 +23,13 @@ from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.geometry import cells
-from kdlib.geometry.cells import OVERLAP, bare, closest_pair, partly_occupied
+from kdlib.geometry.cells import (
+    CELL_STATES,
+    OVERLAP,
+    closest_pair,
+    partly_occupied,
+    unlabeled,
+)
 from kdlib.md import exploration
 from kdlib.md.exploration import Excursion
 from kdlib.teachers import Teacher
@@ -274,7 +280,10 @@ def _trajectory(
 
 
 def structures(named: Sequence[str]) -> list[Atoms]:
-    """Read periodic structures, without labels, from files or elements whose crystal ASE knows."""
+    """Read periodic structures, without labels, from files or elements whose crystal ASE knows.
+
+    Magnetic moments, charges and tags of atoms stay with them in all cells made from a structure.
+    """
     return [_structure(name) for name in named]
 
 
@@ -291,10 +300,21 @@ def _structure(name: str) -> Atoms:
             atoms = ase.io.read(name)
         except Exception as error:  # ASE's readers raise anything
             raise InputError(f"{name}: ASE cannot read it ({error})") from error
+    if rule := _no_crystal(atoms):
+        raise InputError(f"{name}: {rule}")
+    return unlabeled(atoms)
+
+
+def _no_crystal(atoms: Atoms) -> str:
+    """Rule that a structure breaks, as the end of a sentence; empty if there is none."""
     if not atoms.pbc.all() or atoms.cell.rank != 3:
-        raise InputError(f"{name}: is not periodic in three directions")
+        return "is not periodic in three directions"
     if site := partly_occupied(atoms):
-        raise InputError(f"{name}: {site}")
+        return site
     if closest_pair(atoms).distance < OVERLAP:
-        raise InputError(f"{name}: two atoms are closer than {OVERLAP} Angstrom")
-    return bare(atoms)
+        return f"two atoms are closer than {OVERLAP} Angstrom"
+    for key, usual in CELL_STATES.items():
+        value = atoms.info.get(key, 0)
+        if not np.isin(value, usual).all():
+            return f"has a {key} of {value}, which cells of other sizes, to be sampled, can't have"
+    return ""

@@ -19,6 +19,7 @@ from kdlib.distill.plan import Plan, keep
 from kdlib.distill.sampling import Round, structures
 from kdlib.distill.students import Trained
 from kdlib.errors import InputError
+from kdlib.geometry.cells import states
 from kdlib.teachers import Teacher
 from kdlib.training.accuracy import PHASES, against_teacher
 from kdlib.training.references import AtomReferences
@@ -104,6 +105,10 @@ def _run(plan: Plan, folder: str | Path) -> Outcome:
     home = Path(folder)
     given, own = structures(plan.structures), labeled.read(plan)
     teacher = teachers.load(plan.teacher)
+    for name, atoms in zip(plan.structures, given, strict=True):
+        if unseen := states(atoms):
+            progress.line(f"{name}: the teacher sees its {' and '.join(unseen)}; the student's "
+                          "energy depends on species and positions alone")  # fmt: skip
     keep(plan, home)
     path = home / RECORD
     record = json.loads(path.read_text()) if path.exists() else []

@@ -1,4 +1,9 @@
-"""Cells of atoms: bare copies, closest pairs, supercells, strained and rattled cells."""
+"""Cells of atoms: bare copies, closest pairs, supercells, strained and rattled cells.
+
+Some teachers look at more of an atom than its species and position: at magnetic moments, charges or
+tags (:data:`STATES`). Supercells and deformed cells keep these; they move with their atom. Masses
+change no energy and are dropped.
+"""
 
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
@@ -22,6 +27,41 @@ FIRST_REACH = 3.5
 def bare(atoms: Atoms) -> Atoms:
     """Copy of species, positions, cell and periodicity alone: no velocities, labels or notes."""
     return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+
+
+#: Arrays of atoms that an energy may depend on -> their name in a sentence.
+STATES = {
+    "initial_magmoms": "magnetic moments",
+    "initial_charges": "charges",
+    "tags": "tags",
+}
+#: Notes on a whole cell that an energy may depend on -> values that mean nothing special.
+CELL_STATES = {
+    "charge": (0,),
+    "total_charge": (0,),
+    "spin": (0, 1),  # also the name of the multiplicity
+    "total_spin": (0, 1),
+    "multiplicity": (0, 1),
+    "spin_multiplicity": (0, 1),
+}
+
+
+def unlabeled(atoms: Atoms) -> Atoms:
+    """Copy of all that an energy may depend on: :func:`bare`, with the states of atoms and cell.
+
+    Arrays of zeros are left out.
+    """
+    frame = bare(atoms)
+    for name in STATES:
+        if name in atoms.arrays and atoms.arrays[name].any():
+            frame.set_array(name, atoms.arrays[name].copy())
+    frame.info = {name: atoms.info[name] for name in CELL_STATES if name in atoms.info}
+    return frame
+
+
+def states(atoms: Atoms) -> list[str]:
+    """Words for the states that some atom has, e.g. ``magnetic moments``."""
+    return [word for name, word in STATES.items() if name in unlabeled(atoms).arrays]
 
 
 #: A site occupied to this share is whole: refined occupancies stay a little below one.
@@ -106,7 +146,10 @@ def closest_pair(atoms: Atoms, within: float = np.inf) -> Closest:
 
 
 def supercell(atoms: Atoms, n_atoms: int) -> Atoms:
-    """Supercell with about this many atoms, as nearly cubic as its multiples allow."""
+    """Supercell with about this many atoms, as nearly cubic as its multiples allow.
+
+    It keeps the states of atoms.
+    """
     copies = max(1, round(n_atoms / len(atoms)))
     best, least = np.eye(3, dtype=int), np.inf
     for matrix in _multiples(copies):
@@ -117,7 +160,7 @@ def supercell(atoms: Atoms, n_atoms: int) -> Atoms:
         badness += 0.2 * abs(np.linalg.det(matrix) / copies - 1)
         if badness < least - 1e-9:
             best, least = matrix, badness
-    return bare(make_supercell(atoms, best))
+    return unlabeled(make_supercell(atoms, best))
 
 
 def _multiples(copies: int) -> list[np.ndarray]:
@@ -185,7 +228,7 @@ def deformed(
 
 
 def exchanged(atoms: Atoms, n_pairs: int, rng: np.random.Generator) -> Atoms:
-    """Copy in which pairs of atoms of different species have exchanged places.
+    """Copy in which pairs of atoms of different species have exchanged places, with their states.
 
     Parameters
     ----------
@@ -200,7 +243,8 @@ def exchanged(atoms: Atoms, n_pairs: int, rng: np.random.Generator) -> Atoms:
     for _ in range(n_pairs):
         i = rng.integers(len(copy))
         j = rng.choice(np.flatnonzero(copy.numbers != copy.numbers[i]))
-        copy.numbers[[i, j]] = copy.numbers[[j, i]]
+        for name in ("numbers", *(set(STATES) & set(copy.arrays))):
+            copy.arrays[name][[i, j]] = copy.arrays[name][[j, i]]
     return copy
 
 

@@ -164,6 +164,25 @@ def test_they_carry_the_teachers_atomic_energies_and_a_weight(prepared):
     assert {atoms.info[datasets.WEIGHT] for atoms in frames} == {3.0}
 
 
+def test_own_frames_keep_the_moments_that_the_teacher_looks_at(tiny, tmp_path):
+    """Moments and charges of a file of own frames reach the teacher and the training set."""
+    path, frames, seen = tmp_path / "own.xyz", _dft(3), []
+    for atoms in frames:
+        atoms.set_initial_magnetic_moments([1.0, -1.0, 1.0, -1.0])
+        atoms.info["charge"] = 2
+    ase.io.write(path, frames, format="extxyz")
+
+    class Seeing(EMT):
+        def calculate(self, atoms=None, *args, **kwargs):
+            seen.append((atoms.get_initial_magnetic_moments()[1], atoms.info.get("charge")))
+            super().calculate(atoms, *args, **kwargs)
+
+    plan = replace(tiny, data=(str(path),))
+    found = labeled.prepare(plan, labeled.read(plan), tmp_path / "data", teachers.load(Seeing()))
+    assert set(seen) == {(-1.0, 2)}
+    assert {atoms.get_initial_magnetic_moments()[1] for atoms in found} == {-1.0}
+
+
 def test_one_in_ten_is_held_out(prepared):
     """Held-out frames are evaluated, not trained on."""
     _, frames = prepared

@@ -1,12 +1,17 @@
 """Rounds of a distillation: use of runs that end early, and when the target is met."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import ase.io
+import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
 
 from kdlib import teachers
 from kdlib.distill import sampling, workflow
+from kdlib.distill.labeled import Pool
 from kdlib.distill.sampling import Round
 from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn import HipnnConfig, build, save
@@ -103,6 +108,59 @@ def test_a_touch_is_neither_the_end_of_a_run_nor_labeled(monkeypatch, tiny, run_
     assert seen[0].closest < 1.2
     assert found
     assert all(closest_pair(atoms).distance > 2.5 * tiny.closest_pair for atoms in found.values())
+
+
+class Seeing(EMT):
+    """EMT that notes the magnetic moments of all that it is asked about."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def calculate(self, atoms=None, *args, **kwargs):
+        """Energies and forces."""
+        self.seen.append(atoms.get_initial_magnetic_moments())
+        super().calculate(atoms, *args, **kwargs)
+
+
+def test_the_teacher_sees_the_moments_in_every_frame(tiny, run_dirs, tmp_path):
+    """First cells, the teacher's MD and frames of the students' MD are as magnetic as given."""
+    given = bulk("Cu", cubic=True)
+    given.set_initial_magnetic_moments([0.6, -0.6, 0.6, -0.6])
+    path = tmp_path / "magnet.traj"
+    ase.io.write(path, given)
+    plan = replace(
+        tiny, structures=(str(path),), n_start=4, teacher_steps=5, n_trajectories=2, n_steps=2,
+        sample_every=1, largest_force=1e9, closest_pair=1e-3, collapse=1e-3,
+    )  # fmt: skip
+    calculator = Seeing()
+    teacher, found = teachers.load(calculator), sampling.structures(plan.structures)
+    pool = Pool(tmp_path / "labels")
+    pool.label(sampling.first(plan, found), teacher)
+    pool.label(sampling.by_teacher(plan, found, teacher), teacher)
+    with ThreadPoolExecutor(1) as executor:
+        explored, _ = sampling.explore(plan, found, run_dirs, Round(1), tmp_path / "r01", executor)
+    pool.label(explored, teacher)
+    assert {name[:5] for name in pool.names} == {"r00/c", "r00/m", "r01/t"}
+    for moments in (*calculator.seen, *(a.get_initial_magnetic_moments() for a in pool.frames())):
+        np.testing.assert_array_equal(moments, np.tile([0.6, -0.6], len(moments) // 2))
+
+
+@pytest.mark.parametrize(("moment", "said"), [(0.0, ""), (2.2, "magnetic moments")])
+def test_moments_that_the_student_does_not_see_are_said(moment, said, tiny, tmp_path, monkeypatch):
+    """One line names the structure; without moments there is none."""
+    atoms, lines = bulk("Cu"), []
+    atoms.set_initial_magnetic_moments([moment])
+    path = tmp_path / "magnet.traj"
+    ase.io.write(path, atoms)
+    monkeypatch.setattr(workflow.progress, "line", lines.append)
+    monkeypatch.setattr(workflow, "_begin", lambda work: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        workflow.run(replace(tiny, structures=(str(path),)), tmp_path / "out")
+    assert [line for line in lines if "the student" in line] == [
+        f"{path}: the teacher sees its {said}; the student's energy depends on species and "
+        "positions alone"
+    ] * bool(said)
 
 
 @pytest.mark.parametrize(("error", "least", "met"), [(0.07, 0.9, True), (0.07, 0.5, False),

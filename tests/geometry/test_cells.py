@@ -114,6 +114,60 @@ def test_tile_needs_a_multiple():
         cells.tile(bulk("Al", cubic=True), 10)
 
 
+#: Magnetic moment and charge of each species.
+MOMENT, CHARGE = {"Ni": 0.6, "Al": -0.1}, {"Ni": -0.5, "Al": 0.5}
+
+
+def magnet():
+    """A compound whose moments and charges belong to its species."""
+    atoms = bulk("NiAl", "cesiumchloride", a=2.88)
+    atoms.set_initial_magnetic_moments([MOMENT[s] for s in atoms.symbols])
+    atoms.set_initial_charges([CHARGE[s] for s in atoms.symbols])
+    atoms.set_tags([1, 2])
+    atoms.set_masses([60.0, 30.0])
+    return atoms
+
+
+def test_states_of_atoms_stay_with_them():
+    """In supercells, deformed cells and after exchanges, moment, charge and tag fit the species."""
+    rng = np.random.default_rng(0)
+    ordered = cells.supercell(magnet(), 16)
+    atoms = cells.exchanged(ordered, 6, rng)
+    atoms = cells.pressed(cells.deformed(atoms, 1.1, 0.02, 0.05, rng), 3, (1.9, 2.1), rng)
+    assert list(atoms.symbols) != list(ordered.symbols)
+    assert atoms.get_initial_magnetic_moments().tolist() == [MOMENT[s] for s in atoms.symbols]
+    assert atoms.get_initial_charges().tolist() == [CHARGE[s] for s in atoms.symbols]
+    assert atoms.get_tags().tolist() == [{"Ni": 1, "Al": 2}[s] for s in atoms.symbols]
+
+
+def test_what_no_energy_depends_on_is_not_copied():
+    """Velocities, labels, notes and masses are dropped, and arrays of zeros are none."""
+    atoms = magnet()
+    atoms.set_momenta(np.ones((2, 3)))
+    atoms.info = {"charge": 1, "note": "relaxed"}
+    atoms.set_tags([0, 0])
+    copy = cells.unlabeled(atoms)
+    assert set(copy.arrays) == {"numbers", "positions", "initial_magmoms", "initial_charges"}
+    assert copy.info == {"charge": 1}
+    assert cells.states(atoms) == ["magnetic moments", "charges"]
+    copy.arrays["initial_magmoms"][:] = 7
+    assert atoms.get_initial_magnetic_moments().max() < 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("charge", 1), ("spin", 3), ("total_charge", -0.5)])
+def test_a_charge_of_the_whole_cell_is_refused(key, value, tmp_path):
+    """Cells of other sizes are sampled, so a charged cell has no meaning; a neutral one has."""
+    path, atoms = tmp_path / "cell.xyz", bulk("Cu")
+    for number in (0, value):
+        atoms.info[key] = number
+        ase.io.write(path, atoms, format="extxyz")
+        if number:
+            with pytest.raises(InputError, match=rf"cell\.xyz: has a {key} of {value}"):
+                structures([str(path)])
+        else:
+            assert structures([str(path)])
+
+
 def closest_like_pair(atoms):
     """Smallest distance between two atoms of the same species, Angstrom."""
     like = atoms.numbers[:, None] == atoms.numbers

@@ -86,7 +86,6 @@ class Spins(LennardJones):
         self.results["energy"] -= 0.1 * float((moments**2).sum())
 
 
-@pytest.mark.xfail(strict=True, reason="The teacher sees magnetic moments of zero, without a word.")
 def test_magnetic_moments_reach_the_teacher_or_are_refused(tmp_path, monkeypatch, refusal, capsys):
     """Moments of the structure are in the cells that the teacher labels, or a word says otherwise.
 
