@@ -121,7 +121,10 @@ def _cell(
 
 
 def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[str, Atoms]:
-    """Frames of short MD runs by the teacher, hot enough to leave the crystal."""
+    """Frames of short MD runs by the teacher, hot enough to leave the crystal.
+
+    A run in which the teacher fails gives none.
+    """
     found = {}
     for j in progress.bar(range(plan.n_teacher_runs), desc="the teacher's MD", unit="run"):
         rng = np.random.default_rng([plan.seed, 1, j])
@@ -132,7 +135,12 @@ def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[str
             plan.melting * plan.temperatures[1], plan.teacher_steps, TEACHER_SAMPLE, plan.timestep,
             closest=plan.closest_pair * contact(given), relaxation=50.0, seed=plan.seed + j,
         )  # fmt: skip
-        path = exploration.follow(atoms, teacher.calculator(), excursion)
+        try:
+            path = exploration.follow(atoms, teacher.calculator(), excursion)
+        except Exception as error:  # calculators raise anything
+            reason = next(iter(str(error).splitlines()), "")
+            progress.line(f"run {j} of the teacher's MD failed: {type(error).__name__}: {reason}")
+            continue
         for k, frame in enumerate(path.frames):
             part = "valid" if k % VALID_EVERY == 1 else "train"
             frame.info.update(sampling="teacher's MD", part=part, round=FIRST.name)

@@ -76,6 +76,64 @@ def test_no_two_rounds_share_names_or_random_numbers(tiny):
     assert len(found) == 2 * (510 // sampling.TEACHER_SAMPLE)
 
 
+class Failing(EMT):
+    """EMT that fails in the first steps of MD, ``n`` times."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.left = n
+
+    def calculate(self, atoms=None, *args, **kwargs):
+        """Energies and forces."""
+        if atoms.get_momenta().any() and self.left:
+            self.left -= 1
+            raise RuntimeError("no convergence")
+        super().calculate(atoms, *args, **kwargs)
+
+
+def test_md_in_which_the_teacher_fails_is_tried_in_the_next_call(tiny, tmp_path):
+    """A run without frames ends neither the call nor the wish for it, until rounds build on it."""
+    plan = replace(tiny, n_start=4, n_teacher_runs=2, teacher_steps=10)
+    teacher, given = teachers.load(Failing(1)), [bulk("Cu", cubic=True)]
+    pool = Pool(tmp_path / "labels")
+    work = workflow._Work(plan, tmp_path, teacher, given, pool, [], None, [], 0.0)
+    for n_runs in (1, 2):
+        workflow._begin(work)
+        assert len({name[:7] for name in pool.names if "/m" in name}) == n_runs
+    assert (tmp_path / "rounds" / "r00" / "done").exists()
+
+
+@pytest.mark.parametrize(
+    ("record", "asked"),
+    [
+        ([], True),
+        (["r01"], True),
+        (["r01", "r02"], False),
+        (["r01", "test1"], True),
+        (["r01", "r02", "test1"], False),
+    ],
+)
+def test_frames_are_asked_for_until_a_later_round_has_learned(record, asked, tiny, tmp_path):
+    """A frame that failed joins its round only as long as no later student was trained without."""
+    rows = [{"round": name} | ({"ending": ""} if "test" in name else {}) for name in record]
+    pool, teacher = Pool(tmp_path), teachers.load("emt")
+    work = workflow._Work(tiny, tmp_path, teacher, [], pool, [], None, rows, 0.0)
+    work.label(Round(1), {"r01/t00/fresh": bulk("Cu", cubic=True)})
+    assert bool(pool.names) == asked
+
+
+def test_a_test_is_repeated_when_more_was_learned_since(tiny, tmp_path):
+    """The errors of a finished student are those of the student that is delivered."""
+    pool, teacher = Pool(tmp_path), teachers.load("emt")
+    work = workflow._Work(tiny, tmp_path, teacher, [], pool, [], None, [], 0.0)
+    made = {name: bulk("Cu", a=3.6 + k / 100) for k, name in enumerate(["r00/c000", "test1/t0"])}
+    pool.label(made, teacher)
+    work.record.append({"round": "test1", "frames": 1, "ending": ""})
+    assert workflow._test(work).name == "test1"
+    pool.label({"r01/t00/fresh": bulk("Cu", a=3.7)}, teacher)
+    assert workflow._test(work).name == "test2"
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_first_cells_of_a_compound_show_like_pairs_in_contact(tiny, share):
     """With exchanges in all cells, some sodium meets sodium where chlorine would be; else none."""

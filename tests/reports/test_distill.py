@@ -122,9 +122,6 @@ class Moody(EMT):
         super().calculate(*args, **kwargs)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=InputError, reason="Frames of a teacher that failed once stay refused."
-)
 @pytest.mark.usefixtures("_in_this_process")
 def test_a_teacher_that_failed_for_a_while_is_asked_again(monkeypatch, refusal, tmp_path):
     """Once the missing variable of a teacher that labeled nothing is set, the same command works.
