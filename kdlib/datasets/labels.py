@@ -29,7 +29,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from kdlib.datasets.reserved import broken_information
 from kdlib.errors import InputError
-from kdlib.geometry.cells import bare
+from kdlib.geometry.cells import partly_occupied, unlabeled
 
 _PREFIXES = ("REF_", "ref_", "DFT_", "dft_", "QM_", "qm_")
 
@@ -85,7 +85,7 @@ _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 def labeled(atoms: Atoms, keys: Keys | None = None, data: Mapping = _NOTHING) -> Labeled:
-    """Frame with only its structure, its information and its labels.
+    """Frame with only its structure, states, information and labels.
 
     Constraints are dropped: a model must learn the forces on fixed atoms, too. Missing labels are
     reported by :func:`kdlib.datasets.check`.
@@ -98,10 +98,10 @@ def labeled(atoms: Atoms, keys: Keys | None = None, data: Mapping = _NOTHING) ->
     Raises
     ------
     InputError
-        Labels under two names differ, a label is not made of numbers, or its information breaks a
-        rule of :mod:`kdlib.datasets.reserved`.
+        Labels under two names differ, a label is not made of numbers, a site is partly occupied, or
+        the information breaks a rule of :mod:`kdlib.datasets.reserved`.
     """
-    if rule := broken_information(atoms.info):
+    if rule := partly_occupied(atoms) or broken_information(atoms.info):
         raise InputError(rule)
     keys = keys or Keys()
     known = dict(atoms.calc.results) if atoms.calc is not None else {}
@@ -113,7 +113,7 @@ def labeled(atoms: Atoms, keys: Keys | None = None, data: Mapping = _NOTHING) ->
         "stress": _stress(places, keys, atoms, left_out),
         "energies": _atomic_energies(known, len(atoms), left_out),
     }
-    frame, dropped = bare(atoms), USUAL_NAMES | keys.given
+    frame, dropped = unlabeled(atoms), USUAL_NAMES | keys.given
     frame.info = {k: v for k, v in atoms.info.items() if k not in dropped}
     frame.calc = SinglePointCalculator(
         frame, **{name: value for name, value in found.items() if value is not None}

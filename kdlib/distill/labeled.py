@@ -29,14 +29,18 @@ from kdlib.datasets.checks import broken_rule
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
 from kdlib.files import replacing
-from kdlib.geometry.cells import bare
+from kdlib.geometry.cells import unlabeled
 from kdlib.hipnn import Potential
-from kdlib.teachers import Teacher, TeacherError
+from kdlib.teachers import BadLabels, Teacher, TeacherError
 from kdlib.training import accuracy
 from kdlib.training.accuracy import errors_of
 from kdlib.training.references import AtomReferences
 
-REFUSED = "refused.json"
+BAD = "bad_labels.json"
+#: A teacher that has labeled frames but fails for so many of them is out of order.
+TRIALS = 3
+#: Where the teacher fails for all of so many frames, it is of no use for them.
+HOPELESS = 4
 
 
 def order(name: str) -> tuple[str | int, ...]:
@@ -66,70 +70,104 @@ class Pool:
         return [one for one in self.names if one.startswith(f"{name}/")]
 
     @property
-    def refused(self) -> dict[str, str]:
-        """Name -> reason of frames that the teacher could not label."""
-        path = self.folder / REFUSED
+    def bad(self) -> dict[str, str]:
+        """Name -> rule that the teacher's labels of a frame break; such frames are left out."""
+        path = self.folder / BAD
         return json.loads(path.read_text()) if path.exists() else {}
 
     def label(self, wanted: Mapping[str, Atoms], teacher: Teacher) -> int:
-        """Label the frames that are neither labeled nor refused yet; return their number.
+        """Label the frames that have no labels yet, neither good nor bad; return how many got some.
+
+        Where the teacher fails but still works, it is asked a second time; frames for which it
+        fails again are left out, and the next call asks for them once more.
 
         Parameters
         ----------
         wanted
             Name -> configuration; its ``info`` is kept.
-        teacher
-            A frame for which it fails is refused, with the reason.
 
         Raises
         ------
         InputError
-            When the teacher fails for all of at least four frames: it is of no use here.
+            The teacher fails for all frames, and nothing is written; or it has ceased to work:
+            what it has labeled is kept.
         """
-        done, refused = set(self.names), self.refused
-        asked = sorted(wanted, key=order)
-        missing = [name for name in asked if name not in done and name not in refused]
-        failures: dict[str, str] = {}
-        with progress.bar(total=len(missing), desc="labels", unit="frame") as bar:
-            for name in missing:
-                wanted[name].info["frame"] = name
-                if reason := self._label_one(name, wanted[name], teacher):
-                    failures[name] = reason
-                    progress.line(f"frame {name} is left out: {reason}")
-                    self._refuse(refused | failures)
-                bar.update()
-        if len(missing) >= 4 and len(failures) == len(missing):
+        bad = self.bad
+        before = set(self.names)
+        missing = [n for n in sorted(wanted, key=order) if n not in before and n not in bad]
+        errors = self._ask(missing, wanted, teacher)
+        failed = [name for name, error in errors.items() if not isinstance(error, BadLabels)]
+        if failed and self.names:
+            self.asked_again(teacher)
+            errors = {name: error for name, error in errors.items() if name not in failed}
+            errors |= self._ask(failed, wanted, teacher)
+        if errors and len(errors) == len(missing) and (len(errors) >= HOPELESS or not before):
             raise InputError(
-                f"{teacher.name} labels none of {len(missing)} frames; the last: {reason}"
+                f"{teacher.name} labels none of {len(missing)} frames: {_first(errors)}"
             )
-        return len(missing) - len(failures)
+        for name, error in errors.items():
+            progress.line(f"frame {name} is left out: {error}")
+        rules = {name: str(e) for name, e in errors.items() if isinstance(e, BadLabels)}
+        if rules:
+            with replacing(self.folder / BAD) as part:
+                part.write_text(json.dumps(bad | rules, indent=1) + "\n")
+        return len(missing) - len(errors)
+
+    def asked_again(self, teacher: Teacher) -> tuple[Atoms, Atoms]:
+        """Let the teacher label one of its frames again; return it with old and with new labels.
+
+        Raises
+        ------
+        InputError
+            The teacher fails for several frames that it has labeled before.
+        """
+        errors = {}
+        for name in self.names[:TRIALS]:
+            (old,) = self.frames([name])
+            try:
+                return old, teacher.label(old)
+            except TeacherError as error:
+                errors[name] = error
+        raise InputError(f"{teacher.name} fails for frames that it has labeled before, which are "
+                         f"kept; when it works, repeat the call: {_first(errors)}")  # fmt: skip
 
     def frames(self, names: Iterable[str] | None = None) -> list[Atoms]:
-        """Labeled frames in order, by default all; refused ones are skipped."""
+        """Labeled frames in order, by default all; those without labels are skipped."""
         wanted = None if names is None else set(names)
         chosen = [name for name in self.names if wanted is None or name in wanted]
         return [ase.io.read(self._path(name)) for name in chosen]
 
-    def _label_one(self, name: str, atoms: Atoms, teacher: Teacher) -> str:
-        """Label and store a frame, or return the reason for refusing it."""
-        try:
-            labeled = teacher.label(atoms)
-        except TeacherError as error:
-            return str(error)
+    def _ask(
+        self, names: Sequence[str], wanted: Mapping[str, Atoms], teacher: Teacher
+    ) -> dict[str, TeacherError]:
+        """Label and store frames; return name -> error of those that could not be labeled."""
+        errors = {}
+        with progress.bar(total=len(names), desc="labels", unit="frame") as bar:
+            for name in names:
+                wanted[name].info["frame"] = name
+                try:
+                    self._store(name, teacher.label(wanted[name]))
+                except TeacherError as error:
+                    errors[name] = error
+                bar.update()
+        return errors
+
+    def _store(self, name: str, labeled: Atoms) -> None:
         if rule := broken_rule(labeled):
-            return rule
+            raise BadLabels(rule)
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
             ase.io.write(part, labeled, format="extxyz")
-        return ""
-
-    def _refuse(self, refused: Mapping[str, str]) -> None:
-        with replacing(self.folder / REFUSED) as part:
-            part.write_text(json.dumps(refused, indent=1) + "\n")
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.extxyz"
+
+
+def _first(errors: Mapping[str, TeacherError]) -> TeacherError:
+    """First failure, or else the first bad label: a failure is more likely to be the reason."""
+    failures = (error for error in errors.values() if not isinstance(error, BadLabels))
+    return next(failures, next(iter(errors.values())))
 
 
 #: Every N-th frame is held out.
@@ -155,9 +193,9 @@ def prepare(
     if not given:
         return []
     pool = Pool(folder)
-    unlabeled = {f"data/{k:06d}": bare(atoms) for k, atoms in enumerate(given)}
-    pool.label(unlabeled, teacher)
-    taught = {k: atoms for k, name in enumerate(unlabeled) for atoms in pool.frames([name])}
+    wanted = {f"data/{k:06d}": unlabeled(atoms) for k, atoms in enumerate(given)}
+    pool.label(wanted, teacher)
+    taught = {k: atoms for k, name in enumerate(wanted) for atoms in pool.frames([name])}
     own = [given[k] for k in taught]
     shift = _shift(own, list(taught.values()))
     return [_joined(plan, k, given[k], atoms, shift) for k, atoms in taught.items()]
@@ -201,9 +239,9 @@ def _shift(own: Sequence[Atoms], taught: Sequence[Atoms]) -> AtomReferences:
 
 def _joined(plan: Plan, k: int, own: Atoms, taught: Atoms, shift: AtomReferences) -> Atoms:
     """The k-th frame with its own labels and the teacher's atomic energies."""
-    frame = bare(own)
+    frame = unlabeled(own)
     held_out = k % HELD_OUT == HELD_OUT - 1
-    frame.info = {
+    frame.info |= {
         "frame": taught.info["frame"], "sampling": "data", "part": "test" if held_out else "train",
         "molten": False, WEIGHT: plan.data_weight,
     }  # fmt: skip

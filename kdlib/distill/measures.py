@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
+from ase.calculators.calculator import BaseCalculator
 from ase.md.nose_hoover_chain import IsotropicMTKNPT
 
 from kdlib import hipnn, processes, teachers, units
@@ -24,7 +24,7 @@ from kdlib.benchmarks.memory import peak, reset_peak
 from kdlib.benchmarks.speed import timed_blocks
 from kdlib.errors import DynamicsError
 from kdlib.geometry import cells, rdf
-from kdlib.geometry.cells import bare, closest_pair
+from kdlib.geometry.cells import closest_pair, unlabeled
 from kdlib.md import crystals, dynamics, exploration
 from kdlib.md.dynamics import thermalize
 from kdlib.md.exploration import Excursion
@@ -324,7 +324,7 @@ def _npt(student: BaseCalculator, atoms: Atoms, m: Measures) -> Run | None:
             npt.run(EVERY)
             volumes.append(atoms.get_volume())
             if (k + 1) % every == 0:
-                frames.append(bare(atoms))
+                frames.append(unlabeled(atoms))
     except Exception:  # calculators and ASE raise anything when a cell flies apart
         return None
     return Run(float(np.mean(volumes)), frames)
@@ -334,7 +334,7 @@ def _expansion(student: BaseCalculator, teacher: BaseCalculator, frames: Sequenc
     """Relative excess of the teacher's volume over the student's; NaN without its stress."""
     try:
         theirs = np.mean([_pressure(teacher, atoms) for atoms in frames])
-    except PropertyNotImplementedError:
+    except NotImplementedError:
         return np.nan
     ours = np.mean([_pressure(student, atoms) for atoms in frames])
     ends = [

@@ -21,7 +21,7 @@ from kdlib.distill.measures import FULL, Measures
 from kdlib.distill.plan import Plan
 from kdlib.distill.sampling import structures
 from kdlib.distill.workflow import Outcome
-from kdlib.geometry.cells import bare
+from kdlib.geometry.cells import unlabeled
 from kdlib.hipnn.potential import WEIGHTS
 from kdlib.results import hashes
 from kdlib.results.files import PROVENANCE
@@ -234,4 +234,4 @@ def _melt(fresh: list[Atoms]) -> tuple[Atoms, float]:
     """Start configuration from the melts of the last exploration, and its temperature (K)."""
     molten = [a for a in fresh if a.info["molten"]]
     start = molten[0] if molten else fresh[0]
-    return bare(start), float(start.info["temperature_K"])
+    return unlabeled(start), float(start.info["temperature_K"])

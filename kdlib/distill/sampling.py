@@ -23,7 +23,13 @@ from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.geometry import cells
-from kdlib.geometry.cells import OVERLAP, bare, closest_pair
+from kdlib.geometry.cells import (
+    CELL_STATES,
+    OVERLAP,
+    closest_pair,
+    partly_occupied,
+    unlabeled,
+)
 from kdlib.md import exploration
 from kdlib.md.exploration import Excursion
 from kdlib.teachers import Teacher
@@ -115,7 +121,10 @@ def _cell(
 
 
 def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[str, Atoms]:
-    """Frames of short MD runs by the teacher, hot enough to leave the crystal."""
+    """Frames of short MD runs by the teacher, hot enough to leave the crystal.
+
+    A run in which the teacher fails gives none.
+    """
     found = {}
     for j in progress.bar(range(plan.n_teacher_runs), desc="the teacher's MD", unit="run"):
         rng = np.random.default_rng([plan.seed, 1, j])
@@ -126,7 +135,12 @@ def by_teacher(plan: Plan, given: Sequence[Atoms], teacher: Teacher) -> dict[str
             plan.melting * plan.temperatures[1], plan.teacher_steps, TEACHER_SAMPLE, plan.timestep,
             closest=plan.closest_pair * contact(given), relaxation=50.0, seed=plan.seed + j,
         )  # fmt: skip
-        path = exploration.follow(atoms, teacher.calculator(), excursion)
+        try:
+            path = exploration.follow(atoms, teacher.calculator(), excursion)
+        except Exception as error:  # calculators raise anything
+            reason = next(iter(str(error).splitlines()), "")
+            progress.line(f"run {j} of the teacher's MD failed: {type(error).__name__}: {reason}")
+            continue
         for k, frame in enumerate(path.frames):
             part = "valid" if k % VALID_EVERY == 1 else "train"
             frame.info.update(sampling="teacher's MD", part=part, round=FIRST.name)
@@ -274,7 +288,10 @@ def _trajectory(
 
 
 def structures(named: Sequence[str]) -> list[Atoms]:
-    """Read periodic structures, without labels, from files or elements whose crystal ASE knows."""
+    """Read periodic structures, without labels, from files or elements whose crystal ASE knows.
+
+    Magnetic moments, charges and tags of atoms stay with them in all cells made from a structure.
+    """
     return [_structure(name) for name in named]
 
 
@@ -291,8 +308,21 @@ def _structure(name: str) -> Atoms:
             atoms = ase.io.read(name)
         except Exception as error:  # ASE's readers raise anything
             raise InputError(f"{name}: ASE cannot read it ({error})") from error
+    if rule := _no_crystal(atoms):
+        raise InputError(f"{name}: {rule}")
+    return unlabeled(atoms)
+
+
+def _no_crystal(atoms: Atoms) -> str:
+    """Rule that a structure breaks, as the end of a sentence; empty if there is none."""
     if not atoms.pbc.all() or atoms.cell.rank != 3:
-        raise InputError(f"{name}: is not periodic in three directions")
+        return "is not periodic in three directions"
+    if site := partly_occupied(atoms):
+        return site
     if closest_pair(atoms).distance < OVERLAP:
-        raise InputError(f"{name}: two atoms are closer than {OVERLAP} Angstrom")
-    return bare(atoms)
+        return f"two atoms are closer than {OVERLAP} Angstrom"
+    for key, usual in CELL_STATES.items():
+        value = atoms.info.get(key, 0)
+        if not np.isin(value, usual).all():
+            return f"has a {key} of {value}, which cells of other sizes, to be sampled, can't have"
+    return ""

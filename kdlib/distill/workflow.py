@@ -19,6 +19,7 @@ from kdlib.distill.plan import Plan, keep
 from kdlib.distill.sampling import Round, structures
 from kdlib.distill.students import Trained
 from kdlib.errors import InputError
+from kdlib.geometry.cells import states
 from kdlib.teachers import Teacher
 from kdlib.training.accuracy import PHASES, against_teacher
 from kdlib.training.references import AtomReferences
@@ -72,6 +73,12 @@ class _Work:
         before = self.record[-1]["minutes"] if self.record else 0.0
         return before + (time.monotonic() - self.began) / 60
 
+    def label(self, current: Round, wanted: dict[str, Atoms]) -> None:
+        """Label frames of a round, unless later rounds have learned without those that failed."""
+        rounds = [one["round"] for one in self.record if "ending" not in one]
+        if all(labeled.order(name) <= labeled.order(current.name) for name in rounds):
+            self.pool.label(wanted, self.teacher)
+
     def note(self, row: dict) -> dict:
         """Save the row of a round and return it; a row of an earlier call is kept."""
         for one in self.record:
@@ -104,6 +111,10 @@ def _run(plan: Plan, folder: str | Path) -> Outcome:
     home = Path(folder)
     given, own = structures(plan.structures), labeled.read(plan)
     teacher = teachers.load(plan.teacher)
+    for name, atoms in zip(plan.structures, given, strict=True):
+        if unseen := states(atoms):
+            progress.line(f"{name}: the teacher sees its {' and '.join(unseen)}; the student's "
+                          "energy depends on species and positions alone")  # fmt: skip
     keep(plan, home)
     path = home / RECORD
     record = json.loads(path.read_text()) if path.exists() else []
@@ -123,13 +134,16 @@ def _run(plan: Plan, folder: str | Path) -> Outcome:
 def _begin(work: _Work) -> None:
     """Label the first cells and the teacher's own runs."""
     plan = work.plan
-    work.pool.label(sampling.first(plan, work.given), work.teacher)
+    work.label(sampling.FIRST, sampling.first(plan, work.given))
     kept = work.folder / "rounds" / sampling.FIRST.name
-    if not (kept / "done").exists():
+    if not (kept / "done").exists() and not work.record:
         found = sampling.by_teacher(plan, work.given, work.teacher)
-        work.pool.label(found, work.teacher)
-        kept.mkdir(parents=True, exist_ok=True)
-        (kept / "done").touch()
+        work.label(sampling.FIRST, found)
+        if len({name.split("/")[1] for name in found}) == plan.n_teacher_runs:
+            kept.mkdir(parents=True, exist_ok=True)
+            (kept / "done").touch()
+        else:
+            work.pool.asked_again(work.teacher)  # if it fails for good, the call ends here
     n = len(work.pool.of(sampling.FIRST.name))
     progress.line(f"{n} first frames labeled by {work.teacher.name}, {work.minutes:.1f} min")
 
@@ -142,7 +156,7 @@ def _rounds(work: _Work, references: AtomReferences) -> str:
         progress.line(_line(work.note(row), work))
         if _is_met(plan, row):
             return f"the target of {plan.target_force_rmse:g} eV/Angstrom is met"
-        work.pool.label(found, work.teacher)
+        work.label(Round(number), found)
         if len(work.pool.names) >= plan.max_frames:
             return f"{plan.max_frames} frames are labeled"
         if work.minutes >= plan.max_minutes:
@@ -175,7 +189,7 @@ def _measured(
     run_dirs, kept = [one.run_dir for one in trained], folder / "rounds" / current.name
     found, series = sampling.explore(plan, work.given, run_dirs, current, kept, work.executor)
     fresh = {k: a for k, a in found.items() if a.info["sampling"] == "fresh"}
-    work.pool.label(fresh, work.teacher)
+    work.label(current, fresh)
     student = students.best(trained)
     row = {
         "round": current.name, "frames": len(learned),
@@ -189,15 +203,16 @@ def _measured(
 
 
 def _test(work: _Work) -> Round:
-    """Test of the finished student: the last one, or a new one if later rounds trained on it."""
+    """Test of the finished student: the last one, or a new one if more has been learned since."""
     test = Round(1, is_test=True)
-    while work.pool.of(test.name) and not _is_last(test, work.record):
+    while work.pool.of(test.name) and not _is_current(test, work):
         test = Round(test.number + 1, is_test=True)
     return test
 
 
-def _is_last(test: Round, record: list[dict]) -> bool:
-    return bool(record) and record[-1]["round"] == test.name
+def _is_current(test: Round, work: _Work) -> bool:
+    last = work.record[-1] if work.record else {"round": ""}
+    return last["round"] == test.name and last["frames"] == len(work.pool.before(test.name))
 
 
 def _errors(

@@ -1,6 +1,13 @@
-"""Cells of atoms: bare copies, closest pairs, supercells, strained and rattled cells."""
+"""Cells of atoms: bare copies, closest pairs, supercells, strained and rattled cells.
 
+Some teachers look at more of an atom than its species and position: at magnetic moments, charges or
+tags (:data:`STATES`). Supercells and deformed cells keep these; they move with their atom. Masses
+change no energy and are dropped.
+"""
+
+from collections.abc import Iterator
 from itertools import combinations_with_replacement
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +27,82 @@ FIRST_REACH = 3.5
 def bare(atoms: Atoms) -> Atoms:
     """Copy of species, positions, cell and periodicity alone: no velocities, labels or notes."""
     return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+
+
+#: Arrays of atoms that an energy may depend on -> their name in a sentence.
+STATES = {
+    "initial_magmoms": "magnetic moments",
+    "initial_charges": "charges",
+    "tags": "tags",
+}
+#: Notes on a whole cell that an energy may depend on -> values that mean nothing special.
+CELL_STATES = {
+    "charge": (0,),
+    "total_charge": (0,),
+    "spin": (0, 1),  # also the name of the multiplicity
+    "total_spin": (0, 1),
+    "multiplicity": (0, 1),
+    "spin_multiplicity": (0, 1),
+}
+
+
+def unlabeled(atoms: Atoms) -> Atoms:
+    """Copy of all that an energy may depend on: :func:`bare`, with the states of atoms and cell.
+
+    Arrays of zeros are left out.
+    """
+    frame = bare(atoms)
+    for name in STATES:
+        if name in atoms.arrays and atoms.arrays[name].any():
+            frame.set_array(name, atoms.arrays[name].copy())
+    frame.info = {name: atoms.info[name] for name in CELL_STATES if name in atoms.info}
+    return frame
+
+
+def states(atoms: Atoms) -> list[str]:
+    """Words for the states that some atom has, e.g. ``magnetic moments``."""
+    return [word for name, word in STATES.items() if name in unlabeled(atoms).arrays]
+
+
+#: A site occupied to this share is whole: refined occupancies stay a little below one.
+WHOLE = 0.99
+
+
+def partly_occupied(atoms: Atoms) -> str:
+    """Name the first site that is not wholly one atom's, as the end of a sentence; empty if none.
+
+    ASE's readers put an atom of the most frequent element there and note the occupancies: those of
+    CIF by the kind of site in ``info["occupancy"]``, the others by atom in an array.
+    """
+    for where, shares in _shared_sites(atoms):
+        if max(shares.values()) < WHOLE:
+            said = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+            return (
+                f"the site of {where} is partly occupied ({said}), and a configuration has whole "
+                "atoms: write a cell with one atom or none on each site"
+            )
+    return ""
+
+
+def _shared_sites(atoms: Atoms) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield a description of each site with known occupancies, and the share of each element."""
+    by_kind = atoms.info.get("occupancy")
+    if isinstance(by_kind, dict):
+        kinds = atoms.arrays.get("spacegroup_kinds", ())
+        for kind, shares in by_kind.items():
+            first = next((i for i, k in enumerate(kinds) if str(k) == str(kind)), None)
+            where = f"kind {kind}" if first is None else _place(atoms, first)
+            known = {name: float(x) for name, x in shares.items() if isinstance(x, Real)}
+            yield where, known or {"unknown": 1.0}
+    for name in ("occupancy", "occupancies"):
+        shares = atoms.arrays.get(name, np.zeros(0))
+        if shares.any():  # all zero: a writer that had none to say
+            for i, share in enumerate(shares):
+                yield _place(atoms, i), {atoms.symbols[i]: float(share)}
+
+
+def _place(atoms: Atoms, i: int) -> str:
+    return f"atom {i} ({atoms.symbols[i]})"
 
 
 class Closest(NamedTuple):
@@ -63,7 +146,10 @@ def closest_pair(atoms: Atoms, within: float = np.inf) -> Closest:
 
 
 def supercell(atoms: Atoms, n_atoms: int) -> Atoms:
-    """Supercell with about this many atoms, as nearly cubic as its multiples allow."""
+    """Supercell with about this many atoms, as nearly cubic as its multiples allow.
+
+    It keeps the states of atoms.
+    """
     copies = max(1, round(n_atoms / len(atoms)))
     best, least = np.eye(3, dtype=int), np.inf
     for matrix in _multiples(copies):
@@ -74,7 +160,7 @@ def supercell(atoms: Atoms, n_atoms: int) -> Atoms:
         badness += 0.2 * abs(np.linalg.det(matrix) / copies - 1)
         if badness < least - 1e-9:
             best, least = matrix, badness
-    return bare(make_supercell(atoms, best))
+    return unlabeled(make_supercell(atoms, best))
 
 
 def _multiples(copies: int) -> list[np.ndarray]:
@@ -142,7 +228,7 @@ def deformed(
 
 
 def exchanged(atoms: Atoms, n_pairs: int, rng: np.random.Generator) -> Atoms:
-    """Copy in which pairs of atoms of different species have exchanged places.
+    """Copy in which pairs of atoms of different species have exchanged places, with their states.
 
     Parameters
     ----------
@@ -157,7 +243,8 @@ def exchanged(atoms: Atoms, n_pairs: int, rng: np.random.Generator) -> Atoms:
     for _ in range(n_pairs):
         i = rng.integers(len(copy))
         j = rng.choice(np.flatnonzero(copy.numbers != copy.numbers[i]))
-        copy.numbers[[i, j]] = copy.numbers[[j, i]]
+        for name in ("numbers", *(set(STATES) & set(copy.arrays))):
+            copy.arrays[name][[i, j]] = copy.arrays[name][[j, i]]
     return copy
 
 

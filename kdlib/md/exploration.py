@@ -18,7 +18,7 @@ from ase.calculators.calculator import BaseCalculator
 
 from kdlib import progress
 from kdlib.errors import DynamicsError, InputError
-from kdlib.geometry.cells import OVERLAP, bare, closest_pair
+from kdlib.geometry.cells import OVERLAP, closest_pair, unlabeled
 from kdlib.md import dynamics
 
 
@@ -63,7 +63,7 @@ class Trajectory:
 def follow(atoms: Atoms, calculator: BaseCalculator, excursion: Excursion) -> Trajectory:
     """Run an excursion from a copy of ``atoms``."""
     e = excursion
-    moving = bare(atoms)
+    moving = unlabeled(atoms)
     moving.calc = calculator
     n_melting = -(-e.melt_steps // e.sample_every) if e.hot else 0
     melting, ending = _watched(moving, e.hot, n_melting, e, e.seed)
@@ -82,7 +82,7 @@ def _watched(
     try:
         for sample in progress.bar(range(n_samples), desc="MD", unit="sample"):
             _advance(moving, temperature, e.sample_every, e, seed + sample)
-            frame = bare(moving)
+            frame = unlabeled(moving)
             distance = closest_pair(frame).distance
             if distance < e.closest:
                 return frames, f"two atoms came as close as {distance:.2f} Angstrom"

@@ -14,6 +14,6 @@ comes from people you trust. Nothing is downloaded.
 """
 
 from kdlib.teachers.adapters import load
-from kdlib.teachers.teacher import Card, Ensemble, Teacher, TeacherError
+from kdlib.teachers.teacher import BadLabels, Card, Ensemble, Teacher, TeacherError
 
-__all__ = ["Card", "Ensemble", "Teacher", "TeacherError", "load"]
+__all__ = ["BadLabels", "Card", "Ensemble", "Teacher", "TeacherError", "load"]

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
+from ase.calculators.calculator import BaseCalculator
 from ase.calculators.mixing import AverageCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from kdlib.errors import InputError
 from kdlib.teachers.packages import quiet, version_of
@@ -22,6 +23,10 @@ class TeacherError(RuntimeError):
 
     The message names teacher, frame and rule.
     """
+
+
+class BadLabels(TeacherError):
+    """The teacher answered with what no student can learn from, and would do so again."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,11 @@ class Teacher:
 
         Raises
         ------
+        BadLabels
+            The labels are not finite numbers of the right shape, or the atomic energies no longer
+            add up to the energy.
         TeacherError
-            The calculator failed, its labels are not finite numbers of the right shape, or its
-            atomic energies no longer add up to the energy.
+            The calculator failed; asked again, it may have an answer.
         """
         try:
             results = self._evaluate(atoms)
@@ -94,12 +101,14 @@ class Teacher:
             if hasattr(self._calculator, "reset"):
                 self._calculator.reset()  # or ASE would take the configuration for known
             reason = next(iter(str(error).splitlines()), "")
-            raise self._fault(atoms, f"{type(error).__name__}: {reason}") from error
+            rule = f"{type(error).__name__}: {reason}"
+            raise TeacherError(self._fault(atoms, rule)) from error
         if rule := _broken(results, len(atoms)):
-            raise self._fault(atoms, rule)
+            raise BadLabels(self._fault(atoms, rule))
         if rule := _no_partition(results, len(atoms)):
-            if self._tried or not np.isfinite(results["energies"]).all():
-                raise self._fault(atoms, rule)
+            finite = np.isfinite(results["energies"]).all()
+            if self._tried or (results["energies"].shape == (len(atoms),) and not finite):
+                raise BadLabels(self._fault(atoms, rule))
             self._unpartitioned = rule
             del results["energies"]
         self._tried = True
@@ -126,19 +135,19 @@ class Teacher:
             results = {"forces": bare.get_forces(), "energy": _energy(bare)}
             if self.stress and bare.pbc.all():
                 try:
-                    results["stress"] = bare.get_stress()
-                except PropertyNotImplementedError:
+                    results["stress"] = _stress(bare)
+                except NotImplementedError:  # ASE's own error for this is one, too
                     self.stress = False
             if self.atomic_energies:
                 try:
                     results["energies"] = bare.get_potential_energies()
-                except PropertyNotImplementedError:
+                except NotImplementedError:
                     self._unpartitioned = "the calculator has none"
         return {name: np.array(value, dtype=float) for name, value in results.items()}
 
-    def _fault(self, atoms: Atoms, rule: str) -> TeacherError:
+    def _fault(self, atoms: Atoms, rule: str) -> str:
         frame = atoms.info.get("frame", atoms.get_chemical_formula())
-        return TeacherError(f"teacher {self.name!r}: frame {frame}: {rule}")
+        return f"teacher {self.name!r}: frame {frame}: {rule}"
 
 
 def _kind(thing: object) -> str:
@@ -149,8 +158,14 @@ def _energy(atoms: Atoms) -> float:
     """Energy consistent with the forces: the free energy of smeared electrons, if given."""
     try:
         return atoms.get_potential_energy(force_consistent=True)
-    except (PropertyNotImplementedError, NotImplementedError):
+    except NotImplementedError:
         return atoms.get_potential_energy()
+
+
+def _stress(atoms: Atoms) -> np.ndarray:
+    """Stress (xx, yy, zz, yz, xz, xy), from a calculator that gives these or the matrix."""
+    stress = np.array(atoms.calc.get_stress(atoms), dtype=float)
+    return full_3x3_to_voigt_6_stress(stress) if stress.shape == (3, 3) else stress
 
 
 def _broken(results: dict[str, np.ndarray], n_atoms: int) -> str | None:

@@ -218,6 +218,17 @@ def test_small_net_force_is_a_grids(tmp_path):
     assert len(datasets.load(tmp_path / "set.traj")) == 1
 
 
+def test_partly_occupied_sites_are_refused(tmp_path, alloy):
+    """Labels can't belong to atoms of which a file holds only a part."""
+    path = tmp_path / "own.xyz"
+    shared = alloy[1].copy()
+    shared.calc = alloy[1].calc
+    shared.set_array("occupancy", np.linspace(0.5, 1, len(shared)))
+    write(path, [alloy[0], shared], format="extxyz")
+    with pytest.raises(InputError, match=r"own\.xyz: frame 1: the site of atom 0 .* occupied"):
+        datasets.load(path)
+
+
 def test_repeated_configurations_are_refused(tmp_path, alloy):
     """A repeated frame could be both trained on and tested; with two energies one must be wrong."""
     write(tmp_path / "a.traj", alloy[:3])

@@ -29,33 +29,75 @@ def wanted(n=5):
 
 
 class Moody(EMT):
-    """EMT that fails in chosen calls."""
+    """EMT that fails in chosen calls, or in all while ``broken`` says why."""
 
     def __init__(self, *bad, how="raise"):
         super().__init__()
-        self.bad, self.how, self.calls = bad, how, 0
+        self.bad, self.how, self.calls, self.broken = bad, how, 0, ""
 
     def calculate(self, *args, **kwargs):
         """Energies and forces, or not."""
         super().calculate(*args, **kwargs)
         call, self.calls = self.calls, self.calls + 1
+        if self.broken:
+            raise RuntimeError(f"{self.broken} in call {call}")
         if call in self.bad:
             if self.how == "raise":
                 raise RuntimeError("no convergence")
             self.results["forces"] = np.full_like(self.results["forces"], np.nan)
 
 
-@pytest.mark.parametrize(("how", "words"), [("raise", "no convergence"), ("nan", "not finite")])
-def test_a_frame_that_the_teacher_cannot_label_is_left_out(tmp_path, how, words):
-    """The others are labeled; the reason is kept, and the frame is not asked for again."""
-    moody = Moody(2, how=how)
-    pool = Pool(tmp_path)
+def test_bad_labels_are_left_out_for_good(tmp_path):
+    """The other frames are labeled; the reason is kept, and the frame is not asked for again."""
+    moody, pool = Moody(2, how="nan"), Pool(tmp_path)
     assert pool.label(wanted(), teachers.load(moody)) == 4
-    assert words in pool.refused[NAMES[2]]
+    assert "not finite" in pool.bad[NAMES[2]]
     assert pool.names == [NAMES[k] for k in (0, 1, 3, 4)]
     before = moody.calls
     assert Pool(tmp_path).label(wanted(), teachers.load(moody)) == 0
     assert moody.calls == before
+
+
+def test_a_passing_failure_costs_no_frame(tmp_path):
+    """A teacher that works again is asked a second time within the call."""
+    pool, moody = Pool(tmp_path), Moody(1, 2)
+    assert pool.label(wanted(), teachers.load(moody)) == 5
+    assert pool.names == NAMES
+    assert not pool.bad
+
+
+def test_a_frame_that_failed_is_asked_for_in_the_next_call(tmp_path):
+    """Two failures in a call leave a frame out of it, and out of nothing else."""
+    pool, moody = Pool(tmp_path), Moody(2, 6)  # the third frame, and its second trial
+    assert pool.label(wanted(), teachers.load(moody)) == 4
+    assert pool.names == [NAMES[k] for k in (0, 1, 3, 4)]
+    assert not pool.bad
+    assert Pool(tmp_path).label(wanted(), teachers.load(moody)) == 1
+    assert pool.names == NAMES
+
+
+def test_a_teacher_that_fails_in_the_middle_ends_the_call_and_loses_nothing(tmp_path):
+    """Fewer frames are not learned in its place; what it labeled is kept, and the call resumes."""
+    pool, moody = Pool(tmp_path), Moody()
+    teacher = teachers.load(moody)
+    assert pool.label(wanted(2), teacher) == 2
+    moody.broken = "no license"
+    with pytest.raises(InputError, match="labeled before.*repeat the call.*no license in call 5"):
+        pool.label(wanted(), teacher)
+    assert pool.names == NAMES[:2]
+    moody.broken = ""
+    assert pool.label(wanted(), teacher) == 3
+    assert pool.names == NAMES
+
+
+@pytest.mark.parametrize(("n", "how"), [(5, "raise"), (1, "raise"), (5, "nan"), (1, "nan")])
+def test_a_teacher_that_labels_nothing_leaves_nothing(n, how, tmp_path):
+    """The first reason is said, no file is written, and the mended teacher is asked for all."""
+    words = "no convergence" if how == "raise" else "not finite"
+    with pytest.raises(InputError, match=f"labels none of {n} frames: .*r00/c000: .*{words}"):
+        Pool(tmp_path).label(wanted(n), teachers.load(Moody(*range(n), how=how)))
+    assert not list(tmp_path.iterdir())
+    assert Pool(tmp_path).label(wanted(n), teachers.load("emt")) == n
 
 
 def test_frames_come_in_the_order_in_which_they_were_made(tmp_path):
@@ -77,12 +119,6 @@ def test_frames_come_in_the_order_in_which_they_were_made(tmp_path):
     assert [a.info["frame"] for a in pool.frames([made[5], made[1], "r50/t00/fresh"])] == [
         made[1], made[5]
     ]  # fmt: skip
-
-
-def test_a_teacher_that_always_fails_is_of_no_use(tmp_path):
-    """One clear error instead of an empty training set."""
-    with pytest.raises(InputError, match="labels none of 5 frames"):
-        Pool(tmp_path).label(wanted(), teachers.load(Moody(*range(5))))
 
 
 def test_labels_come_back_as_the_teacher_gave_them(tmp_path):
@@ -162,6 +198,25 @@ def test_they_carry_the_teachers_atomic_energies_and_a_weight(prepared):
     found = frames[0].calc.results["energies"]
     np.testing.assert_allclose(found, taught.get_potential_energies(), atol=1e-12)
     assert {atoms.info[datasets.WEIGHT] for atoms in frames} == {3.0}
+
+
+def test_own_frames_keep_the_moments_that_the_teacher_looks_at(tiny, tmp_path):
+    """Moments and charges of a file of own frames reach the teacher and the training set."""
+    path, frames, seen = tmp_path / "own.xyz", _dft(3), []
+    for atoms in frames:
+        atoms.set_initial_magnetic_moments([1.0, -1.0, 1.0, -1.0])
+        atoms.info["charge"] = 2
+    ase.io.write(path, frames, format="extxyz")
+
+    class Seeing(EMT):
+        def calculate(self, atoms=None, *args, **kwargs):
+            seen.append((atoms.get_initial_magnetic_moments()[1], atoms.info.get("charge")))
+            super().calculate(atoms, *args, **kwargs)
+
+    plan = replace(tiny, data=(str(path),))
+    found = labeled.prepare(plan, labeled.read(plan), tmp_path / "data", teachers.load(Seeing()))
+    assert set(seen) == {(-1.0, 2)}
+    assert {atoms.get_initial_magnetic_moments()[1] for atoms in found} == {-1.0}
 
 
 def test_one_in_ten_is_held_out(prepared):

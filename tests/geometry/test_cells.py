@@ -114,6 +114,60 @@ def test_tile_needs_a_multiple():
         cells.tile(bulk("Al", cubic=True), 10)
 
 
+#: Magnetic moment and charge of each species.
+MOMENT, CHARGE = {"Ni": 0.6, "Al": -0.1}, {"Ni": -0.5, "Al": 0.5}
+
+
+def magnet():
+    """A compound whose moments and charges belong to its species."""
+    atoms = bulk("NiAl", "cesiumchloride", a=2.88)
+    atoms.set_initial_magnetic_moments([MOMENT[s] for s in atoms.symbols])
+    atoms.set_initial_charges([CHARGE[s] for s in atoms.symbols])
+    atoms.set_tags([1, 2])
+    atoms.set_masses([60.0, 30.0])
+    return atoms
+
+
+def test_states_of_atoms_stay_with_them():
+    """In supercells, deformed cells and after exchanges, moment, charge and tag fit the species."""
+    rng = np.random.default_rng(0)
+    ordered = cells.supercell(magnet(), 16)
+    atoms = cells.exchanged(ordered, 6, rng)
+    atoms = cells.pressed(cells.deformed(atoms, 1.1, 0.02, 0.05, rng), 3, (1.9, 2.1), rng)
+    assert list(atoms.symbols) != list(ordered.symbols)
+    assert atoms.get_initial_magnetic_moments().tolist() == [MOMENT[s] for s in atoms.symbols]
+    assert atoms.get_initial_charges().tolist() == [CHARGE[s] for s in atoms.symbols]
+    assert atoms.get_tags().tolist() == [{"Ni": 1, "Al": 2}[s] for s in atoms.symbols]
+
+
+def test_what_no_energy_depends_on_is_not_copied():
+    """Velocities, labels, notes and masses are dropped, and arrays of zeros are none."""
+    atoms = magnet()
+    atoms.set_momenta(np.ones((2, 3)))
+    atoms.info = {"charge": 1, "note": "relaxed"}
+    atoms.set_tags([0, 0])
+    copy = cells.unlabeled(atoms)
+    assert set(copy.arrays) == {"numbers", "positions", "initial_magmoms", "initial_charges"}
+    assert copy.info == {"charge": 1}
+    assert cells.states(atoms) == ["magnetic moments", "charges"]
+    copy.arrays["initial_magmoms"][:] = 7
+    assert atoms.get_initial_magnetic_moments().max() < 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("charge", 1), ("spin", 3), ("total_charge", -0.5)])
+def test_a_charge_of_the_whole_cell_is_refused(key, value, tmp_path):
+    """Cells of other sizes are sampled, so a charged cell has no meaning; a neutral one has."""
+    path, atoms = tmp_path / "cell.xyz", bulk("Cu")
+    for number in (0, value):
+        atoms.info[key] = number
+        ase.io.write(path, atoms, format="extxyz")
+        if number:
+            with pytest.raises(InputError, match=rf"cell\.xyz: has a {key} of {value}"):
+                structures([str(path)])
+        else:
+            assert structures([str(path)])
+
+
 def closest_like_pair(atoms):
     """Smallest distance between two atoms of the same species, Angstrom."""
     like = atoms.numbers[:, None] == atoms.numbers
@@ -139,6 +193,65 @@ def test_faults_of_structures_name_the_file(tmp_path):
     ase.io.write(overlapping, atoms)
     with pytest.raises(InputError, match="closer than 0.5"):
         structures([str(overlapping)])
+
+
+#: A salt whose sodium sites hold this content.
+SALT = """data_salt
+_cell_length_a 5.64
+_cell_length_b 5.64
+_cell_length_c 5.64
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_space_group_name_H-M_alt 'F m -3 m'
+_space_group_IT_number 225
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+Cl1 Cl 0.5 0.5 0.5 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("sodium", "words"),
+    [
+        (["Na1 Na 0 0 0 0.7", "K1 K 0 0 0 0.3"], r"atom 4 \(Na\) is .* \(Na 0.7, K 0.3\)"),
+        (["Na1 Na 0 0 0 0.8"], r"atom 4 \(Na\) is .* \(Na 0.8\)"),
+        (["Na1 Na 0 0 0 1.0"], ""),
+        (["Na1 Na 0 0 0 0.996(3)"], ""),
+        (["Na1 Na 0 0 0 ?"], ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["salt.cif", "salt.xyz"])
+@pytest.mark.filterwarnings("ignore:crystal system .* is not interpreted:UserWarning")
+def test_a_site_that_is_no_whole_atom_is_named(sodium, words, name, tmp_path):
+    """Mixed and partly empty sites are refused, also after ASE rewrote them; refined ones pass."""
+    path = tmp_path / "salt.cif"
+    path.write_text(SALT + "\n".join(sodium) + "\n")
+    if name != path.name:
+        ase.io.write(tmp_path / name, ase.io.read(path))
+    if not words:
+        (found,) = structures([str(tmp_path / name)])
+        assert found.get_chemical_formula() == "Cl4Na4"
+        return
+    with pytest.raises(InputError, match=rf"salt\.{name[-3:]}: the site of {words}"):
+        structures([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize(("share", "refused"), [(1.0, False), (0.995, False), (0.4, True)])
+@pytest.mark.parametrize("key", ["occupancy", "occupancies"])
+def test_shares_of_atoms_count_where_a_format_has_them(share, refused, key):
+    """One atom of a smaller share is refused; zeros for all atoms were never written."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_array(key, np.zeros(4))
+    assert not cells.partly_occupied(atoms)
+    atoms.set_array(key, np.array([1.0, 1.0, share, 1.0]))
+    assert cells.partly_occupied(atoms).startswith("the site of atom 2 (Cu)" if refused else "")
+    assert bool(cells.partly_occupied(atoms)) == refused
 
 
 def test_an_element_is_its_crystal():

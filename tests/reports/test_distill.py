@@ -86,7 +86,6 @@ class Spins(LennardJones):
         self.results["energy"] -= 0.1 * float((moments**2).sum())
 
 
-@pytest.mark.xfail(strict=True, reason="The teacher sees magnetic moments of zero, without a word.")
 def test_magnetic_moments_reach_the_teacher_or_are_refused(tmp_path, monkeypatch, refusal, capsys):
     """Moments of the structure are in the cells that the teacher labels, or a word says otherwise.
 
@@ -123,9 +122,6 @@ class Moody(EMT):
         super().calculate(*args, **kwargs)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=InputError, reason="Frames of a teacher that failed once stay refused."
-)
 @pytest.mark.usefixtures("_in_this_process")
 def test_a_teacher_that_failed_for_a_while_is_asked_again(monkeypatch, refusal, tmp_path):
     """Once the missing variable of a teacher that labeled nothing is set, the same command works.
@@ -228,7 +224,6 @@ Au1 Au 0 0 0 0.5
 """
 
 
-@pytest.mark.xfail(strict=True, reason="Half-occupied sites are taken for those of one element.")
 @pytest.mark.filterwarnings("ignore:crystal system .* is not interpreted:UserWarning")
 def test_partial_occupancy_is_refused(tmp_path):
     """A crystal whose sites are shared by two elements is no configuration of atoms.

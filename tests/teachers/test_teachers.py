@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from kdlib import hipnn, teachers
 from kdlib.errors import InputError
-from kdlib.teachers import TeacherError
+from kdlib.teachers import BadLabels, TeacherError
 
 #: Networks in float32: their energies are rounded at 1e-7 of their size.
 SINGLE = ["sevennet:7net-0", "sevennet:7net-l3i5", "chgnet"]
@@ -266,6 +266,61 @@ def test_rounding_of_the_sum_is_spread_evenly():
     exact = teachers.load("emt").label(atoms).calc.results
     found = teachers.load(Faulty("energies", lambda e: e + 1e-7)).label(atoms).calc.results
     np.testing.assert_allclose(found["energies"], exact["energies"], rtol=0, atol=1e-12)
+
+
+class Unable(EMT):
+    """EMT that offers a property but raises an error where it is asked for."""
+
+    def __init__(self, name: str, error: type[Exception]) -> None:
+        super().__init__()
+        self.name_of_result, self.error = name, error
+
+    def get_property(self, name, *args, **kwargs):
+        """Any result but one."""
+        if name == self.name_of_result:
+            raise self.error(name)
+        return super().get_property(name, *args, **kwargs)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, PropertyNotImplementedError])
+@pytest.mark.parametrize("name", ["energies", "stress", "free_energy"])
+def test_what_a_teacher_cannot_give_costs_nothing_else(name, error):
+    """Without atomic energies, stress or free energy, all other labels are those of EMT."""
+    atoms, teacher = cell("Al"), teachers.load(Unable(name, error))
+    expected = teachers.load("emt").label(atoms).calc.results
+    found = teacher.label(atoms).calc.results
+    assert set(found) == set(expected) - {name}
+    for label, values in found.items():
+        np.testing.assert_allclose(values, expected[label], rtol=0, atol=1e-12)
+    assert (teacher.atomic_energies, teacher.stress) == (name != "energies", name != "stress")
+
+
+@pytest.mark.parametrize("change", [lambda e: e[:2], lambda e: e.sum(), lambda e: None])
+def test_atomic_energies_of_a_wrong_shape_are_left_out(change):
+    """Energy and forces are labels all the same, and the shape is said."""
+    teacher = teachers.load(Faulty("energies", change), probe=cell("Al"))
+    results = teacher.label(cell("Al")).calc.results
+    assert set(results) == {"energy", "forces", "stress"}
+    assert "atomic energies have shape" in teacher.about()["atomic energies"]
+
+
+def test_a_stress_is_six_numbers_or_a_matrix():
+    """A matrix is the same stress as its six numbers; another shape is a fault that is named."""
+    atoms = cell("Al")
+    expected = teachers.load("emt").label(atoms).calc.results["stress"]
+    found = teachers.load(Faulty("stress", voigt_6_to_full_3x3_stress)).label(atoms)
+    np.testing.assert_array_equal(found.calc.results["stress"], expected)
+    with pytest.raises(BadLabels, match=r"frame 7: stress has shape \(5,\), must be \(6,\)"):
+        teachers.load(Faulty("stress", lambda s: s[:5])).label(atoms)
+
+
+def test_an_error_and_a_bad_label_are_told_apart():
+    """A failure may be over next time; an answer that is no label will be the same one."""
+    with pytest.raises(TeacherError) as failed:
+        teachers.load(Faulty("forces", lambda f: 1 / 0)).label(cell("Al"))
+    assert not isinstance(failed.value, BadLabels)
+    with pytest.raises(BadLabels):
+        teachers.load(Faulty("forces", lambda f: f * np.nan)).label(cell("Al"))
 
 
 class Silent(Calculator):
