@@ -24,7 +24,7 @@ from kdlib.training.accuracy import evaluate
 from kdlib.training.loop import TrainingConfig
 from kdlib.training.losses import WeightSchedule
 from kdlib.training.roles import role as role_named
-from kdlib.training.runs import HISTORY, Run, fit, load_run, run_key
+from kdlib.training.runs import Run, fit, is_finished, load_run, run_key
 
 #: How often trainings are sent again after the death of a worker process.
 MAX_RESTARTS = 3
@@ -98,7 +98,7 @@ def run(
     home = Path(folder) / "runs"
     folders = {task.name: home / _folder_name(task, frames, split) for task in todo}
     started = time.perf_counter()
-    waiting = [task for task in todo if not _is_finished(folders[task.name])]
+    waiting = [task for task in todo if not is_finished(folders[task.name])]
     with progress.bar(total=len(todo), desc="trainings", unit="run") as bar:
         bar.update(len(todo) - len(waiting))
         for _ in range(MAX_RESTARTS + 1):
@@ -184,10 +184,6 @@ def _folder_name(task: Task, frames: Frames, split: Split) -> str:
     chosen = _frames_of(task, frames)
     key = run_key(task.config, task.training, task.schedule, chosen, split)
     return f"{task.name}_{key[:12]}"
-
-
-def _is_finished(run_dir: Path) -> bool:
-    return (run_dir / HISTORY).exists()
 
 
 def _finished(
