@@ -9,6 +9,7 @@ from al_pbe import campaign, labeling
 from kdlib import pipeline, progress
 from kdlib.__main__ import BAD_INPUT
 from kdlib.errors import InputError
+from kdlib.files import named
 from kdlib.pipeline.profile import Profile
 
 
@@ -51,11 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("label", help="label more frames by DFT (GPAW: make dft)")
     command.set_defaults(command=label)
     command.add_argument("frames", type=_range, nargs="+", metavar="FIRST:STOP", help="indices")
-    command.add_argument("--out", type=Path, default="labels", help="folder (%(default)s)")
+    command.add_argument("--out", type=named, default="labels", help="folder (%(default)s)")
     command = commands.add_parser("notebook", help="execute 00_reference_data.ipynb")
     command.set_defaults(command=notebook)
     where = Path("results") / "al_pbe"
-    command.add_argument("--results", type=Path, default=where, help="folder (%(default)s)")
+    command.add_argument("--results", type=named, default=where, help="folder (%(default)s)")
     return parser
 
 

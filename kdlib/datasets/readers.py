@@ -14,19 +14,23 @@ Atomic energies are kept where an ASE reader recognizes them as ``energies``.
 """
 
 import os
-from collections.abc import Iterable, Sequence
-from glob import glob, has_magic
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from glob import has_magic
+from io import TextIOWrapper
 from pathlib import Path
 
 import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.formats import filetype, get_ioformat, open_with_compression
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from kdlib.datasets import ani_al, registry
 from kdlib.datasets.checks import broken
 from kdlib.errors import InputError
+from kdlib.files import fixed_part, matching
 from kdlib.geometry.cells import bare
 
 _PREFIXES = ("REF_", "ref_", "DFT_", "dft_", "QM_", "qm_")
@@ -153,6 +157,8 @@ def _voigt(value: object, label: str) -> np.ndarray | None:
 
 #: Endings of HDF5 files, which must have the layout of ANI-Al.
 HDF5 = (".h5", ".hdf5")
+#: Endings of extended XYZ files, and of compressed ones.
+EXTXYZ, COMPRESSED = (".xyz", ".extxyz"), (".gz", ".bz2", ".xz")
 _Path = str | os.PathLike[str]
 
 
@@ -172,13 +178,14 @@ def read(paths: _Path | Sequence[_Path], energy_key: str = "", forces_key: str =
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found = [path for each in listed for path in expand(each)]
-    if repeated := [path for k, path in enumerate(found) if path in found[:k]]:
+    real = [path.resolve() for path in found]
+    if repeated := [path for k, path in enumerate(found) if real[k] in real[:k]]:
         raise InputError(f"{repeated[0]}: named twice")
     root = _root(listed, found)
     frames, where = [], []
     for path in found:
         some = _read_one(path, energy_key, forces_key)
-        _name(some, f"{path.relative_to(root).as_posix()}:" if len(found) > 1 else "")
+        _name(some, f"{_absolute(path).relative_to(root).as_posix()}:" if len(found) > 1 else "")
         frames += some
         where += [f"{path}: frame {k}" for k in range(len(some))]
     for k, rule in broken(frames, where):
@@ -194,24 +201,43 @@ def expand(path: _Path) -> list[Path]:
     InputError
         There is none.
     """
+    if found := matching(path):
+        return found
     text = os.fspath(path)
-    if Path(text).is_file():
-        return [Path(text)]
-    matches = [Path(name) for name in sorted(glob(text, recursive=True)) if Path(name).is_file()]
-    if matches and has_magic(text):
-        return matches
     if has_magic(text):
         raise InputError(f"{text}: matches no file")
     known = ", ".join(registry.names())
     raise InputError(f"{text}: neither a file nor one of the datasets {known}")
 
 
+def frames_of(path: Path) -> Iterator[Atoms]:
+    """Frames of one file as ASE reads them, whatever its name; text is UTF-8 in every locale.
+
+    ASE takes an at sign for an index, a folder ``mysql`` for a database, a file ``OUTCAR.xyz`` for
+    VASP's, and reads text in the locale's encoding.
+    """
+    whole = str(path.absolute())
+    kind = "extxyz" if _ending(path) in EXTXYZ else filetype(whole)
+    form = get_ioformat(kind)
+    by_name = not form.acceptsfd
+    with nullcontext(whole) if by_name else open_with_compression(whole, "rb") as file:
+        if not (by_name or form.isbinary):
+            file = TextIOWrapper(file, "utf-8-sig")  # some editors begin a file with a mark
+        yield from ase.io.iread(file, format=kind, do_not_split_by_at_sign=True)
+
+
+def _ending(path: Path) -> str:
+    """Ending of a file's name in lower case, without that of a compression."""
+    endings = [ending.lower() for ending in path.suffixes]
+    return next((ending for ending in reversed(endings) if ending not in COMPRESSED), "")
+
+
 def _read_one(path: Path, energy_key: str, forces_key: str) -> list[Atoms]:
-    if path.suffix in HDF5:
+    if path.suffix.lower() in HDF5:
         return ani_al.read([path]).frames
     frames: list[Atoms] = []
     try:
-        for atoms in ase.io.iread(path, do_not_split_by_at_sign=True):
+        for atoms in frames_of(path):
             frames.append(labeled(atoms, energy_key, forces_key))  # noqa: PERF401 - counts frames
     except InputError as error:
         raise InputError(f"{path}: frame {len(frames)}: {error}") from error
@@ -226,10 +252,13 @@ def _read_one(path: Path, energy_key: str, forces_key: str) -> list[Atoms]:
 def _root(listed: Sequence[_Path], found: Sequence[Path]) -> Path:
     """Folder that identities are relative to: above a pattern, or shared by all files."""
     if len(listed) == 1:
-        folders = Path(listed[0]).parts[:-1]
-        fixed = next((k for k, part in enumerate(folders) if has_magic(part)), len(folders))
-        return Path(*folders[:fixed])
-    return Path(os.path.commonpath([path.parent for path in found]))
+        return _absolute(fixed_part(listed[0])[0])
+    return Path(os.path.commonpath([_absolute(path.parent) for path in found]))
+
+
+def _absolute(path: Path) -> Path:
+    """Absolute path without ``..``; symbolic links stay."""
+    return Path(os.path.abspath(path))
 
 
 def _name(frames: Sequence[Atoms], prefix: str) -> None:

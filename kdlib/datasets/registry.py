@@ -23,7 +23,7 @@ from ase import Atoms
 
 from kdlib import progress
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import named, replacing
 
 
 def folder() -> resources.abc.Traversable:
@@ -91,7 +91,7 @@ _CHUNK = 2**20
 
 def cache() -> Path:
     """Folder of downloads: ``$KDLIB_CACHE``, or the system's folder for caches."""
-    return Path(os.environ.get(CACHE_VARIABLE) or _pooch().os_cache("kdlib"))
+    return named(os.environ.get(CACHE_VARIABLE) or _pooch().os_cache("kdlib"))
 
 
 def download(path: str, target: Path, git_blob: str, base_url: str = "") -> None:

@@ -6,6 +6,7 @@ the most disputed frame of trajectory 12 in round 3, and `test1/t12/fresh` tests
 Random numbers follow from the plan's seed, the round and the trajectory.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from ase import Atoms
 from ase.build import bulk
 
 from kdlib import hipnn, progress
+from kdlib.datasets.readers import frames_of
 from kdlib.distill import labeled
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import named, replacing
 from kdlib.geometry import cells
 from kdlib.geometry.cells import OVERLAP, bare, closest_pair
 from kdlib.md import exploration
@@ -273,13 +275,14 @@ def _trajectory(
     return found, row
 
 
-def structures(named: Sequence[str]) -> list[Atoms]:
+def structures(names: Sequence[str]) -> list[Atoms]:
     """Read periodic structures, without labels, from files or elements whose crystal ASE knows."""
-    return [_structure(name) for name in named]
+    return [_structure(name) for name in names]
 
 
 def _structure(name: str) -> Atoms:
-    if not Path(name).is_file():
+    path = named(name)
+    if not path.is_file():
         try:
             atoms = bulk(name)
         except (ValueError, KeyError, RuntimeError):
@@ -288,7 +291,7 @@ def _structure(name: str) -> Atoms:
             ) from None
     else:
         try:
-            atoms = ase.io.read(name)
+            atoms = deque(frames_of(path), maxlen=1).pop()
         except Exception as error:  # ASE's readers raise anything
             raise InputError(f"{name}: ASE cannot read it ({error})") from error
     if not atoms.pbc.all() or atoms.cell.rank != 3:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from kdlib.datasets import with_energies
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import named, replacing
 from kdlib.geometry.cells import bare
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import batches
@@ -295,7 +295,7 @@ def load(run_dir: str | Path) -> Potential:
         The training is not finished, a file is missing or truncated, or the weights do not fit the
         configuration.
     """
-    folder = Path(run_dir)
+    folder = named(run_dir)
     if (folder / CONFIG).is_file() and not is_finished(folder):
         raise InputError(f"{folder}: its training is not finished; repeat the call or command that "
                          "trains it to resume, or take the best weights so far with "

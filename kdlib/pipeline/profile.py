@@ -16,6 +16,7 @@ import yaml
 from kdlib import datasets
 from kdlib.datasets.readers import expand
 from kdlib.errors import InputError
+from kdlib.files import named
 from kdlib.pipeline.notebook import Step, check_value
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -61,14 +62,14 @@ def available() -> list[str]:
 
 def load(name_or_path: str | Path) -> Profile:
     """Read a profile, by the name of one that comes with the package or from a YAML file."""
-    path = Path(name_or_path)
+    path = named(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name_or_path}.yaml"
         if not path.is_file():
             known = ", ".join(available())
             raise InputError(f"no profile '{name_or_path}' (there are: {known}, or a .yaml file)")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_bytes())  # in UTF-8, or what its first bytes say
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable profile ({reason})") from error
@@ -94,10 +95,10 @@ def _checked(path: Path, content: Any) -> Profile:
 
 def _with_dataset(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Make a dataset that is not registered an absolute path or pattern of existing files."""
-    named = values.get("dataset")
-    if not isinstance(named, str) or named in datasets.names():
+    dataset = values.get("dataset")
+    if not isinstance(dataset, str) or dataset in datasets.names():
         return values
-    own = str(path.resolve().parent / named)
+    own = str(path.resolve().parent / named(dataset))
     try:
         expand(own)
     except InputError as error:

@@ -21,6 +21,7 @@ from ase import Atoms
 from kdlib import datasets, hipnn, progress, results
 from kdlib.datasets import Split, atomic_energies, identity
 from kdlib.errors import InputError
+from kdlib.files import named
 from kdlib.hipnn import CHECKPOINT, HipnnConfig, Potential
 from kdlib.hipnn.potential import WEIGHTS
 from kdlib.results import sources
@@ -64,7 +65,7 @@ def fit(
         The loss is not finite; names epoch, batch and frames.
     """
     schedule = weights if isinstance(weights, WeightSchedule) else WeightSchedule.constant(weights)
-    folder = Path(run_dir)
+    folder = named(run_dir)
     key = run_key(config, training, schedule, frames, split)
     found = _stored_key(folder)
     if found not in (None, key):
@@ -97,7 +98,7 @@ def load_unfinished(run_dir: str | Path) -> Potential:
     InputError
         There is no checkpoint: the training is finished, or stopped before the first one.
     """
-    folder = Path(run_dir)
+    folder = named(run_dir)
     if not (folder / CHECKPOINT).is_file():
         raise InputError(f"{folder}: holds no checkpoint of a training ({CHECKPOINT})")
     tensors, state = loops.load(folder / CHECKPOINT)
@@ -110,7 +111,7 @@ def load_unfinished(run_dir: str | Path) -> Potential:
 
 def load_run(run_dir: str | Path) -> Run:
     """Read a finished training; its model uses the kernels that it was trained with."""
-    folder = Path(run_dir)
+    folder = named(run_dir)
     potential = hipnn.load(folder)
     record = json.loads((folder / hipnn.CONFIG).read_text())
     use_backend(potential.module, record["training"]["backend"])

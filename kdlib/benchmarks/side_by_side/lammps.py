@@ -139,16 +139,18 @@ def run(
         Skin of the neighbor list, Angstrom.
     """
     settings = {
-        "potential": lammps.potential,
+        "potential": POTENTIAL,
         "skin": skin,
         "timestep": timestep / 1000,  # ps
         "n_steps": n_steps,
     }
     with tempfile.TemporaryDirectory() as folder:
         data, script = Path(folder) / "liquid.data", Path(folder) / "in.nve"
+        # LAMMPS splits a command at spaces: names without a folder cannot hold any.
+        (Path(folder) / POTENTIAL).symlink_to(lammps.potential)
         write_lammps_data(data, atoms, velocities=True, units="metal", masses=True)
         lines = [f"run {warmup_steps}", *[f"run {n_steps} pre no"] * repeats]
-        script.write_text(_SCRIPT.format(data=data, **settings) + "\n".join(lines) + "\n")
+        script.write_text(_SCRIPT.format(data=data.name, **settings) + "\n".join(lines) + "\n")
         command = [lammps.executable, "-in", script, "-log", "none"]
         command += ["-sf", "omp", "-pk", "omp", str(threads)]
         environment = {**lammps.environment, "OMP_NUM_THREADS": str(threads)}
