@@ -77,7 +77,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     InputError
         Another process holds the lock.
     """
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

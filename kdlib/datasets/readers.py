@@ -30,7 +30,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from kdlib.datasets import ani_al, registry
 from kdlib.datasets.checks import broken
 from kdlib.errors import InputError
-from kdlib.files import fixed_part, matching
+from kdlib.files import fixed_part, matching, replacing
 from kdlib.geometry.cells import bare
 
 _PREFIXES = ("REF_", "ref_", "DFT_", "dft_", "QM_", "qm_")
@@ -224,6 +224,12 @@ def frames_of(path: Path) -> Iterator[Atoms]:
         if not (by_name or form.isbinary):
             file = TextIOWrapper(file, "utf-8-sig")  # some editors begin a file with a mark
         yield from ase.io.iread(file, format=kind, do_not_split_by_at_sign=True)
+
+
+def write(frames: Atoms | Sequence[Atoms], path: Path) -> None:
+    """Write extended XYZ that :func:`frames_of` reads, whole or not at all."""
+    with replacing(path) as part, part.open("w", encoding="utf-8") as text:
+        ase.io.write(text, frames, format="extxyz")
 
 
 def _ending(path: Path) -> str:

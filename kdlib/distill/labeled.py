@@ -18,13 +18,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from kdlib import datasets, progress
-from kdlib.datasets import WEIGHT
+from kdlib.datasets import WEIGHT, readers
 from kdlib.datasets.checks import broken_rule
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
@@ -69,7 +68,7 @@ class Pool:
     def refused(self) -> dict[str, str]:
         """Name -> reason of frames that the teacher could not label."""
         path = self.folder / REFUSED
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def label(self, wanted: Mapping[str, Atoms], teacher: Teacher) -> int:
         """Label the frames that are neither labeled nor refused yet; return their number.
@@ -108,7 +107,7 @@ class Pool:
         """Labeled frames in order, by default all; refused ones are skipped."""
         wanted = None if names is None else set(names)
         chosen = [name for name in self.names if wanted is None or name in wanted]
-        return [ase.io.read(self._path(name)) for name in chosen]
+        return [atoms for name in chosen for atoms in readers.frames_of(self._path(name))]
 
     def _label_one(self, name: str, atoms: Atoms, teacher: Teacher) -> str:
         """Label and store a frame, or return the reason for refusing it."""
@@ -120,13 +119,12 @@ class Pool:
             return rule
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            ase.io.write(part, labeled, format="extxyz")
+        readers.write(labeled, path)
         return ""
 
     def _refuse(self, refused: Mapping[str, str]) -> None:
         with replacing(self.folder / REFUSED) as part:
-            part.write_text(json.dumps(refused, indent=1) + "\n")
+            part.write_text(json.dumps(refused, indent=1) + "\n", encoding="utf-8")
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.extxyz"

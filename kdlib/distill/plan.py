@@ -168,13 +168,13 @@ def keep(plan: Plan, folder: Path) -> None:
                              "choose another folder")  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
-        part.write_text(json.dumps(asdict(plan), indent=1) + "\n")
+        part.write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> Plan:
     """Read the plan of a folder."""
     try:
-        return Plan(**json.loads((folder / FILE).read_text()))
+        return Plan(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"{folder}: holds no distillation ({FILE} is missing)") from None
     except (TypeError, ValueError) as error:

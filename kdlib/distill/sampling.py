@@ -12,14 +12,13 @@ from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import ase.io
 import numpy as np
 import xarray as xr
 from ase import Atoms
 from ase.build import bulk
 
 from kdlib import hipnn, progress
-from kdlib.datasets.readers import frames_of
+from kdlib.datasets import readers
 from kdlib.distill import labeled
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
@@ -188,11 +187,10 @@ def explore(
     if not series_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         found, ds = _explored(plan, given, run_dirs, current, executor)
-        with replacing(frames_file) as part:
-            ase.io.write(part, list(found.values()), format="extxyz")
+        readers.write(list(found.values()), frames_file)
         with replacing(series_file) as part:
             ds.to_netcdf(part, engine="h5netcdf")
-    read = ase.io.read(frames_file, ":")
+    read = readers.frames_of(frames_file)
     return {a.info["frame"]: a for a in read}, xr.load_dataset(series_file, engine="h5netcdf")
 
 
@@ -291,7 +289,7 @@ def _structure(name: str) -> Atoms:
             ) from None
     else:
         try:
-            atoms = deque(frames_of(path), maxlen=1).pop()
+            atoms = deque(readers.frames_of(path), maxlen=1).pop()
         except Exception as error:  # ASE's readers raise anything
             raise InputError(f"{name}: ASE cannot read it ({error})") from error
     if not atoms.pbc.all() or atoms.cell.rank != 3:

@@ -158,14 +158,14 @@ def _run_step(step: Step, parameters: dict[str, Any], results: Path, force: bool
     written = {name: hashes.file(results / name) for name in step.writes}
     record = {"key": key(parts), "seconds": seconds, "depends": parts, "written": written}
     with files.replacing(record_path) as part:
-        part.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        part.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return Outcome(step.name, skipped=False, seconds=seconds, reason=reason)
 
 
 def _why(step: Step, parts: Mapping[str, Any], record_path: Path, results: Path) -> str:
     """Why a step must run; empty if it need not."""
     try:
-        record = json.loads(record_path.read_text())
+        record = json.loads(record_path.read_text(encoding="utf-8"))
         before, written = record["depends"], record["written"]
     except (OSError, ValueError, KeyError):
         return "not run before"
@@ -210,7 +210,7 @@ def execute(step: Step, parameters: Mapping[str, Any], results: Path) -> Path:
     partial = folder / f".{step.name}.partial.ipynb"
     done, failed = folder / f"{step.name}.ipynb", folder / f"{step.name}.failed.ipynb"
     try:
-        with (logs / f"{step.name}.log").open("w") as log:
+        with (logs / f"{step.name}.log").open("w", encoding="utf-8") as log:
             papermill.execute_notebook(
                 _literal(step.path),
                 _literal(partial),

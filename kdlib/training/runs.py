@@ -113,7 +113,7 @@ def load_run(run_dir: str | Path) -> Run:
     """Read a finished training; its model uses the kernels that it was trained with."""
     folder = named(run_dir)
     potential = hipnn.load(folder)
-    record = json.loads((folder / hipnn.CONFIG).read_text())
+    record = json.loads((folder / hipnn.CONFIG).read_text(encoding="utf-8"))
     use_backend(potential.module, record["training"]["backend"])
     return Run(folder, potential, results.load(folder / HISTORY, "run"))
 
@@ -169,12 +169,12 @@ def _check_atomic_energies(frames: Sequence[Atoms]) -> None:
 def _code() -> tuple[str, ...]:
     """Hashes of the modules that a training imports."""
     paths = sources.closure("import kdlib.training", deferred=False).values()
-    return tuple(sources.syntax(path.read_text()) for path in paths)
+    return tuple(sources.syntax(path.read_text(encoding="utf-8")) for path in paths)
 
 
 def _stored_key(folder: Path) -> str | None:
     try:
-        return json.loads((folder / hipnn.CONFIG).read_text()).get("key")
+        return json.loads((folder / hipnn.CONFIG).read_text(encoding="utf-8")).get("key")
     except (FileNotFoundError, json.JSONDecodeError):
         return None
 

@@ -121,7 +121,9 @@ def load(folder: str | Path, role: str, architecture: str, seed: int) -> Potenti
     """Potential from the latest sweep that trained it."""
     home = Path(folder) / "runs"
     name = f"{role}_{architecture}_s{seed}"
-    index = json.loads((home / INDEX).read_text()) if (home / INDEX).exists() else {}
+    index = (
+        json.loads((home / INDEX).read_text(encoding="utf-8")) if (home / INDEX).exists() else {}
+    )
     if name not in index:
         raise InputError(f"{home}: no finished run {name!r}; run the notebook that trains it")
     return hipnn.load(home / index[name])
@@ -229,7 +231,7 @@ def _line(task: Task, run_dir: Path, elapsed: float) -> str:
 
 def _register(home: Path, folders: Mapping[str, Path]) -> None:
     path = home / INDEX
-    index = json.loads(path.read_text()) if path.exists() else {}
+    index = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     index |= {name: run_dir.name for name, run_dir in folders.items()}
     with replacing(path) as part:
-        part.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")
+        part.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n", encoding="utf-8")
