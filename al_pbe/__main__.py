@@ -15,10 +15,11 @@ from kdlib.pipeline.profile import Profile
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    progress.show_lines()
     try:
-        return options.command(options)
+        with progress.reader_may_leave():
+            options = _parser().parse_args(arguments)
+            progress.show_lines()
+            return options.command(options)
     except InputError as error:
         sys.stderr.write(f"al_pbe: {error}\n")
         return BAD_INPUT

@@ -21,10 +21,11 @@ INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    progress.show_lines()
     try:
-        return options.command(options)
+        with progress.reader_may_leave():
+            options = _parser().parse_args(arguments)
+            progress.show_lines()
+            return options.command(options)
     except InputError as error:
         sys.stderr.write(f"kdlib: {' '.join(str(error).split())}\n")
         return BAD_INPUT
