@@ -9,15 +9,17 @@ from al_pbe import campaign, labeling
 from kdlib import pipeline, progress
 from kdlib.__main__ import BAD_INPUT
 from kdlib.errors import InputError
+from kdlib.files import named
 from kdlib.pipeline.profile import Profile
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    progress.show_lines()
     try:
-        return options.command(options)
+        with progress.reader_may_leave():
+            options = _parser().parse_args(arguments)
+            progress.show_lines()
+            return options.command(options)
     except InputError as error:
         sys.stderr.write(f"al_pbe: {error}\n")
         return BAD_INPUT
@@ -51,11 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("label", help="label more frames by DFT (GPAW: make dft)")
     command.set_defaults(command=label)
     command.add_argument("frames", type=_range, nargs="+", metavar="FIRST:STOP", help="indices")
-    command.add_argument("--out", type=Path, default="labels", help="folder (%(default)s)")
+    command.add_argument("--out", type=named, default="labels", help="folder (%(default)s)")
     command = commands.add_parser("notebook", help="execute 00_reference_data.ipynb")
     command.set_defaults(command=notebook)
     where = Path("results") / "al_pbe"
-    command.add_argument("--results", type=Path, default=where, help="folder (%(default)s)")
+    command.add_argument("--results", type=named, default=where, help="folder (%(default)s)")
     return parser
 
 

@@ -144,7 +144,7 @@ def _claimed(folder: Path, k: int) -> Iterator[bool]:
 
 def _alive(claim: Path) -> bool:
     try:
-        os.kill(int(claim.read_text() or 0), 0)
+        os.kill(int(claim.read_text(encoding="utf-8") or 0), 0)
     except (ValueError, ProcessLookupError, FileNotFoundError):
         return False
     except PermissionError:

@@ -69,7 +69,7 @@ def choose_kernels(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     """
     if "OPENBLAS_CORETYPE" in os.environ or not cpuinfo.is_file():
         return
-    flags = set(cpuinfo.read_text().split())
+    flags = set(cpuinfo.read_text(encoding="utf-8").split())
     for flag, kernels in (("avx512f", "SkylakeX"), ("avx2", "Haswell")):
         if flag in flags:
             os.environ["OPENBLAS_CORETYPE"] = kernels

@@ -18,10 +18,10 @@ def pack(labels: str | Path, version: str, data: Path = DATA) -> int:
     """
     frames = collected(Path(labels))
     card = data / "al-pbe.json"
-    entry = json.loads(card.read_text())
+    entry = json.loads(card.read_text(encoding="utf-8"))
     path = data / entry["file"]
     with replacing(path) as part:
         entry |= {"version": version, "sha256": datasets.write_packed(frames, part)}
     with replacing(card) as part:
-        part.write_text(json.dumps(entry, indent=1) + "\n")
+        part.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
     return len(frames)

@@ -89,8 +89,8 @@ class Stored(Calculator):
         path = self._stem.with_name(f"{self._stem.name}_{key[:12]}.json")
         if not path.exists():
             with replacing(path) as part:
-                part.write_text(json.dumps(self._computed(self.atoms)))
-        found = json.loads(path.read_text())
+                part.write_text(json.dumps(self._computed(self.atoms)), encoding="utf-8")
+        found = json.loads(path.read_text(encoding="utf-8"))
         self.results = found | {"forces": np.array(found["forces"])}
 
     def _computed(self, atoms: Atoms) -> dict:
@@ -203,5 +203,8 @@ def store(name: str, ds: xr.Dataset, folder: Path = DATA) -> Path:
     if told:
         card = folder / "al-pbe.json"
         with replacing(card) as part:
-            part.write_text(json.dumps(json.loads(card.read_text()) | told, indent=1) + "\n")
+            part.write_text(
+                json.dumps(json.loads(card.read_text(encoding="utf-8")) | told, indent=1) + "\n",
+                encoding="utf-8",
+            )
     return path

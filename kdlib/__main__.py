@@ -9,6 +9,7 @@ from pathlib import Path
 import kdlib
 from kdlib import progress
 from kdlib.errors import InputError
+from kdlib.files import named
 
 FAILED = 1
 """Exit code when a notebook stopped with an error, or the disk is full."""
@@ -20,10 +21,11 @@ INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    progress.show_lines()
     try:
-        return options.command(options)
+        with progress.reader_may_leave():
+            options = _parser().parse_args(arguments)
+            progress.show_lines()
+            return options.command(options)
     except InputError as error:
         sys.stderr.write(f"kdlib: {' '.join(str(error).split())}\n")
         return BAD_INPUT
@@ -194,8 +196,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--only", default="", metavar="05", help="only names that start with this")
     command.add_argument("--workers", type=_positive, metavar="N", help="training processes")
     command.add_argument("--force", action="store_true", help="also run what is up to date")
-    command.add_argument("--results", type=Path, metavar="DIR", help="instead of results/PROFILE")
-    command.add_argument("--notebooks", type=Path, metavar="DIR", help="your own notebooks")
+    command.add_argument("--results", type=named, metavar="DIR", help="instead of results/PROFILE")
+    command.add_argument("--notebooks", type=named, metavar="DIR", help="your own notebooks")
 
     command = commands.add_parser("figures", help="draw all figures again from their data")
     command.set_defaults(command=figures)
@@ -207,9 +209,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sizes", type=_positive, nargs="+", metavar="N", help="atoms, n x 500")
     command.add_argument("--steps", type=_positive, metavar="N", help="steps of a timed block")
     command.add_argument("--repeats", type=_positive, metavar="N", help="timed blocks")
-    command.add_argument("--out", type=Path, help="file (benchmark.nc, benchmark_gpu.nc)")
-    command.add_argument("--results", type=Path, metavar="DIR", help="with trained potentials")
-    command.add_argument("--lammps", type=Path, metavar="LMP", help="executable of LAMMPS")
+    command.add_argument("--out", type=named, help="file (benchmark.nc, benchmark_gpu.nc)")
+    command.add_argument("--results", type=named, metavar="DIR", help="with trained potentials")
+    command.add_argument("--lammps", type=named, metavar="LMP", help="executable of LAMMPS")
     command.add_argument("--quick", action="store_true", help="a trial: 500 atoms, few steps")
     command.add_argument("--gpu", action="store_true", help="on a GPU: ours against hippynn's")
 
@@ -249,7 +251,7 @@ def _add_distill(commands: argparse._SubParsersAction) -> None:
     add("--label-seeds", type=int, default=0, metavar="N",
         help="for the report: compare uses of the atomic energies, N trainings each")  # fmt: skip
     add("--no-report", action="store_true", help="write no report")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for all output")
+    add("--out", type=named, required=True, metavar="DIR", help="folder for all output")
 
 
 def _positive(text: str) -> int:

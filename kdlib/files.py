@@ -1,4 +1,8 @@
-"""Files that appear whole or not at all, in folders that one run at a time writes to."""
+"""Files: how users name them, and how they appear whole or not at all.
+
+A user's path may start with ``~``, and what exists under exactly its name is no pattern, whatever
+signs the name has. One run at a time writes to a folder.
+"""
 
 import errno
 import fcntl
@@ -6,12 +10,45 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import glob, has_magic
 from pathlib import Path
 
 from kdlib.errors import InputError
 
 #: A disk with less free space than this (bytes) counts as full.
 LEAST_ROOM = 2**20
+
+
+def named(path: str | os.PathLike[str]) -> Path:
+    """Path that a user names, where ``~`` is a home folder."""
+    return Path(os.path.expanduser(path))
+
+
+def matching(path: str | os.PathLike[str]) -> list[Path]:
+    """Files that a path or a pattern such as ``runs/*/OUTCAR`` names, sorted; empty if none."""
+    whole = named(path)
+    if os.path.isfile(whole):  # False, not an error, for what cannot be a path
+        return [whole]
+    folder, pattern = fixed_part(path)
+    if not has_magic(pattern):
+        return []
+    found = (folder / name for name in glob(pattern, root_dir=folder, recursive=True))
+    return sorted((one for one in found if one.is_file()), key=str)
+
+
+def fixed_part(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Divide a path into the folder above its pattern, and the pattern or name below it.
+
+    A part with brackets or stars that exists is no pattern.
+    """
+    parts = named(path).parts
+    free = (k for k, part in enumerate(parts) if has_magic(part) and not _exists(parts[: k + 1]))
+    k = next(free, max(len(parts) - 1, 0))
+    return Path(*parts[:k]), os.path.join("", *parts[k:])
+
+
+def _exists(parts: tuple[str, ...]) -> bool:
+    return os.path.exists(Path(*parts))
 
 
 @contextmanager
@@ -40,7 +77,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     InputError
         Another process holds the lock.
     """
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

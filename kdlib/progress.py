@@ -19,13 +19,18 @@ Who watches is a property of the process, not of a call, so it is a setting of t
 once at the start of a process. tqdm locks whatever it writes, so threads may call both functions.
 """
 
+import os
 import sys
 import weakref
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper, UnsupportedOperation
 from typing import TextIO
 
 from tqdm.std import tqdm
 
+#: Exit code of a command whose output nobody reads, as shells have it for a closed pipe.
+UNREAD = 141
 _mode = "automatic"
 _outermost: weakref.ref[tqdm] | None = None
 
@@ -40,6 +45,36 @@ def silence() -> None:
     """Show nothing in this process, wherever its standard error goes: for worker processes."""
     global _mode
     _mode = "silent"
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Let a command end quietly where nobody reads on, as in ``kdlib info | head``.
+
+    It exits with :data:`UNREAD`. Both streams may also be closed from the start, and letters that
+    the locale lacks are escaped.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - to the end
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        _discard(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(UNREAD) from None
+        raise
+
+
+def _discard(stream: TextIO) -> None:
+    """Drop what could not be written: Python would try again, and complain, when it ends."""
+    with suppress(UnsupportedOperation):  # of a stream that is no file, as in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def bar(

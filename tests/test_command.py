@@ -54,6 +54,7 @@ def test_unknown_submodule_is_an_attribute_error() -> None:
         (["run", "--profile", "smoke", "--notebooks", "."], ".: no notebooks found"),
         (["fetch", "no-data"], "no-data"),
         (["figures", "--profile", "absent"], "figures: holds no figure.nc to draw from"),
+        (["figures", "--only", "/fig2"], "figures: holds no /fig2.nc to draw from"),
         (["info", "no-data"], "no-data"),
     ],
 )
@@ -120,6 +121,31 @@ def test_a_full_disk_is_one_line_and_exit_code_1(
         main(command)
 
 
+_IN_ASCII = """
+from pathlib import Path
+from kdlib import datasets
+from kdlib.datasets import readers
+from kdlib.pipeline import profile
+(frame,) = datasets.load("own.xyz")
+assert ascii(frame.info["note"]) == r"'gr\\xf6\\xdfer'"
+readers.write(frame, Path("again.xyz"))
+assert datasets.load("again.xyz")[0].info["note"] == frame.info["note"]
+assert ascii(profile.load("own.yaml").description) == r"'\\xfc'"
+"""
+
+
+def test_text_is_utf8_in_every_locale(tmp_path: Path) -> None:
+    """Where Python would read and write ASCII, frames and profiles keep their letters."""
+    (tmp_path / "own.yaml").write_text("description: ü", encoding="utf-8")
+    (tmp_path / "own.xyz").write_text(
+        '2\nProperties=species:S:1:pos:R:3:forces:R:3 energy=-7.2 note="größer" pbc="F F F"\n'
+        "Al 0 0 0.1 0.05 0 0\nAl 0 2.05 2.05 -0.05 0 0\n",
+        encoding="utf-8",
+    )
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", _IN_ASCII], check=True, cwd=tmp_path, env=ascii_only)
+
+
 def test_info_names_versions_profiles_and_datasets(capsys: pytest.CaptureFixture[str]) -> None:
     """A bug report needs the versions; a newcomer the profiles; a user of data the card."""
     assert main(["info"]) == 0
@@ -138,6 +164,10 @@ def test_info_names_versions_profiles_and_datasets(capsys: pytest.CaptureFixture
         ("common: [1]", "'common' must map parameters to values, got [1]"),
         ("notebooks: {01_data: 3}", "'01_data' must map parameters to values, got 3"),
         ("common: {a: 1", "not a readable profile ("),
+        ("notebooks: [01_data]", "'notebooks' must map names to parameters, got ['01_data']"),
+        ("1: 2\nx: 3", "unknown key '1' (description, common, notebooks)"),
+        ("common: {seeds: [2024-01-01]}", "'seeds' must be made of numbers, text, lists and"),
+        ("common: {seeds: &a [*a]}", "'seeds' must be made of numbers, text, lists and mappings"),
     ],
 )
 def test_broken_profiles_are_refused(

@@ -1,6 +1,9 @@
 """Progress: bars and lines in terminals and notebooks, nothing elsewhere."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -73,3 +76,45 @@ def test_a_kernel_writes_to_standard_output(monkeypatch, terminal, capsys):
     assert "frame 1 is done\n" in out
     assert "2/2" in out
     assert err == ""
+
+
+_COMMAND = """
+import sys
+from kdlib import progress
+sys.argv += ["\\xfc"] * 2000
+with progress.reader_may_leave():
+    sys.stdout.write(" ".join(sys.argv[1:]) + "\\n")
+"""
+
+
+def _ended(stdout: object, **environment: str) -> tuple[int, str]:
+    """Exit code and standard error of a command that writes 2000 letters."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _COMMAND],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=os.environ | environment,
+    )
+    if process.stdout:
+        process.stdout.close()
+    return process.wait(), process.communicate()[1]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_may_leave(unbuffered):
+    """As in `kdlib info | head`: no traceback, and the exit code of a closed pipe."""
+    assert _ended(subprocess.PIPE, PYTHONUNBUFFERED=unbuffered) == (progress.UNREAD, "")
+
+
+def test_letters_that_the_locale_lacks_are_escaped():
+    """A terminal of ASCII ends no command."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert _ended(subprocess.DEVNULL, **ascii_only) == (0, "")
+
+
+def test_nobody_need_listen_at_all():
+    """Streams that are closed from the start, as `>&- 2>&-` does, are no fault."""
+    closed = 'exec >&- 2>&-; exec "$0" -c "$1"'
+    done = subprocess.run(["sh", "-c", closed, sys.executable, _COMMAND])
+    assert done.returncode == 0

@@ -160,7 +160,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak(device: torch.device) -> float:
@@ -169,7 +169,7 @@ def peak(device: torch.device) -> float:
         return float(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if status.exists():
-        lines = status.read_text().splitlines()
+        lines = status.read_text(encoding="utf-8").splitlines()
         found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
         if found:
             return float(found[0]) * 1024
@@ -192,7 +192,7 @@ def free_memory() -> float:
     """Memory available without swapping, bytes; infinite where the system does not say."""
     path = Path("/proc/meminfo")
     if path.is_file():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return float(line.split()[1]) * 1024
     return np.inf

@@ -4,23 +4,28 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from glob import glob, has_magic
+from contextlib import nullcontext
+from glob import has_magic
+from io import TextIOWrapper
 from pathlib import Path
 
 import ase.io
 import numpy as np
 from ase import Atoms
 from ase.io.extxyz import key_val_str_to_dict
-from ase.io.formats import filetype
+from ase.io.formats import filetype, get_ioformat, open_with_compression
 
 from kdlib import progress
 from kdlib.datasets import ani_al, databases, registry
 from kdlib.datasets.checks import broken
 from kdlib.datasets.labels import Keys, labeled
 from kdlib.errors import InputError
+from kdlib.files import fixed_part, matching, replacing
 
 #: Endings of HDF5 files, which must have the layout of ANI-Al.
 HDF5 = (".h5", ".hdf5")
+#: Endings of extended XYZ files, and of compressed ones.
+EXTXYZ, COMPRESSED = (".xyz", ".extxyz"), (".gz", ".bz2", ".xz")
 #: A label in the second line of a frame of extxyz.
 _TENSOR = re.compile(r"(?<!\S)(stress|virial)(?=\s*=)")
 _NONE = np.empty(0)
@@ -43,13 +48,14 @@ def read(paths: _Path | Sequence[_Path], keys: Keys | None = None) -> list[Atoms
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found = [path for each in listed for path in expand(each)]
-    if repeated := [path for k, path in enumerate(found) if path in found[:k]]:
+    real = [path.resolve() for path in found]
+    if repeated := [path for k, path in enumerate(found) if real[k] in real[:k]]:
         raise InputError(f"{repeated[0]}: named twice")
     root, keys = _root(listed, found), keys or Keys()
     frames, where = [], []
     for path in found:
         some = _read_one(path, keys)
-        _name(some, f"{path.relative_to(root).as_posix()}:" if len(found) > 1 else "")
+        _name(some, f"{_absolute(path).relative_to(root).as_posix()}:" if len(found) > 1 else "")
         frames += some
         where += [f"{path}: frame {k}" for k in range(len(some))]
     for k, rule in broken(frames, where):
@@ -74,22 +80,52 @@ def expand(path: _Path) -> list[Path]:
     InputError
         There is none.
     """
+    if found := matching(path):
+        return found
     text = os.fspath(path)
-    if Path(text).is_file():
-        return [Path(text)]
-    matches = [Path(name) for name in sorted(glob(text, recursive=True)) if Path(name).is_file()]
-    if matches and has_magic(text):
-        return matches
     if has_magic(text):
         raise InputError(f"{text}: matches no file")
     known = ", ".join(registry.names())
     raise InputError(f"{text}: neither a file nor one of the datasets {known}")
 
 
+def frames_of(path: Path) -> Iterator[Atoms]:
+    """Frames of one file as ASE reads them, whatever its name; text is UTF-8 in every locale.
+
+    ASE takes an at sign for an index, a folder ``mysql`` for a database, a file ``OUTCAR.xyz`` for
+    VASP's, and reads text in the locale's encoding.
+    """
+    whole, kind = str(path.absolute()), _format(path)
+    form = get_ioformat(kind)
+    by_name = not form.acceptsfd
+    with nullcontext(whole) if by_name else open_with_compression(whole, "rb") as file:
+        if not (by_name or form.isbinary):
+            file = TextIOWrapper(file, "utf-8-sig")  # some editors begin a file with a mark
+        options = {"properties_parser": _comment} if kind == "extxyz" else {}
+        yield from ase.io.iread(file, format=kind, do_not_split_by_at_sign=True, **options)
+
+
+def write(frames: Atoms | Sequence[Atoms], path: Path) -> None:
+    """Write extended XYZ that :func:`frames_of` reads, whole or not at all."""
+    with replacing(path) as part, part.open("w", encoding="utf-8") as text:
+        ase.io.write(text, frames, format="extxyz")
+
+
+def _format(path: Path) -> str:
+    """ASE's name of the format of a file."""
+    return "extxyz" if _ending(path) in EXTXYZ else filetype(str(path.absolute()))
+
+
+def _ending(path: Path) -> str:
+    """Ending of a file's name in lower case, without that of a compression."""
+    endings = [ending.lower() for ending in path.suffixes]
+    return next((ending for ending in reversed(endings) if ending not in COMPRESSED), "")
+
+
 def _read_one(path: Path, keys: Keys) -> list[Atoms]:
     if not path.stat().st_size:
         raise InputError(f"{path}: is empty")
-    if path.suffix in HDF5:
+    if path.suffix.lower() in HDF5:
         return ani_al.read([path]).frames
     frames: list[Atoms] = []
     left_out: Counter[str] = Counter()
@@ -121,12 +157,10 @@ def _reason(error: Exception) -> str:
 
 def _configurations(path: Path, keys: Keys) -> Iterator[tuple[Atoms, Mapping]]:
     """Frames of a file, each with what a database keeps beside it."""
-    kind = filetype(str(path))
-    if kind in databases.FORMATS:
+    if _format(path) in databases.FORMATS:
         yield from databases.rows(path, keys)
         return
-    options = {"properties_parser": _comment} if kind == "extxyz" else {}
-    for atoms in ase.io.iread(path, do_not_split_by_at_sign=True, **options):
+    for atoms in frames_of(path):
         yield atoms, {}
 
 
@@ -147,10 +181,13 @@ def _comment(line: str) -> dict[str, object]:
 def _root(listed: Sequence[_Path], found: Sequence[Path]) -> Path:
     """Folder that identities are relative to: above a pattern, or shared by all files."""
     if len(listed) == 1:
-        folders = Path(listed[0]).parts[:-1]
-        fixed = next((k for k, part in enumerate(folders) if has_magic(part)), len(folders))
-        return Path(*folders[:fixed])
-    return Path(os.path.commonpath([path.parent for path in found]))
+        return _absolute(fixed_part(listed[0])[0])
+    return Path(os.path.commonpath([_absolute(path.parent) for path in found]))
+
+
+def _absolute(path: Path) -> Path:
+    """Absolute path without ``..``; symbolic links stay."""
+    return Path(os.path.abspath(path))
 
 
 def _name(frames: Sequence[Atoms], prefix: str) -> None:

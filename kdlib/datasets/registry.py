@@ -23,7 +23,7 @@ from ase import Atoms
 
 from kdlib import progress
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import named, replacing
 
 
 def folder() -> resources.abc.Traversable:
@@ -44,7 +44,7 @@ def entry(name: str) -> dict[str, str]:
     """Card of a dataset: key -> text."""
     if name not in names():
         raise InputError(f"{name}: not one of the datasets {', '.join(names())}")
-    return json.loads((folder() / f"{name}.json").read_text())
+    return json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def unpack(name: str) -> tuple[list[Atoms], str]:
@@ -91,7 +91,7 @@ _CHUNK = 2**20
 
 def cache() -> Path:
     """Folder of downloads: ``$KDLIB_CACHE``, or the system's folder for caches."""
-    return Path(os.environ.get(CACHE_VARIABLE) or _pooch().os_cache("kdlib"))
+    return named(os.environ.get(CACHE_VARIABLE) or _pooch().os_cache("kdlib"))
 
 
 def download(path: str, target: Path, git_blob: str, base_url: str = "") -> None:
@@ -174,7 +174,9 @@ def extract(archive: Path, folder: Path) -> None:
             raise InputError(f"{archive.name}: not a readable archive ({reason})") from error
         files = [path for path in sorted(content.rglob("*")) if path.is_file()]
         sums = {path.relative_to(content).as_posix(): _sha256(path) for path in files}
-        (content / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1) + "\n")
+        (content / MANIFEST).write_text(
+            json.dumps({"sha256": sums}, indent=1) + "\n", encoding="utf-8"
+        )
         os.replace(content, folder)
 
 
@@ -201,7 +203,7 @@ def unpacked(folder: Path, ending: str) -> list[Path]:
     InputError
         Names a file that is missing or was altered since.
     """
-    sums = json.loads((folder / MANIFEST).read_text())["sha256"]
+    sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
     paths = [PurePosixPath(name) for name in sorted(sums)]
     # Some systems add a hidden companion of each file to an archive.
     chosen = [path for path in paths if path.suffix == ending and path.name[0] != "."]

@@ -7,14 +7,12 @@ from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
-import ase.io
-
 from kdlib import hipnn, pipeline
+from kdlib.datasets import readers
 from kdlib.distill import labeled
 from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, read
 from kdlib.distill.workflow import Outcome
-from kdlib.files import replacing
 from kdlib.hipnn.potential import Validity
 from kdlib.pipeline import notebook
 from kdlib.training.accuracy import PHASES
@@ -34,8 +32,7 @@ def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
     pool = Pool(home / "labels")
     learned = pool.frames(pool.before(outcome.final))
     learned += labeled.learned(outcome.data)
-    with replacing(home / TRAINING_SET) as part:
-        ase.io.write(part, learned, format="extxyz")
+    readers.write(learned, home / TRAINING_SET)
     module = copy.deepcopy(outcome.best.potential.module)
     outcome.references.add_to(module)
     settings = {
@@ -77,7 +74,7 @@ def limits(folder: str | Path) -> dict[str, str]:
     home = Path(folder)
     validity = hipnn.load(home).validity
     plan = read(home)
-    frames = ase.io.read(home / TRAINING_SET, ":")
+    frames = readers.frames_of(home / TRAINING_SET)
     density = [a.get_masses().sum() * GRAM_PER_CM3 / a.get_volume() for a in frames]
     low, high = plan.temperatures
     said = {
@@ -94,7 +91,7 @@ def limits(folder: str | Path) -> dict[str, str]:
 
 
 def _weights(run_dir: Path) -> list:
-    return json.loads((run_dir / hipnn.CONFIG).read_text())["weights"]
+    return json.loads((run_dir / hipnn.CONFIG).read_text(encoding="utf-8"))["weights"]
 
 
 NOTEBOOK = "12_distill_your_own"

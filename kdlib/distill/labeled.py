@@ -18,13 +18,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from kdlib import datasets, progress
-from kdlib.datasets import WEIGHT
+from kdlib.datasets import WEIGHT, readers
 from kdlib.datasets.checks import broken_rule
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
@@ -73,7 +72,7 @@ class Pool:
     def bad(self) -> dict[str, str]:
         """Name -> rule that the teacher's labels of a frame break; such frames are left out."""
         path = self.folder / BAD
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def label(self, wanted: Mapping[str, Atoms], teacher: Teacher) -> int:
         """Label the frames that have no labels yet, neither good nor bad; return how many got some.
@@ -110,7 +109,7 @@ class Pool:
         rules = {name: str(e) for name, e in errors.items() if isinstance(e, BadLabels)}
         if rules:
             with replacing(self.folder / BAD) as part:
-                part.write_text(json.dumps(bad | rules, indent=1) + "\n")
+                part.write_text(json.dumps(bad | rules, indent=1) + "\n", encoding="utf-8")
         return len(missing) - len(errors)
 
     def asked_again(self, teacher: Teacher) -> tuple[Atoms, Atoms]:
@@ -135,7 +134,7 @@ class Pool:
         """Labeled frames in order, by default all; those without labels are skipped."""
         wanted = None if names is None else set(names)
         chosen = [name for name in self.names if wanted is None or name in wanted]
-        return [ase.io.read(self._path(name)) for name in chosen]
+        return [atoms for name in chosen for atoms in readers.frames_of(self._path(name))]
 
     def _ask(
         self, names: Sequence[str], wanted: Mapping[str, Atoms], teacher: Teacher
@@ -157,8 +156,7 @@ class Pool:
             raise BadLabels(rule)
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            ase.io.write(part, labeled, format="extxyz")
+        readers.write(labeled, path)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.extxyz"

@@ -4,8 +4,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from kdlib import teachers
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import named, replacing
 from kdlib.hipnn import HipnnConfig
 
 #: Name -> features, sensitivities, atom layers of a student, within the paper's range.
@@ -112,9 +113,11 @@ class Plan:
     """Seed of all random numbers."""
 
     def __post_init__(self) -> None:
-        named = [str(Path(s).resolve()) if Path(s).is_file() else s for s in self.structures]
-        object.__setattr__(self, "structures", named)
-        object.__setattr__(self, "data", [str(Path(s).resolve()) for s in self.data])
+        given = [str(named(s).resolve()) if named(s).is_file() else s for s in self.structures]
+        object.__setattr__(self, "structures", given)
+        object.__setattr__(self, "data", [str(named(s).resolve()) for s in self.data])
+        # The report is executed in another folder.
+        object.__setattr__(self, "teacher", teachers.anchored(self.teacher))
         for name in ("structures", "temperatures", "volumes", "rattle", "data"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.structures:
@@ -165,13 +168,13 @@ def keep(plan: Plan, folder: Path) -> None:
                              "choose another folder")  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
-        part.write_text(json.dumps(asdict(plan), indent=1) + "\n")
+        part.write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> Plan:
     """Read the plan of a folder."""
     try:
-        return Plan(**json.loads((folder / FILE).read_text()))
+        return Plan(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"{folder}: holds no distillation ({FILE} is missing)") from None
     except (TypeError, ValueError) as error:

@@ -6,22 +6,23 @@ the most disputed frame of trajectory 12 in round 3, and `test1/t12/fresh` tests
 Random numbers follow from the plan's seed, the round and the trajectory.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import ase.io
 import numpy as np
 import xarray as xr
 from ase import Atoms
 from ase.build import bulk
 
 from kdlib import hipnn, progress
+from kdlib.datasets import readers
 from kdlib.distill import labeled
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import named, replacing
 from kdlib.geometry import cells
 from kdlib.geometry.cells import (
     CELL_STATES,
@@ -200,11 +201,10 @@ def explore(
     if not series_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         found, ds = _explored(plan, given, run_dirs, current, executor)
-        with replacing(frames_file) as part:
-            ase.io.write(part, list(found.values()), format="extxyz")
+        readers.write(list(found.values()), frames_file)
         with replacing(series_file) as part:
             ds.to_netcdf(part, engine="h5netcdf")
-    read = ase.io.read(frames_file, ":")
+    read = readers.frames_of(frames_file)
     return {a.info["frame"]: a for a in read}, xr.load_dataset(series_file, engine="h5netcdf")
 
 
@@ -287,16 +287,17 @@ def _trajectory(
     return found, row
 
 
-def structures(named: Sequence[str]) -> list[Atoms]:
+def structures(names: Sequence[str]) -> list[Atoms]:
     """Read periodic structures, without labels, from files or elements whose crystal ASE knows.
 
     Magnetic moments, charges and tags of atoms stay with them in all cells made from a structure.
     """
-    return [_structure(name) for name in named]
+    return [_structure(name) for name in names]
 
 
 def _structure(name: str) -> Atoms:
-    if not Path(name).is_file():
+    path = named(name)
+    if not path.is_file():
         try:
             atoms = bulk(name)
         except (ValueError, KeyError, RuntimeError):
@@ -305,7 +306,7 @@ def _structure(name: str) -> Atoms:
             ) from None
     else:
         try:
-            atoms = ase.io.read(name)
+            atoms = deque(readers.frames_of(path), maxlen=1).pop()
         except Exception as error:  # ASE's readers raise anything
             raise InputError(f"{name}: ASE cannot read it ({error})") from error
     if rule := _no_crystal(atoms):

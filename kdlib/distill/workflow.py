@@ -89,7 +89,7 @@ class _Work:
         self.record.append(row | {"minutes": minutes})
         self.began = time.monotonic()
         with files.replacing(self.folder / RECORD) as part:
-            part.write_text(json.dumps(self.record, indent=1) + "\n")
+            part.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
         return self.record[-1]
 
 
@@ -117,7 +117,7 @@ def _run(plan: Plan, folder: str | Path) -> Outcome:
                           "energy depends on species and positions alone")  # fmt: skip
     keep(plan, home)
     path = home / RECORD
-    record = json.loads(path.read_text()) if path.exists() else []
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     data = labeled.prepare(plan, own, home / "data", teacher)
     with processes.pool() as executor:
         work = _Work(

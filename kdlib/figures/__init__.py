@@ -105,8 +105,8 @@ def redraw(folder: str | os.PathLike[str], only: str = "") -> list[Path]:
     Returns the paths of the pictures.
     """
     target = Path(folder) / "figures"
-    paths = sorted(target.glob(f"{only or '*'}.nc"))
-    if not paths:
+    paths = [target / f"{only}.nc"] if only else sorted(target.glob("*.nc"))
+    if not paths or not paths[0].is_file():
         raise InputError(f"{target}: holds no {only or 'figure'}.nc to draw from")
     written = []
     for path in paths:

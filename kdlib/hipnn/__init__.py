@@ -9,19 +9,34 @@ from kdlib.hipnn.network import (
     hippynn_graph,
     n_parameters,
 )
-from kdlib.hipnn.potential import CONFIG, Potential, complete_state, ensemble_forces, load, save
+from kdlib.hipnn.potential import (
+    CHECKPOINT,
+    CONFIG,
+    Potential,
+    announce,
+    assemble,
+    complete_state,
+    ensemble_forces,
+    is_finished,
+    load,
+    save,
+)
 
 __all__ = [
+    "CHECKPOINT",
     "CONFIG",
     "HipnnCalculator",
     "HipnnConfig",
     "HipnnModule",
     "Potential",
     "Prediction",
+    "announce",
+    "assemble",
     "build",
     "complete_state",
     "ensemble_forces",
     "hippynn_graph",
+    "is_finished",
     "load",
     "n_parameters",
     "save",

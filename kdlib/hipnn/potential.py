@@ -1,8 +1,10 @@
 r"""A trained model as its users see it: saving and loading, predictions for frames, validity.
 
 A saved model is a folder with ``model.safetensors`` and ``config.json``; loading one executes no
-code. A model remembers the range of its training set: the closest pairs of species, and how crowded
-atoms were. The crowding of atom i is a smooth number of neighbors within the cutoff :math:`r_c`,
+code. The folder of a training is a model once the training is finished.
+
+A model remembers the range of its training set: the closest pairs of species, and how crowded atoms
+were. The crowding of atom i is a smooth number of neighbors within the cutoff :math:`r_c`,
 
 .. math:: n_i = \sum_j \left(1 - r_{ij}^2 / r_c^2\right)^2 ,
 
@@ -11,7 +13,7 @@ ranges need not be wrong, but were never checked.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from kdlib.datasets import with_energies
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import named, replacing
 from kdlib.geometry.cells import bare
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import batches
@@ -248,7 +250,9 @@ def _as_dataset(parts: Sequence[Prediction], frames: Sequence[Atoms]) -> xr.Data
     return ds
 
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+#: Files of a model. A training writes its settings first and its weights last, and keeps a
+#: checkpoint until then.
+WEIGHTS, CONFIG, CHECKPOINT = "model.safetensors", "config.json", "checkpoint.safetensors"
 
 
 def complete_state(module: HipnnModule, tensors: dict[str, Tensor]) -> dict:
@@ -264,9 +268,22 @@ def save(module: HipnnModule, run_dir: str | Path, settings: dict | None = None)
     tensors = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
     with replacing(folder / WEIGHTS) as part:
         save_file({k: v.contiguous() for k, v in tensors.items()}, part)
-    record = {"hipnn": asdict(module.config), **(settings or {})}
+    announce(module.config, folder, settings)
+
+
+def announce(config: HipnnConfig, run_dir: str | Path, settings: dict | None = None) -> None:
+    """Write the configuration of a model whose weights are still to come."""
+    folder = Path(run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"hipnn": asdict(config), **(settings or {})}
     with replacing(folder / CONFIG) as part:
-        part.write_text(json.dumps(record, indent=1) + "\n")
+        part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def is_finished(run_dir: str | Path) -> bool:
+    """Whether a folder holds the weights that a training ended with."""
+    folder = Path(run_dir)
+    return (folder / WEIGHTS).is_file() and not (folder / CHECKPOINT).exists()
 
 
 def load(run_dir: str | Path) -> Potential:
@@ -275,14 +292,30 @@ def load(run_dir: str | Path) -> Potential:
     Raises
     ------
     InputError
+        The training is not finished, a file is missing or truncated, or the weights do not fit the
+        configuration.
+    """
+    folder = named(run_dir)
+    if (folder / CONFIG).is_file() and not is_finished(folder):
+        raise InputError(f"{folder}: its training is not finished; repeat the call or command that "
+                         "trains it to resume, or take the best weights so far with "
+                         "kdlib.training.load_unfinished")  # fmt: skip
+    return assemble(folder, lambda: load_file(folder / WEIGHTS))
+
+
+def assemble(run_dir: str | Path, weights: Callable[[], dict[str, Tensor]]) -> Potential:
+    """Potential of the configuration in a folder and of the weights that a function reads.
+
+    Raises
+    ------
+    InputError
         A file is missing or truncated, or the weights do not fit the configuration.
     """
     folder = Path(run_dir)
     try:
-        record = json.loads((folder / CONFIG).read_text())
-        config = HipnnConfig(**record["hipnn"])
-        module = build(config)
-        module.load_state_dict(complete_state(module, load_file(folder / WEIGHTS)))
+        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        module = build(HipnnConfig(**record["hipnn"]))
+        module.load_state_dict(complete_state(module, weights()))
         validity = Validity.from_record(record["validity"]) if "validity" in record else None
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such model file") from None

@@ -64,11 +64,10 @@ class Step:
 
 def read(path: Path) -> Step:
     """Read one notebook's declarations."""
-    try:
-        notebook = nbformat.read(path, as_version=4)
-    except Exception as error:  # nbformat raises whatever its JSON reader and validator do
-        raise InputError(f"{path}: not a readable notebook ({error})") from error
+    notebook = _opened(path)
     declared = notebook.metadata.get("kdlib", {})
+    if not isinstance(declared, dict) or not isinstance(declared.get("checks", {}), dict):
+        raise InputError(f"{path}: metadata kdlib and kdlib.checks must be mappings")
     for key in ("reads", "writes"):
         names = declared.get(key, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -78,28 +77,37 @@ def read(path: Path) -> Step:
     return Step(path, reads, writes, declared.get("checks", {}), cells)
 
 
+def _opened(path: Path) -> nbformat.NotebookNode:
+    """Notebook of any version of the format, as one of version 4."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises whatever its JSON reader and validator do
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path}: not a readable notebook ({reason})") from error
+
+
 def inspect(path: Path) -> dict[str, Parameter]:
     """Return the declared parameters of a notebook by name.
 
     papermill only logs a missing parameters cell; here it is an error.
     """
-    from papermill import inspect_notebook  # takes seconds to import
+    # papermill's inspect_notebook would ask for a kernel; its import takes seconds.
+    from papermill.translators import PythonTranslator
 
-    notebook = nbformat.read(path, as_version=4)
+    notebook = _opened(path)
     tagged = [cell for cell in notebook.cells if PARAMETERS_TAG in cell.metadata.get("tags", ())]
     if len(tagged) != 1:
         raise InputError(
             f"{path}: a notebook needs one cell tagged '{PARAMETERS_TAG}', found {len(tagged)}"
         )
-    found = inspect_notebook(str(path))
     return {
-        name: Parameter(
-            name=name,
-            type="" if entry["inferred_type_name"] == "None" else entry["inferred_type_name"],
-            default=entry["default"],
-            help=entry["help"],
+        found.name: Parameter(
+            name=found.name,
+            type="" if found.inferred_type_name == "None" else found.inferred_type_name,
+            default=found.default,
+            help=found.help,
         )
-        for name, entry in found.items()
+        for found in PythonTranslator.inspect(tagged[0])
     }
 
 
@@ -165,5 +173,7 @@ def check_value(step: Step, name: str, value: Any) -> None:
     if name in step.checks:
         try:
             resolve_name(step.checks[name])(value)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"{step.path}: metadata kdlib.checks: {error}") from error
         except InputError as error:
             raise InputError(f"{step.path.name}: {error}") from error

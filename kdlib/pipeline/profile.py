@@ -6,6 +6,7 @@ values for it alone, which override the common ones. A `dataset` that is not reg
 a pattern, relative to the profile.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from kdlib import datasets
 from kdlib.datasets.readers import expand
 from kdlib.errors import InputError
+from kdlib.files import named
 from kdlib.pipeline.notebook import Step, check_value
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -61,14 +63,14 @@ def available() -> list[str]:
 
 def load(name_or_path: str | Path) -> Profile:
     """Read a profile, by the name of one that comes with the package or from a YAML file."""
-    path = Path(name_or_path)
+    path = named(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name_or_path}.yaml"
         if not path.is_file():
             known = ", ".join(available())
             raise InputError(f"no profile '{name_or_path}' (there are: {known}, or a .yaml file)")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_bytes())  # in UTF-8, or what its first bytes say
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable profile ({reason})") from error
@@ -79,25 +81,38 @@ def _checked(path: Path, content: Any) -> Profile:
     """Turn a parsed file into a profile; an InputError names the rule that it breaks."""
     if not isinstance(content, dict):
         raise InputError(f"{path}: a profile is a mapping, got {type(content).__name__}")
-    unknown = sorted(set(content) - {"description", "common", "notebooks"})
-    if unknown:
-        raise InputError(f"{path}: unknown key '{unknown[0]}' (description, common, notebooks)")
-    common = content.get("common") or {}
-    notebooks = {name: values or {} for name, values in (content.get("notebooks") or {}).items()}
+    known = ("description", "common", "notebooks")
+    if unknown := [key for key in content if key not in known]:
+        raise InputError(f"{path}: unknown key '{unknown[0]}' ({', '.join(known)})")
+    common, notebooks = (content.get(key) or {} for key in known[1:])
+    if not isinstance(notebooks, dict):
+        raise InputError(f"{path}: 'notebooks' must map names to parameters, got {notebooks!r}")
+    notebooks = {name: values or {} for name, values in notebooks.items()}
     for name, values in {"common": common, **notebooks}.items():
         if not isinstance(values, dict):
             raise InputError(f"{path}: '{name}' must map parameters to values, got {values!r}")
+        _check_plain(path, values)
     common = _with_dataset(path, common)
     notebooks = {name: _with_dataset(path, values) for name, values in notebooks.items()}
     return Profile(path.stem, str(content.get("description", "")).strip(), common, notebooks)
 
 
+def _check_plain(path: Path, values: dict[str, Any]) -> None:
+    """Refuse values that no record can hold, such as the dates that YAML makes of 2024-01-01."""
+    for key, value in values.items():
+        try:
+            json.dumps(value, sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: '{key}' must be made of numbers, text, lists and mappings "
+                             f"({error})") from error  # fmt: skip
+
+
 def _with_dataset(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Make a dataset that is not registered an absolute path or pattern of existing files."""
-    named = values.get("dataset")
-    if not isinstance(named, str) or named in datasets.names():
+    dataset = values.get("dataset")
+    if not isinstance(dataset, str) or dataset in datasets.names():
         return values
-    own = str(path.resolve().parent / named)
+    own = str(path.resolve().parent / named(dataset))
     try:
         expand(own)
     except InputError as error:

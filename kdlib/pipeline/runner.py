@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from tqdm.std import tqdm
 
 import kdlib
 from kdlib import files, progress
-from kdlib.datasets.readers import expand
 from kdlib.errors import InputError
 from kdlib.pipeline import notebook
 from kdlib.pipeline.notebook import Step
@@ -126,8 +124,8 @@ def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> di
     """Everything that a step's result depends on, as hashes for JSON."""
     values = {name: value for name, value in parameters.items() if name not in NOT_IN_KEY}
     texts = {value for value in values.values() if isinstance(value, str)}
-    named = {str(path) for text in texts for path in _files(text)}
-    contents = {name: hashes.file(Path(name)) for name in named}
+    own = {str(path) for text in texts for path in files.matching(text)}
+    contents = {name: hashes.file(Path(name)) for name in own}
     contents |= hashes.packaged_data(texts | sources.text_constants("\n".join(step.cells)))
     contents |= {name: hashes.file(results / name) for name in step.reads}
     return {
@@ -136,13 +134,6 @@ def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> di
         "files": contents,
         "modules": hashes.modules(step.cells),
     }
-
-
-def _files(text: str) -> list[Path]:
-    """Files that a parameter names, by path or by a pattern such as `runs/*/OUTCAR`."""
-    if Path(text).is_file():
-        return [Path(text)]
-    return expand(text) if has_magic(text) and glob(text, recursive=True) else []
 
 
 def key(parts: Mapping[str, Any]) -> str:
@@ -167,14 +158,14 @@ def _run_step(step: Step, parameters: dict[str, Any], results: Path, force: bool
     written = {name: hashes.file(results / name) for name in step.writes}
     record = {"key": key(parts), "seconds": seconds, "depends": parts, "written": written}
     with files.replacing(record_path) as part:
-        part.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        part.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return Outcome(step.name, skipped=False, seconds=seconds, reason=reason)
 
 
 def _why(step: Step, parts: Mapping[str, Any], record_path: Path, results: Path) -> str:
     """Why a step must run; empty if it need not."""
     try:
-        record = json.loads(record_path.read_text())
+        record = json.loads(record_path.read_text(encoding="utf-8"))
         before, written = record["depends"], record["written"]
     except (OSError, ValueError, KeyError):
         return "not run before"
@@ -219,12 +210,13 @@ def execute(step: Step, parameters: Mapping[str, Any], results: Path) -> Path:
     partial = folder / f".{step.name}.partial.ipynb"
     done, failed = folder / f"{step.name}.ipynb", folder / f"{step.name}.failed.ipynb"
     try:
-        with (logs / f"{step.name}.log").open("w") as log:
+        with (logs / f"{step.name}.log").open("w", encoding="utf-8") as log:
             papermill.execute_notebook(
-                step.path,
-                partial,
+                _literal(step.path),
+                _literal(partial),
                 parameters=dict(parameters),
                 kernel_name=kernel.NAME,
+                language="python",
                 kernel_manager_class=kernel.ThisPython,
                 progress_bar=False,
                 stdout_file=log,
@@ -242,6 +234,11 @@ def execute(step: Step, parameters: Mapping[str, Any], results: Path) -> Path:
     partial.replace(done)
     failed.unlink(missing_ok=True)
     return done
+
+
+def _literal(path: Path) -> str:
+    """Path whose braces papermill does not take for places of parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _report(bar: tqdm, outcome: Outcome) -> None:

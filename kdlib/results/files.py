@@ -200,7 +200,7 @@ def _git_commit() -> str:
             (*git, "ls-files", "--error-unmatch", here.name), capture_output=True, check=True
         )
         head = subprocess.run(
-            (*git, "rev-parse", "HEAD"), capture_output=True, check=True, text=True
+            (*git, "rev-parse", "HEAD"), capture_output=True, check=True, encoding="utf-8"
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -58,7 +58,7 @@ def modules(cells: Iterable[str]) -> dict[str, str]:
 
 
 def _module(path: Path) -> str:
-    source = path.read_text()
+    source = path.read_text(encoding="utf-8")
     data = packaged_data(sources.text_constants(source))
     return digest(sources.syntax(source), *data.values())
 

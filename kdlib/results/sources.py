@@ -40,7 +40,7 @@ def closure(source: str, deferred: bool = True) -> dict[str, Path]:
         found[name] = path
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         parents = {".".join(name.split(".")[:n]) for n in range(2, name.count(".") + 1)}
-        todo |= imported_modules(path.read_text(), package, deferred) | parents
+        todo |= imported_modules(path.read_text(encoding="utf-8"), package, deferred) | parents
     return dict(sorted(found.items()))
 
 

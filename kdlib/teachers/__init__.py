@@ -13,7 +13,7 @@ may execute code in the file, and ``package.module:factory`` executes that modul
 comes from people you trust. Nothing is downloaded.
 """
 
-from kdlib.teachers.adapters import load
+from kdlib.teachers.adapters import anchored, load
 from kdlib.teachers.teacher import BadLabels, Card, Ensemble, Teacher, TeacherError
 
-__all__ = ["BadLabels", "Card", "Ensemble", "Teacher", "TeacherError", "load"]
+__all__ = ["BadLabels", "Card", "Ensemble", "Teacher", "TeacherError", "anchored", "load"]

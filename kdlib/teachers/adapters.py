@@ -25,6 +25,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from kdlib import hipnn
 from kdlib.errors import InputError
+from kdlib.files import named
 from kdlib.hipnn.calculator import torch_device
 from kdlib.teachers.packages import quiet, require, silent_loading
 from kdlib.teachers.teacher import Card, Ensemble, Teacher
@@ -107,6 +108,7 @@ FORMS = (
 #: Weights in SevenNet's wheel that need no further choice.
 SEVENNET = ("7net-l3i5", "7net-0", "7net-0_22may2024")
 _ALONE = ("chgnet", "emt")
+_OF_FILES = ("sevennet", "mace", "eam", "kdlib")
 _EXTRA = "pip install 'kdlib[teachers]'"
 _MACE = "pip install mace-torch (in another environment than SevenNet, which needs another e3nn)"
 _MPTRJ = (
@@ -156,6 +158,13 @@ def load(
     if probe is not None:
         teacher.label(probe)
     return teacher
+
+
+def anchored(spec: str) -> str:
+    """Name of a teacher that another working folder understands, too: its path is absolute."""
+    kind, _, rest = spec.partition(":")
+    is_path = kind in _OF_FILES and rest not in ("", *SEVENNET) and named(rest).exists()
+    return f"{kind}:{named(rest).resolve()}" if is_path else spec
 
 
 def _named(spec: str, device: str) -> Teacher:

@@ -2,7 +2,7 @@
 
 from kdlib.training.loop import TrainingConfig, TrainingError
 from kdlib.training.losses import LossWeights, WeightSchedule
-from kdlib.training.runs import Run, fit, load_run, run_key
+from kdlib.training.runs import Run, fit, load_run, load_unfinished, run_key
 
 __all__ = [
     "LossWeights",
@@ -12,5 +12,6 @@ __all__ = [
     "WeightSchedule",
     "fit",
     "load_run",
+    "load_unfinished",
     "run_key",
 ]

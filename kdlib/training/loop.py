@@ -264,6 +264,9 @@ class Loop:
         weights = self.schedule.at(self.epoch)
         row = self._pass(weights) | TargetErrors.of(self.module, self.valid).row("valid")
         row["selection"] = self._selection(row)
+        if not np.isfinite(row["selection"]):
+            raise TrainingError(f"epoch {self.epoch}: the error on the validation part is "
+                                f"{row['selection']}")  # fmt: skip
         row["learning_rate"] = self.learning_rate
         row |= {f"weight_{name}": getattr(weights, name) for name in TARGETS}
         self._select(row["selection"])

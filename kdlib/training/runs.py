@@ -7,6 +7,7 @@ unbroken one (same machine, one thread).
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,12 +21,15 @@ from ase import Atoms
 from kdlib import datasets, hipnn, progress, results
 from kdlib.datasets import Split, atomic_energies, identity
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.files import named
+from kdlib.hipnn import CHECKPOINT, HipnnConfig, Potential
+from kdlib.hipnn.potential import WEIGHTS
 from kdlib.results import sources
+from kdlib.training import loop as loops
 from kdlib.training.loop import Loop, TrainingConfig, use_backend
 from kdlib.training.losses import LossWeights, WeightSchedule
 
-HISTORY, CHECKPOINT = "history.nc", "checkpoint.safetensors"
+HISTORY = "history.nc"
 
 
 @dataclass(frozen=True)
@@ -61,30 +65,55 @@ def fit(
         The loss is not finite; names epoch, batch and frames.
     """
     schedule = weights if isinstance(weights, WeightSchedule) else WeightSchedule.constant(weights)
-    folder = Path(run_dir)
+    folder = named(run_dir)
     key = run_key(config, training, schedule, frames, split)
     found = _stored_key(folder)
     if found not in (None, key):
         raise InputError(f"{folder}: holds another run (other settings, data or code); remove it "
                          "or choose another folder")  # fmt: skip
-    if found == key and (folder / HISTORY).exists():
+    if found == key and is_finished(folder):
         return load_run(folder)
     loop = Loop(config, training, schedule, frames, split)
     settings = {"key": key, "training": asdict(training), "split_sha256": split.sha256,
                 "weights": [[e, asdict(w)] for e, w in schedule.stages]}  # fmt: skip
-    hipnn.save(loop.module, folder, settings)
+    (folder / WEIGHTS).unlink(missing_ok=True)  # of another model, or without its history
+    hipnn.announce(config, folder, settings)
     _train(loop, folder, key)
-    hipnn.save(loop.best_module(), folder, settings)
     results.save(loop.history(), folder / HISTORY, kind="run", split_sha256=split.sha256)
+    hipnn.save(loop.best_module(), folder, settings)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return load_run(folder)
 
 
+def is_finished(run_dir: str | Path) -> bool:
+    """Whether a folder holds a whole training: its model and its history."""
+    return hipnn.is_finished(run_dir) and (Path(run_dir) / HISTORY).is_file()
+
+
+def load_unfinished(run_dir: str | Path) -> Potential:
+    """Best weights so far of a training that runs, or that was stopped; a warning names the epochs.
+
+    Raises
+    ------
+    InputError
+        There is no checkpoint: the training is finished, or stopped before the first one.
+    """
+    folder = named(run_dir)
+    if not (folder / CHECKPOINT).is_file():
+        raise InputError(f"{folder}: holds no checkpoint of a training ({CHECKPOINT})")
+    tensors, state = loops.load(folder / CHECKPOINT)
+    potential = hipnn.assemble(folder, lambda: tensors["best"])
+    epoch = state["best"]["epoch"]
+    warnings.warn(f"{folder}: weights of epoch {epoch}, the best of {state['epoch']} so far; the "
+                  "training is not finished", stacklevel=2)  # fmt: skip
+    return potential
+
+
 def load_run(run_dir: str | Path) -> Run:
     """Read a finished training; its model uses the kernels that it was trained with."""
-    folder = Path(run_dir)
+    folder = named(run_dir)
     potential = hipnn.load(folder)
-    record = json.loads((folder / hipnn.CONFIG).read_text())
+    record = json.loads((folder / hipnn.CONFIG).read_text(encoding="utf-8"))
     use_backend(potential.module, record["training"]["backend"])
     return Run(folder, potential, results.load(folder / HISTORY, "run"))
 
@@ -140,12 +169,12 @@ def _check_atomic_energies(frames: Sequence[Atoms]) -> None:
 def _code() -> tuple[str, ...]:
     """Hashes of the modules that a training imports."""
     paths = sources.closure("import kdlib.training", deferred=False).values()
-    return tuple(sources.syntax(path.read_text()) for path in paths)
+    return tuple(sources.syntax(path.read_text(encoding="utf-8")) for path in paths)
 
 
 def _stored_key(folder: Path) -> str | None:
     try:
-        return json.loads((folder / hipnn.CONFIG).read_text()).get("key")
+        return json.loads((folder / hipnn.CONFIG).read_text(encoding="utf-8")).get("key")
     except (FileNotFoundError, json.JSONDecodeError):
         return None
 

@@ -24,7 +24,7 @@ from kdlib.training.accuracy import evaluate
 from kdlib.training.loop import TrainingConfig
 from kdlib.training.losses import WeightSchedule
 from kdlib.training.roles import role as role_named
-from kdlib.training.runs import HISTORY, Run, fit, load_run, run_key
+from kdlib.training.runs import Run, fit, is_finished, load_run, run_key
 
 #: How often trainings are sent again after the death of a worker process.
 MAX_RESTARTS = 3
@@ -98,7 +98,7 @@ def run(
     home = Path(folder) / "runs"
     folders = {task.name: home / _folder_name(task, frames, split) for task in todo}
     started = time.perf_counter()
-    waiting = [task for task in todo if not _is_finished(folders[task.name])]
+    waiting = [task for task in todo if not is_finished(folders[task.name])]
     with progress.bar(total=len(todo), desc="trainings", unit="run") as bar:
         bar.update(len(todo) - len(waiting))
         for _ in range(MAX_RESTARTS + 1):
@@ -121,7 +121,9 @@ def load(folder: str | Path, role: str, architecture: str, seed: int) -> Potenti
     """Potential from the latest sweep that trained it."""
     home = Path(folder) / "runs"
     name = f"{role}_{architecture}_s{seed}"
-    index = json.loads((home / INDEX).read_text()) if (home / INDEX).exists() else {}
+    index = (
+        json.loads((home / INDEX).read_text(encoding="utf-8")) if (home / INDEX).exists() else {}
+    )
     if name not in index:
         raise InputError(f"{home}: no finished run {name!r}; run the notebook that trains it")
     return hipnn.load(home / index[name])
@@ -186,10 +188,6 @@ def _folder_name(task: Task, frames: Frames, split: Split) -> str:
     return f"{task.name}_{key[:12]}"
 
 
-def _is_finished(run_dir: Path) -> bool:
-    return (run_dir / HISTORY).exists()
-
-
 def _finished(
     pool: Executor,
     waiting: Sequence[Task],
@@ -233,7 +231,7 @@ def _line(task: Task, run_dir: Path, elapsed: float) -> str:
 
 def _register(home: Path, folders: Mapping[str, Path]) -> None:
     path = home / INDEX
-    index = json.loads(path.read_text()) if path.exists() else {}
+    index = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     index |= {name: run_dir.name for name, run_dir in folders.items()}
     with replacing(path) as part:
-        part.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")
+        part.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n", encoding="utf-8")

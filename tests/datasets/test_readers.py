@@ -150,6 +150,67 @@ def test_own_numbers_of_frames_are_kept_only_if_unique(tmp_path, alloy):
         assert datasets.frame_numbers(datasets.load(tmp_path / "set.extxyz")).tolist() == expected
 
 
+def test_relative_and_absolute_paths_name_the_same_frames(tmp_path, monkeypatch, alloy):
+    """Identities are those below the common folder, however each file is named, and from where."""
+    for name, part in (("one", alloy[:2]), ("two", alloy[2:4])):
+        (tmp_path / "home" / name).mkdir(parents=True)
+        write(tmp_path / "home" / name / "a.xyz", part)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "home" / "one")
+    absolute = [tmp_path / "home" / name / "a.xyz" for name in ("one", "two")]
+    expected = ["one/a.xyz:0", "one/a.xyz:1", "two/a.xyz:0", "two/a.xyz:1"]
+    for paths in (absolute, ["a.xyz", absolute[1]], ["a.xyz", "../two/a.xyz"], "~/*/a.xyz"):
+        assert [datasets.identity(atoms) for atoms in datasets.load(paths)] == expected
+    with pytest.raises(InputError, match=r"a\.xyz: named twice"):
+        datasets.load(["a.xyz", absolute[0]])
+
+
+ODD = ("mysql data/set.xyz", "[v2]/set*.xyz", "OUTCAR.xyz", "CONFIG_1.XYZ", "50% #1?.db",
+       "x@-1.traj", "POSCAR [2].extxyz.gz")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_of_files_and_folders_mean_nothing(tmp_path, monkeypatch, alloy, name):
+    """No name is taken for a database's address, a pattern, an index or another code's output."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".db":
+        with ase.db.connect(path) as database:
+            for atoms in alloy[:3]:
+                database.write(atoms)
+    else:
+        kind = "traj" if path.suffix == ".traj" else "extxyz"
+        write(path, alloy[:3], format=kind)
+    assert len(datasets.load(name)) == 3
+    if path.parent.name:
+        assert len(datasets.load(f"{path.parent}/*")) == 3
+
+
+def test_an_existing_name_is_no_pattern(tmp_path, alloy):
+    """A folder with brackets is that folder, beside others that the brackets would match."""
+    for name, part in (("[ab]", alloy[:1]), ("a", alloy[1:3])):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "set.xyz", part)
+    assert len(datasets.load(tmp_path / "[ab]" / "*.xyz")) == 1
+    assert len(datasets.load(tmp_path / "[a]" / "*.xyz")) == 2
+
+
+def test_text_is_utf8_with_or_without_a_mark(tmp_path):
+    """What an editor puts before the text, a comment beyond ASCII and CRLF change nothing."""
+    text = (
+        '2\nProperties=species:S:1:pos:R:3:forces:R:3 energy=-7.2 note="größer" pbc="F F F"\n'
+        "Al 0 0 0.1 0.05 0 0\nAl 0 2.05 2.05 -0.05 0 0\n"
+    )
+    second = text.replace("0.1", "0.2")
+    for mark, end in (("", "\n"), ("\ufeff", "\n"), ("\ufeff", "\r\n")):
+        path = tmp_path / "set.xyz"
+        path.write_bytes((mark + text + second).replace("\n", end).encode())
+        frames = datasets.load(path)
+        assert [atoms.info["note"] for atoms in frames] == ["größer", "größer"]
+        assert frames[1].positions[0, 2] == 0.2
+
+
 @pytest.mark.parametrize(
     ("named", "message"),
     [

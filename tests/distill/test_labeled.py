@@ -132,18 +132,16 @@ def test_labels_come_back_as_the_teacher_gave_them(tmp_path):
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     """Earlier labels stay whole, nothing half-written is left, and the labeling resumes."""
-    from kdlib.distill import labeled as module
+    write, calls = ase.io.write, []
 
-    write, calls = module.ase.io.write, []
-
-    def full(path, *args, **kwargs):
-        calls.append(path)
-        write(path, *args, **kwargs)
+    def full(file, *args, **kwargs):
+        calls.append(file.name)
+        write(file, *args, **kwargs)
         if len(calls) == 3:
-            path.write_text(path.read_text()[:40])
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            file.truncate(40)
+            raise OSError(errno.ENOSPC, "No space left on device", file.name)
 
-    monkeypatch.setattr(module.ase.io, "write", full)
+    monkeypatch.setattr(ase.io, "write", full)
     pool, teacher = Pool(tmp_path), teachers.load("emt")
     with pytest.raises(OSError, match="No space left"):
         pool.label(wanted(), teacher)

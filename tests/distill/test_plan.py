@@ -34,6 +34,20 @@ def test_what_cannot_be_is_refused(change, words):
         replace(GOOD, **change)
 
 
+def test_a_plan_means_the_same_from_another_folder(tmp_path, monkeypatch):
+    """Paths of structures, data and teacher become absolute; names of models and elements stay."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("Cu@300K.cif", "own.xyz", "Cu.alloy", "7net-0"):
+        (tmp_path / name).touch()
+    made = Plan("eam:Cu.alloy", ("Cu", "~/Cu@300K.cif"), data=("own.xyz",))
+    assert made.teacher == f"eam:{tmp_path}/Cu.alloy"
+    assert made.structures == ("Cu", f"{tmp_path}/Cu@300K.cif")
+    assert made.data == (f"{tmp_path}/own.xyz",)
+    for teacher in ("emt", "sevennet:7net-0", "eam:absent.alloy", "package.module:factory"):
+        assert Plan(teacher, ("Cu",)).teacher == teacher
+
+
 def test_a_folder_keeps_its_plan(tmp_path):
     """A plan reads back unchanged; budgets may change, other fields may not."""
     plan.keep(GOOD, tmp_path)

@@ -1,5 +1,6 @@
 """Profiles that name a user's own files: their paths and dependents."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,29 @@ def test_files_are_looked_for_beside_the_profile(
     assert found.common["dataset"] == str(tmp_path / "set" / "a.xyz")
     assert found.notebooks["01_x"]["dataset"] == str(tmp_path / "set" / "*.xyz")
     assert found.notebooks["02_x"]["dataset"] == "ani-al"
+
+
+def test_a_profile_may_lie_in_any_folder(
+    tmp_path: Path, write_notebook: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brackets, braces, signs and blanks in names of folders and files pass through the command."""
+    cell = (
+        "from pathlib import Path\nfrom kdlib.files import matching\n"
+        "text = ' '.join(path.read_text() for path in matching(dataset))\n"
+        "Path(results_dir, 'x.txt').write_text(text)"
+    )
+    declared = f'results_dir: str = ""  # where the files go\n{PARAMETERS}'
+    notebooks = write_notebook("01_x", cell, parameters=declared, writes=["x.txt"]).parent
+    folder = tmp_path / "my data [v2] @ 300K" / "ünï {a} #1 100% *"
+    shutil.copytree(notebooks, folder / "nb [1] {b}")
+    for name in ("a@0", "b@1"):
+        (folder / f"{name}.xyz").write_text(name)
+    (folder / "mine {v}@2.yaml").write_text("common: {dataset: '*@?.xyz'}\n", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(folder))
+    command = ["run", "--profile", "~/mine {v}@2.yaml", "--notebooks", "~/nb [1] {b}"]
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--results", f"{folder.relative_to(tmp_path)}/[r] {{c}}"]) == 0
+    assert (folder / "[r] {c}" / "x.txt").read_text() == "a@0 b@1"
 
 
 def test_absent_files_are_named_before_anything_runs(

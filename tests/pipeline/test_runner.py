@@ -249,6 +249,68 @@ def test_a_parameter_is_checked_by_the_function_that_a_notebook_names(
     assert not (tmp_path / "results").exists()
 
 
+def old_format(notebook: dict) -> dict:
+    """Notebook in version 3 of the format, which knows neither kernels nor tags of its own."""
+    cells = [
+        {"cell_type": "code", "collapsed": False, "input": cell["source"], "language": "python",
+         "metadata": cell["metadata"], "outputs": []}
+        for cell in notebook["cells"]
+    ]  # fmt: skip
+    metadata = {"kdlib": notebook["metadata"]["kdlib"], "name": ""}
+    sheets = [{"metadata": {}, "cells": cells}]
+    return {"nbformat": 3, "nbformat_minor": 0, "metadata": metadata, "worksheets": sheets}
+
+
+def without(*keys: str) -> Callable[[dict], dict]:
+    """Return a function that drops keys of a notebook's metadata."""
+
+    def change(notebook: dict) -> dict:
+        kept = {key: value for key, value in notebook["metadata"].items() if key not in keys}
+        return notebook | {"metadata": kept}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [without("kernelspec", "language_info"), old_format],
+    ids=["neither kernel nor language", "version 3"],
+)
+def test_a_notebook_needs_no_kernel_of_its_own(
+    change: Callable[[dict], dict],
+    write_notebook: Callable[..., Path],
+    run: Callable[..., dict],
+    tmp_path: Path,
+) -> None:
+    """Parameters are read and replaced, and cells run, in any version of the format."""
+    path = write_notebook("01_x", WRITE_X, parameters=FACTOR, writes=["x.txt"])
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    assert notebook.read(path).parameters["factor"] == notebook.Parameter(
+        "factor", "int", "3", "what is written"
+    )
+    run({"factor": 5})
+    assert (tmp_path / "results" / "x.txt").read_text() == "5"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"kdlib": []}, "metadata kdlib and kdlib.checks must be mappings"),
+        ({"kdlib": {"checks": []}}, "metadata kdlib and kdlib.checks must be mappings"),
+        ({"kdlib": {"reads": "x.nc"}}, "metadata kdlib.reads must be a list of file names"),
+        ({"kdlib": {"checks": {"factor": "absent:f"}}}, "kdlib.checks: No module named 'absent'"),
+    ],
+)
+def test_wrong_declarations_of_a_notebook_are_one_sentence(
+    metadata: dict, message: str, write_notebook: Callable[..., Path], run: Callable[..., dict]
+) -> None:
+    """A notebook of one's own is named with the key of its metadata that is wrong."""
+    path = write_notebook("01_x", parameters=FACTOR)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metadata": metadata}))
+    with pytest.raises(InputError, match=f"01_x.ipynb: .*{re.escape(message)}"):
+        run({"factor": 4})
+
+
 def test_missing_parameters_cell_is_refused(
     write_notebook: Callable[..., Path], run: Callable[..., dict]
 ) -> None:

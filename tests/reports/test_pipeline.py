@@ -17,7 +17,6 @@ from ase.calculators.emt import EMT
 
 from kdlib import datasets, hipnn, pipeline, results, training
 from kdlib.distill.sampling import structures
-from kdlib.errors import InputError
 from kdlib.pipeline import notebook as steps
 from kdlib.training import losses
 
@@ -121,7 +120,6 @@ WAYS = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="Paths are read as patterns, relative to one folder.")
 @pytest.mark.parametrize("way", WAYS)
 def test_files_may_be_named_in_any_way(way, odd_folder, aluminum):
     """A pattern, relative beside absolute paths, and the home's ``~`` find the same frames.
@@ -133,20 +131,7 @@ def test_files_may_be_named_in_any_way(way, odd_folder, aluminum):
     assert len(datasets.load(WAYS[way](odd_folder))) == 4
 
 
-_AT = pytest.mark.xfail(
-    strict=True, raises=InputError, reason="What follows an at sign is taken for a frame's number."
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("Cu@300K.cif", marks=_AT),
-        "a b.cif",
-        "Cu[2x2].cif",
-        pytest.param("POSCAR@relaxed", marks=_AT),
-    ],
-)
+@pytest.mark.parametrize("name", ["Cu@300K.cif", "a b.cif", "Cu[2x2].cif", "POSCAR@relaxed"])
 def test_a_file_of_a_structure_may_have_any_name(name, odd_folder):
     """What follows an at sign is part of the name where a file has that name.
 
@@ -165,15 +150,7 @@ ABSENT = {"name": "py39_new", "display_name": "x", "language": "python"}
     "kernelspec",
     [
         pytest.param(ABSENT, id="not installed"),
-        pytest.param(
-            None,
-            id="none",
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="The parameters of a notebook without kernelspec cannot be read.",
-            ),
-        ),
+        pytest.param(None, id="none"),
     ],
 )
 def test_a_notebook_runs_whatever_kernel_it_names(kernelspec, finish, tmp_path):

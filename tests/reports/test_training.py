@@ -242,7 +242,6 @@ def checkpoint_epoch(folder: Path) -> int:
     return loop.load(path)[1]["epoch"] if path.exists() else 0
 
 
-@pytest.mark.xfail(strict=True, reason="The weights that a killed training began with are loaded.")
 def test_an_interrupted_training_is_not_taken_for_a_model(killed, refusal):
     """A killed training is refused as a potential, gives the weights so far, or warns.
 

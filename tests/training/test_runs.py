@@ -1,8 +1,10 @@
 """The training loop: reproducibility, resumption, selection, faults."""
 
 import dataclasses
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +19,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors.torch import load_file
 
 import kdlib
-from kdlib import datasets, hipnn, training
+from kdlib import datasets, hipnn, teachers, training
 from kdlib.errors import InputError
 from kdlib.hipnn import batches
 from kdlib.hipnn.potential import WEIGHTS as WEIGHTS_FILE
 from kdlib.results import sources
-from kdlib.training import TrainingConfig, TrainingError, losses, roles, runs
+from kdlib.training import TrainingConfig, TrainingError, loop, losses, roles, runs
 from kdlib.training.loop import Loop
 from kdlib.training.losses import LossWeights, WeightSchedule
 from kdlib.training.runs import CHECKPOINT
@@ -106,7 +108,7 @@ _SCRIPT = """
 import sys
 import torch
 from ase.io import read
-from kdlib import datasets, hipnn, training
+from kdlib import datasets, hipnn, teachers, training
 from kdlib.training import roles
 from kdlib.training.losses import TABLE_1
 torch.set_num_threads(1)
@@ -342,6 +344,112 @@ def test_exploding_loss_names_epoch_batch_and_frames(
     assert not (tmp_path / "run" / runs.HISTORY).exists()
 
 
+STOPS = {
+    "killed before the first checkpoint": (1, KeyboardInterrupt()),
+    "the disk is full": (3, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+    "the loss is not finite": (3, TrainingError("epoch 3, batch 0: the loss is nan")),
+}
+
+
+def test_a_stopped_training_is_no_model(
+    monkeypatch, tmp_path, emt_frames, split, small_config, settings
+):
+    """Whatever stops it, its folder is refused until the repeated call has ended as if unbroken."""
+    arguments, run_epoch = (small_config, settings, WEIGHTS, emt_frames, split), Loop.run_epoch
+    training.fit(*arguments, tmp_path / "whole")
+    for name, (last, error) in STOPS.items():
+        broken = tmp_path / name
+
+        def stopping(begun, last=last, error=error):
+            if begun.epoch + 1 == last:
+                raise error
+            run_epoch(begun)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "run_epoch", stopping)
+            with pytest.raises(type(error)):
+                training.fit(*arguments, broken)
+        for load in (kdlib.load, training.load_run, lambda path: teachers.load(f"kdlib:{path}")):
+            with pytest.raises(InputError, match=f"{name}: its training is not finished; repeat"):
+                load(broken)
+        training.fit(*arguments, broken)
+        assert_same_weights(broken, tmp_path / "whole")
+
+
+def test_a_training_that_ends_between_its_last_files_is_repeated(
+    monkeypatch, tmp_path, emt_frames, split, small_config, settings
+):
+    """Killed before the weights or before the checkpoint is gone: refused, then whole."""
+    arguments = (small_config, settings, WEIGHTS, emt_frames, split)
+    for name, method in (("hipnn.save", "save"), ("the checkpoint's end", "unlink")):
+        folder = tmp_path / name
+        with monkeypatch.context() as patch:
+            _interrupt(patch, method)
+            with pytest.raises(KeyboardInterrupt):
+                training.fit(*arguments, folder)
+        assert (folder / runs.HISTORY).exists()
+        with pytest.raises(InputError, match="is not finished"):
+            kdlib.load(folder)
+        assert training.fit(*arguments, folder).history.sizes["epoch"] == 4
+
+
+def _interrupt(patch, method) -> None:
+    """Make a training end before its weights are saved, or before its checkpoint is removed."""
+
+    def end(path, *arguments, **options):
+        if method == "save" or path.name == CHECKPOINT:
+            raise KeyboardInterrupt
+        unlink(path, *arguments, **options)
+
+    unlink = Path.unlink
+    patch.setattr(*((hipnn, "save", end) if method == "save" else (Path, "unlink", end)))
+
+
+def test_weights_so_far_are_those_of_the_best_epoch(
+    monkeypatch, tmp_path, emt_frames, split, small_config, settings
+):
+    """They have the validation error of the best epoch, and a warning names both epochs."""
+    selection = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(Loop, "_selection", lambda begun, row: next(selection))
+    with pytest.raises(StopIteration):
+        training.fit(small_config, settings, WEIGHTS, emt_frames, split, tmp_path / "run")
+    rows = loop.load(tmp_path / "run" / CHECKPOINT)[1]["rows"]
+    with pytest.warns(UserWarning, match="run: weights of epoch 2, the best of 3 so far; the"):
+        potential = training.load_unfinished(tmp_path / "run")
+    valid = [emt_frames[k] for k in split.valid]
+    error = potential.predict(valid).forces.values - np.concatenate([a.get_forces() for a in valid])
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(rows[1]["force_rmse_valid"], rel=1e-6)
+
+
+def test_weights_so_far_need_a_checkpoint(tmp_path, emt_frames, split, small_config, settings):
+    """A finished training is a model, and has no checkpoint."""
+    training.fit(small_config, settings, WEIGHTS, emt_frames, split, tmp_path / "run")
+    with pytest.raises(InputError, match="run: holds no checkpoint of a training"):
+        training.load_unfinished(tmp_path / "run")
+
+
+def test_a_model_may_be_copied_without_its_history(
+    tmp_path, emt_frames, split, small_config, settings
+):
+    """Weights and settings of a finished training are a model elsewhere, too."""
+    training.fit(small_config, settings, WEIGHTS, emt_frames, split, tmp_path / "run")
+    (tmp_path / "copy").mkdir()
+    for name in (WEIGHTS_FILE, hipnn.CONFIG):
+        shutil.copy(tmp_path / "run" / name, tmp_path / "copy")
+    assert kdlib.load(tmp_path / "copy").config == small_config
+
+
+def test_an_explosion_in_the_last_step_is_no_model(
+    monkeypatch, tmp_path, emt_frames, split, small_config, settings
+):
+    """The last loss is finite, but weights after the step are not: the validation part tells."""
+    once = dataclasses.replace(settings, max_epochs=1, batch_size=64, learning_rate=1e300)
+    with pytest.raises(TrainingError, match="epoch 1: the error on the validation part is"):
+        training.fit(small_config, once, WEIGHTS, emt_frames, split, tmp_path / "run")
+    with pytest.raises(InputError, match="is not finished"):
+        kdlib.load(tmp_path / "run")
+
+
 def test_missing_or_broken_labels_are_refused(tmp_path, emt_frames, split, small_config, settings):
     """Atomic energies that the loss needs must be there, finite, one per atom."""
     first, *_ = split.train
@@ -454,10 +562,10 @@ def _after(n_epochs, emt_frames, split, config, backend):
     frames = datasets.with_energies(emt_frames, energies)
     settings = TrainingConfig(batch_size=8, max_epochs=10, learning_rate=1e-3, backend=backend)
     schedule = roles.role("student").schedule(10)
-    loop = Loop(config, settings, schedule, frames, split)
+    trained = Loop(config, settings, schedule, frames, split)
     for _ in range(n_epochs):
-        loop.run_epoch()
-    return loop
+        trained.run_epoch()
+    return trained
 
 
 def test_ten_epochs_with_fused_kernels_are_those_of_hippynn(emt_frames, split, small_config):
@@ -476,12 +584,12 @@ def test_first_step_in_single_precision_is_that_of_hippynn(emt_frames, split, sm
     config = dataclasses.replace(small_config, dtype="float32")
     found = {}
     for backend in ("hippynn", "fused"):
-        loop = _after(0, emt_frames, split, config, backend)
-        batch = batches.collate(loop.train)
-        weights = loop.schedule.at(1)
-        prediction = loop.module(batch, create_graph=True)
-        loss = losses.total(losses.terms(loop.module, prediction, batch, weights), weights)
-        found[backend] = (loss, *torch.autograd.grad(loss, loop.trainable))
+        begun = _after(0, emt_frames, split, config, backend)
+        batch = batches.collate(begun.train)
+        weights = begun.schedule.at(1)
+        prediction = begun.module(batch, create_graph=True)
+        loss = losses.total(losses.terms(begun.module, prediction, batch, weights), weights)
+        found[backend] = (loss, *torch.autograd.grad(loss, begun.trainable))
     for fused, stock in zip(found["fused"], found["hippynn"], strict=True):
         scale = float(stock.detach().abs().max())
         torch.testing.assert_close(fused, stock, rtol=1e-4, atol=1e-4 * scale)

@@ -104,7 +104,9 @@ class _Record:
             self.found[name] = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
         self.found[name + " seconds"] = time.perf_counter() - began
         with replacing(self.path) as part:
-            part.write_text(json.dumps(self.found, indent=1, default=float) + "\n")
+            part.write_text(
+                json.dumps(self.found, indent=1, default=float) + "\n", encoding="utf-8"
+            )
         progress.line(f"{name}: {time.perf_counter() - began:.0f} s")
         _forget()
 

@@ -139,16 +139,20 @@ def run(
         Skin of the neighbor list, Angstrom.
     """
     settings = {
-        "potential": lammps.potential,
+        "potential": POTENTIAL,
         "skin": skin,
         "timestep": timestep / 1000,  # ps
         "n_steps": n_steps,
     }
     with tempfile.TemporaryDirectory() as folder:
         data, script = Path(folder) / "liquid.data", Path(folder) / "in.nve"
+        # LAMMPS splits a command at spaces: names without a folder cannot hold any.
+        (Path(folder) / POTENTIAL).symlink_to(lammps.potential)
         write_lammps_data(data, atoms, velocities=True, units="metal", masses=True)
         lines = [f"run {warmup_steps}", *[f"run {n_steps} pre no"] * repeats]
-        script.write_text(_SCRIPT.format(data=data, **settings) + "\n".join(lines) + "\n")
+        script.write_text(
+            _SCRIPT.format(data=data.name, **settings) + "\n".join(lines) + "\n", encoding="utf-8"
+        )
         command = [lammps.executable, "-in", script, "-log", "none"]
         command += ["-sf", "omp", "-pk", "omp", str(threads)]
         environment = {**lammps.environment, "OMP_NUM_THREADS": str(threads)}
@@ -164,7 +168,7 @@ def _watched(command: list[str], environment: Mapping[str, str], folder: str) ->
     """
     log = Path(folder) / "output"
     peak = 0.0
-    with log.open("w") as stream:
+    with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=subprocess.STDOUT, env=dict(environment), cwd=folder
         )
@@ -176,7 +180,7 @@ def _watched(command: list[str], environment: Mapping[str, str], folder: str) ->
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    output = log.read_text(errors="replace")
+    output = log.read_text(errors="replace", encoding="utf-8")
     if process.returncode != 0:
         errors = [line for line in output.splitlines() if "ERROR" in line or "error" in line]
         reason = errors[0] if errors else f"exit code {process.returncode}"
@@ -187,7 +191,7 @@ def _watched(command: list[str], environment: Mapping[str, str], folder: str) ->
 def _high_water_mark(pid: int) -> float:
     """Peak resident memory of a process, bytes; 0 when it cannot be read."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return 0.0
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
