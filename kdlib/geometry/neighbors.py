@@ -5,6 +5,7 @@ neighbors of atom ``i`` are the slice ``row[i]:row[i + 1]`` (compressed sparse r
 may be triclinic and smaller than the cutoff: an atom is then a neighbor of its own images.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,10 +95,16 @@ class NeighborList:
         self.n_builds = 0
         self._built_for: tuple[np.ndarray, ...] | None = None
 
-    def update(self, atoms: Atoms) -> bool:
-        """Update the list for ``atoms``; True when it had to be rebuilt."""
+    def update(self, atoms: Atoms, check: Callable[[Atoms], None] | None = None) -> bool:
+        """Update the list for ``atoms``; True when it had to be rebuilt.
+
+        ``check`` is called before, and may raise an error. A list that is kept needs none: species,
+        cell and periodicity are those of the last build, and the positions are finite.
+        """
         if self._still_valid(atoms):
             return False
+        if check is not None:
+            check(atoms)
         self.pairs = self._search(atoms)
         self._built_for = tuple(array.copy() for array in _geometry(atoms))
         self.n_builds += 1

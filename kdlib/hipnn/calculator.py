@@ -107,20 +107,25 @@ class HipnnCalculator(Calculator):
         properties: Iterable[str] = ("energy",),
         system_changes: Iterable[str] = all_changes,
     ) -> None:
-        """Fill ``results`` with the energies and what ``properties`` asks for beyond them."""
+        """Fill ``results`` with the energies and what ``properties`` asks for beyond them.
+
+        What has changed is found out here, whatever ``system_changes`` says.
+        """
+        drop_stale(self, atoms)
         super().calculate(atoms, properties, system_changes)
         try:
-            self._calculate(properties, system_changes)
+            self._calculate(properties)
         except InputError:
             self.reset()  # or ASE would take the configuration for known in the next call
             raise
 
-    def _calculate(self, properties: Iterable[str], system_changes: Iterable[str]) -> None:
+    def _calculate(self, properties: Iterable[str]) -> None:
         start = perf_counter()
-        self._check(self.atoms, system_changes)
+        if self.atoms is None:
+            raise InputError("the calculator was given no configuration yet")
         if "stress" in properties and not self.atoms.pbc.all():
             raise InputError("a stress needs a cell that is periodic in three directions")
-        self.neighbor_list.update(self.atoms)
+        self.neighbor_list.update(self.atoms, self._check)
         if self.neighbor_list.n_builds != self._n_checked:
             self._check_distances(self.atoms)
             self._check_validity(self.atoms)
@@ -142,14 +147,12 @@ class HipnnCalculator(Calculator):
             results["stress"] = full_3x3_to_voigt_6_stress(symmetric)
         self.results |= results
 
-    def _check(self, atoms: Atoms, system_changes: Iterable[str]) -> None:
+    def _check(self, atoms: Atoms) -> None:
+        if len(atoms) == 0:
+            raise InputError("a configuration without atoms has no energy")
         strays = ~np.isfinite(atoms.positions).all(axis=1)
         if strays.any():
             raise InputError(f"atom {strays.argmax()} is at a position that is not finite")
-        if not {"numbers", "cell", "pbc"} & set(system_changes):
-            return
-        if len(atoms) == 0:
-            raise InputError("a configuration without atoms has no energy")
         self._check_species(atoms.numbers, "calculator")
         if atoms.pbc.any() and not atoms.pbc.all():
             raise InputError(
@@ -176,6 +179,16 @@ class HipnnCalculator(Calculator):
             if limit not in self._warned:
                 self._warned.add(limit)
                 warnings.warn(f"outside the training set: {found}", UnseenWarning, stacklevel=2)
+
+
+def drop_stale(calculator: Calculator, atoms: Atoms | None) -> None:
+    """Drop results of another configuration, as ASE does not for callers of ``calculate``.
+
+    A calculator's own ``atoms`` (also meant by None) may have been changed in place.
+    """
+    own = atoms is None or atoms is calculator.atoms
+    if calculator.results and (own or calculator.check_state(atoms)):
+        calculator.results = {}
 
 
 def torch_device(name: str) -> torch.device:

@@ -137,6 +137,83 @@ def test_one_calculator_serves_many_configurations(potential, crystal):
         assert atoms.get_potential_energy() == pytest.approx(expected, rel=1e-10)
 
 
+def moved(atoms: Atoms) -> None:
+    """All atoms at other places."""
+    atoms.rattle(0.1, seed=7)
+
+
+def strained(atoms: Atoms) -> None:
+    """Another cell around atoms that stay."""
+    atoms.set_cell(atoms.cell.array * 1.02)
+
+
+def opened(atoms: Atoms) -> None:
+    """No periodicity; it is changed in place."""
+    atoms.pbc[:] = False
+
+
+def exchanged(atoms: Atoms) -> None:
+    """Another species at the place of one atom, changed in place."""
+    atoms.numbers[3] = 29
+
+
+def fewer(atoms: Atoms) -> None:
+    """One atom less."""
+    del atoms[5]
+
+
+@pytest.mark.parametrize("change", [moved, strained, opened, exchanged, fewer])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_result_outlives_a_change(crystal, backend, change):
+    """Called with part of the properties or with none of the changes, results are the new ones."""
+    config = HipnnConfig(6, 5, 1, species=("Al", "Cu"), dtype="float64", cutoff=5.0, soft_max=4.5)
+    potential = Potential(hipnn.build(config, seed=1))
+    calculator = HipnnCalculator(potential, device="cpu", backend=backend)
+    calculator.calculate(crystal, ["energies", "forces", "stress"])
+    before = {name: np.copy(value) for name, value in calculator.results.items()}
+    kept = dict(calculator.results)
+    change(crystal)
+    calculator.calculate(crystal, ["energy"], [])
+    fresh = with_calculator(crystal, potential, backend=backend)
+    assert set(calculator.results) == {"energy", "free_energy", "energies"}
+    for name in ("energies", "forces", "energy"):
+        found, expected = (c.get_property(name, crystal) for c in (calculator, fresh.calc))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+    for name, value in before.items():
+        np.testing.assert_array_equal(kept[name], value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_calculators_own_atoms_are_those_of_the_results(potential, crystal, backend):
+    """Without atoms the calculator's own count, which may have been moved; at first there is none.
+
+    Asked for one more property of the same atoms it keeps what it has.
+    """
+    calculator = HipnnCalculator(potential, device="cpu", backend=backend)
+    with pytest.raises(InputError, match="no configuration"):
+        calculator.calculate()
+    calculator.calculate(crystal, ["forces"])
+    calculator.calculate(crystal, ["stress"], [])
+    assert {"forces", "stress"} <= set(calculator.results)
+    calculator.atoms.rattle(0.1, seed=7)
+    crystal.rattle(0.1, seed=7)
+    calculator.calculate(properties=["stress"])
+    assert "forces" not in calculator.results
+    fresh = with_calculator(crystal, potential, backend=backend)
+    np.testing.assert_allclose(calculator.get_forces(crystal), fresh.get_forces(), atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bad_configurations_are_found_whatever_the_caller_says(potential, crystal, backend):
+    """A foreign species is refused also where the caller names no change."""
+    calculator = HipnnCalculator(potential, device="cpu", backend=backend)
+    calculator.calculate(crystal, ["forces"])
+    crystal.numbers[0] = 79
+    for _ in range(2):
+        with pytest.raises(InputError, match="79"):
+            calculator.calculate(crystal, ["forces"], [])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_isolated_atoms(potential, backend):
     """Without periodicity, a far pair is two single atoms, and a near one pulls along its axis."""

@@ -13,7 +13,7 @@ from ase.geometry import minkowski_reduce
 from ase.md.verlet import VelocityVerlet
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from kdlib import hipnn, units
+from kdlib import hipnn, teachers, units
 from kdlib.errors import DynamicsError, InputError
 from kdlib.geometry import rdf
 from kdlib.md import dynamics, lammps, structure
@@ -291,6 +291,17 @@ def test_virial_is_computed_only_where_lammps_needs_it():
     strained = ["stress" in asked for asked in calculator.asked]
     assert np.flatnonzero(strained).tolist() == [0, 10, 20]
     assert len(strained) == 21
+
+
+def test_a_mean_of_calculators_moves_atoms_as_one_of_them():
+    """The mean of two equal teachers drives the run of either, step by step."""
+    runs = []
+    for calculator in (EMT(), teachers.load([EMT(), EMT()]).calculator()):
+        with lammps.Driver(calculator, solid()) as driver:
+            driver.command("fix 1 all nve")
+            runs.append(driver.run(20))
+    np.testing.assert_allclose(*(run.potential_energy for run in runs), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(*(run.pressure for run in runs), rtol=0, atol=1e-8)
 
 
 def test_calculator_without_stress_runs_without_pressure():

@@ -152,9 +152,6 @@ def test_all_electron_energies_are_not_rounded(reference):
     assert noise < 5e-4
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Forces and stress of the configuration before stay in the results."
-)
 @both_backends
 def test_results_are_those_of_the_last_configuration(backend, untrained):
     """Whoever calls ``calculate`` on one configuration after another finds those of the last.

@@ -7,7 +7,7 @@ forces need it.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -171,13 +171,15 @@ class DeviceList:
         self.cells: Cells | None = None
         self._built_for: tuple[np.ndarray, ...] | None = None
 
-    def update(self, atoms: Atoms) -> bool:
-        """Bring the list up to date with ``atoms``; True when it had to be rebuilt."""
+    def update(self, atoms: Atoms, check: Callable[[Atoms], None] | None = None) -> bool:
+        """Update the list as :meth:`kdlib.geometry.neighbors.NeighborList.update` does."""
         positions = torch.as_tensor(atoms.positions, device=self.device)
         fixed = (atoms.numbers, atoms.cell.array, atoms.pbc)
         if self._holds(positions, fixed):
             self.cells.place(positions[self.owner] + self._shift)
             return False
+        if check is not None:
+            check(atoms)
         self._build(atoms, positions)
         self._built_for = tuple(array.copy() for array in fixed)
         self._positions = positions.clone()

@@ -143,6 +143,22 @@ def test_list_is_kept_within_half_the_skin(alloy, model, device):
     assert neighbors.n_builds == 2
 
 
+def test_results_are_not_overwritten_by_the_next(alloy, model, device):
+    """Arrays of a configuration stay as they are when the next one is evaluated."""
+    from kdlib.hipnn.device.field import DeviceForceField
+
+    module = model(**SHORT)
+    neighbors, field = _list(module, alloy, device), DeviceForceField(module, device)
+    first = field(alloy, neighbors, ALL)
+    kept = {name: np.copy(value) for name, value in first.items()}
+    alloy.rattle(0.02, seed=3)
+    neighbors.update(alloy)
+    second = field(alloy, neighbors, ALL)
+    for name, value in kept.items():
+        np.testing.assert_array_equal(first[name], value)
+        assert np.any(second[name] != value)
+
+
 def test_list_is_rebuilt_when_cell_species_or_number_change(alloy, model, device):
     """Anything but a small move makes the list invalid."""
     neighbors = _list(model(**SHORT), alloy, device)
