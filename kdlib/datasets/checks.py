@@ -8,6 +8,7 @@ from ase import Atoms
 
 from kdlib.errors import InputError
 from kdlib.geometry.cells import OVERLAP, closest_pair
+from kdlib.geometry.neighbors import spans
 
 #: A larger force (eV/Angstrom) on an atom means a failed calculation or another unit.
 LARGEST_FORCE = 1e3
@@ -66,11 +67,11 @@ def broken_rule(atoms: Atoms) -> str | None:
             return f"{label} has shape {np.shape(known[label])}, must be {shape}"
         if not np.isfinite(known[label]).all():
             return f"{label} is not finite"
-    if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
+    if not np.isfinite(atoms.positions).all() or not np.isfinite(_lattice(atoms)).all():
         return "positions or cell are not finite"
     if atoms.pbc.any() and not atoms.pbc.all():
         return "is periodic along some cell vectors only, must be along all or none"
-    if atoms.pbc.all() and abs(np.linalg.det(atoms.cell.array)) < 1e-6:
+    if not spans(atoms.cell.array, atoms.pbc):
         return "is periodic without a cell"
     return _too_close(atoms) or _impossible_forces(np.asarray(known["forces"]))
 
@@ -97,9 +98,14 @@ def _impossible_forces(forces: np.ndarray) -> str | None:
 
 def _configuration(atoms: Atoms) -> bytes:
     digest = hashlib.sha256()
-    for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
+    for array in (atoms.numbers, atoms.positions, _lattice(atoms), atoms.pbc):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.digest()
+
+
+def _lattice(atoms: Atoms) -> np.ndarray:
+    """Cell vectors of periodic axes, Angstrom; zero for the others, whose vectors say nothing."""
+    return np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
 
 
 def _difference(atoms: Atoms, other: Atoms) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from kdlib._hippynn import HippynnCalculator
 from kdlib.errors import InputError
 from kdlib.geometry.cells import OVERLAP
-from kdlib.geometry.neighbors import NeighborList
+from kdlib.geometry.neighbors import NeighborList, spans
 from kdlib.hipnn import kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.device import obstacle
@@ -159,7 +159,7 @@ class HipnnCalculator(Calculator):
                 f"periodicity {atoms.pbc.tolist()} is mixed; a cell is periodic in all three "
                 "directions or in none"
             )
-        if atoms.pbc.any() and not abs(np.linalg.det(atoms.cell.array)) > 0:
+        if not spans(atoms.cell.array, atoms.pbc):
             raise InputError("a periodic configuration needs a cell of three independent vectors")
 
     def _check_distances(self, atoms: Atoms) -> None:
@@ -262,7 +262,7 @@ class _Layers:
         pairs = neighbor_list.pairs
         self._numbers = on_device(atoms.numbers)
         self._first, self._second = on_device(pairs.first), on_device(pairs.second)
-        self._offsets = torch.as_tensor(pairs.shifts @ atoms.cell.array, device=self._device)
+        self._offsets = torch.as_tensor(pairs.offsets(atoms.cell.array), device=self._device)
         self._n_builds = neighbor_list.n_builds
 
     def _batch(self, positions: Tensor) -> Batch:

@@ -14,6 +14,7 @@ from kdlib.errors import InputError
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import HipnnConfig, Potential, kernels
 from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator
+from kdlib.hipnn.potential import Validity
 from kdlib.md import dynamics, liquid
 
 CONFIG = HipnnConfig(6, 5, 1, dtype="float64", cutoff=5.0, soft_max=4.5)
@@ -233,6 +234,26 @@ def test_isolated_atoms(potential, backend):
         single.get_stress()
 
 
+@pytest.mark.parametrize("cell", [np.full((3, 3), np.nan), np.diag([-3.0, 1e-12, 2.0])])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_cell_of_a_molecule_is_not_looked_at(potential, backend, cell):
+    """Energy, forces, prediction, batch and ranges of open clusters do not know their cell."""
+    atoms = Atoms("Al3", [[0.1, 0.2, 0.3], [2.6, 1.1, 2.0], [1.2, 3.0, 3.3]])
+    bare = with_calculator(atoms, potential, backend=backend)
+    known, expected = Validity.of([atoms], CONFIG.cutoff), potential.predict([atoms])
+    atoms.set_cell(cell)
+    atoms.pbc = False
+    found, atoms = potential.predict([atoms]), with_calculator(atoms, potential, backend=backend)
+    for _ in range(2):
+        np.testing.assert_array_equal(atoms.get_forces(), bare.get_forces())
+        assert atoms.get_potential_energy() == bare.get_potential_energy()
+        atoms.rattle(0.01, seed=1)
+        bare.rattle(0.01, seed=1)
+    for name in ("energy", "forces"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert not known.left_by(atoms)
+
+
 def test_single_precision_model_returns_double_arrays(crystal):
     """A float32 model's forces come as float64 and agree with the float64 model to 1e-4 eV/A."""
     single = Potential(hipnn.build(HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5), seed=1))
@@ -326,6 +347,11 @@ def flat(atoms: Atoms) -> None:
     atoms.set_cell([[5.0, 0, 0], [0, 5, 0], [5, 5, 0]])
 
 
+def unknown_cell(atoms: Atoms) -> None:
+    """A periodic cell that is not a number."""
+    atoms.cell.array[1, 2] = np.nan
+
+
 def too_close(atoms: Atoms) -> None:
     """Two atoms 0.3 Angstrom apart."""
     atoms.positions[4] = atoms.positions[9] + [0, 0.3, 0]
@@ -346,6 +372,7 @@ def strange(atoms: Atoms) -> None:
     [
         (mixed, "is mixed"),
         (flat, "three independent vectors"),
+        (unknown_cell, "three independent vectors"),
         (too_close, "atom 4 is 0.3 Angstrom from another; the least allowed is 0.5"),
         (lost, "atom 4 is at a position that is not finite"),
         (strange, r"atomic numbers \[29\] are unknown to a model of Al"),

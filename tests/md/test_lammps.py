@@ -413,6 +413,10 @@ def _isotopes(atoms: Atoms) -> None:
     [
         (lambda atoms: atoms.set_pbc([True, True, False]), "periodic in three directions"),
         (lambda atoms: atoms.set_cell(np.zeros((3, 3))), "periodic in three directions"),
+        (
+            lambda atoms: atoms.set_cell([[3, 0, 0.1], [1, 4, 0.2], [4, 4, 0.3]]),
+            "periodic in three",
+        ),
         (lambda atoms: atoms.set_constraint(FixAtoms([0])), "constraints"),
         (_isotopes, "atoms of Al have different masses"),
     ],

@@ -20,7 +20,6 @@ from ase.optimize import BFGS, FIRE
 
 import kdlib
 from kdlib import datasets, hipnn, pipeline, training
-from kdlib.errors import InputError
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.hipnn.calculator import HipnnCalculator
@@ -67,21 +66,8 @@ DUMMY_CELLS = {
 }
 
 
-_FLAT = pytest.mark.xfail(
-    strict=True,
-    raises=InputError,
-    reason="The fused neighbor list refuses an almost flat cell that it need not look at.",
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "backend"),
-    [
-        pytest.param(name, backend, marks=[_FLAT] * ((name, backend) == ("almost flat", "fused")))
-        for name in DUMMY_CELLS
-        for backend in BACKENDS
-    ],
-)
+@both_backends
+@pytest.mark.parametrize("name", DUMMY_CELLS)
 def test_the_cell_of_an_open_molecule_is_not_looked_at(name, backend, untrained):
     """Energies and forces of a molecule do not know the dummy cell that it carries.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kdlib import units
 from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
+from kdlib.geometry.neighbors import spans
 from kdlib.hipnn.device import motion
 from kdlib.hipnn.device.cells import ATOMS, WARPS, Box, Cells
 from kdlib.hipnn.device.field import DeviceField
@@ -258,6 +259,8 @@ class DeviceDynamics:
 
 
 def _box(atoms: Atoms, cutoff: float, skin: float) -> Box:
+    if not spans(atoms.cell.array, atoms.pbc):
+        raise InputError("device dynamics: the cell vectors span no volume")
     box = Box.around(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, cutoff + skin)
     if not atoms.pbc.all() or max(box.repeats) > 1:
         raise InputError(
