@@ -248,7 +248,8 @@ class _Layers:
         batch = self._batch(torch.as_tensor(atoms.positions, device=self._device))
         stress = "stress" in properties
         found = self._module(batch, forces="forces" in properties, stress=stress)
-        results = {"energy": _numpy(found.energy[0]), "energies": _numpy(found.atomic_energies)}
+        energies = _numpy(found.atomic_energies) + self._e0
+        results = {"energy": energies.sum(), "energies": energies}
         if found.forces is not None:
             results["forces"] = _numpy(found.forces)
         if found.virial is not None:
@@ -260,7 +261,7 @@ class _Layers:
             return torch.as_tensor(array, dtype=torch.int64, device=self._device)
 
         pairs = neighbor_list.pairs
-        self._numbers = on_device(atoms.numbers)
+        self._numbers, self._e0 = on_device(atoms.numbers), self._module.e0_of(atoms.numbers)
         self._first, self._second = on_device(pairs.first), on_device(pairs.second)
         self._offsets = torch.as_tensor(pairs.offsets(atoms.cell.array), device=self._device)
         self._n_builds = neighbor_list.n_builds
@@ -342,4 +343,5 @@ def stock_calculator(
         extra_properties={"potential_energies": energy.atom_energies},
         en_unit=1.0,
     )
-    return calculator.to(device=torch_device(device), dtype=potential.config.torch_dtype)
+    calculator.dtype = potential.config.torch_dtype  # of its inputs; to() would round E0 as well
+    return calculator.to(device=torch_device(device))

@@ -264,6 +264,64 @@ def test_single_precision_model_returns_double_arrays(crystal):
     np.testing.assert_allclose(forces, with_calculator(crystal, double).get_forces(), atol=1e-4)
 
 
+#: Energies of free atoms, all electrons included, eV.
+FREE_ATOMS = {"Al": -6600.123456789, "Cu": -45123.456789012}
+
+
+def ways(potential: Potential) -> dict:
+    """Functions of a configuration that return its energy and those of its atoms, eV."""
+
+    def predicted(atoms: Atoms) -> tuple[float, np.ndarray]:
+        found = potential.predict([atoms], forces=False)
+        return found.energy.item(), found.atomic_energies.values
+
+    def calculated(calculator) -> tuple[float, np.ndarray]:
+        def of(atoms: Atoms) -> tuple[float, np.ndarray]:
+            atoms.calc = calculator
+            return atoms.get_potential_energy(), atoms.get_potential_energies()
+
+        return of
+
+    return {
+        "prediction": predicted,
+        "fused": calculated(HipnnCalculator(potential, device="cpu")),
+        "layers": calculated(HipnnCalculator(potential, device="cpu", backend="hippynn")),
+        "stock": calculated(stock_calculator(potential, device="cpu")),
+    }
+
+
+@pytest.mark.parametrize("way", ["prediction", "fused", "layers", "stock"])
+def test_energies_of_free_atoms_are_added_in_double_precision(crystal, way):
+    """A float32 model with all-electron E0 has the energy that it has without, plus E0, exactly."""
+    crystal.numbers[::3] = 29
+    config = HipnnConfig(6, 5, 1, species=("Al", "Cu"), cutoff=5.0, soft_max=4.5)
+    module = hipnn.build(config, seed=1)
+    module.e0.zero_()
+    energy, energies = ways(Potential(module))[way](crystal)
+    module.e0.copy_(module.e0.new_tensor([FREE_ATOMS[symbol] for symbol in config.species]))
+    found, parts = ways(Potential(module))[way](crystal)
+    added = np.array([FREE_ATOMS[symbol] for symbol in crystal.symbols])
+    assert parts.dtype == np.float64
+    np.testing.assert_allclose(parts - added, energies, rtol=0, atol=1e-10)
+    assert found - added.sum() == pytest.approx(energy, abs=1e-7)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_all_electron_energies_follow_their_forces(crystal, backend):
+    """F = -dE/dx to 1e-3 eV/Angstrom for steps of 1e-2 Angstrom in float32 at -25 keV an atom."""
+    module = hipnn.build(HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5), seed=1)
+    module.e0.fill_(-25560.7)
+    atoms = with_calculator(crystal, Potential(module), backend=backend)
+    forces, start, step = atoms.get_forces(), atoms.positions.copy(), 1e-2
+    direction = forces / np.linalg.norm(forces)
+    energies = []
+    for distance in (step, -step):
+        atoms.positions = start + distance * direction
+        energies.append(atoms.get_potential_energy())
+    slope = (energies[0] - energies[1]) / (2 * step)
+    assert slope == pytest.approx(-np.linalg.norm(forces), rel=0, abs=1e-3)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_calculator_keeps_its_own_weights(crystal, backend):
     """Training a model on does not change a calculator that was made from it."""

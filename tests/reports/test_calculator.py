@@ -110,15 +110,7 @@ def test_a_slab_open_along_z_is_that_with_vacuum_or_refused_and_documented(untra
         assert slab.get_potential_energy() == pytest.approx(expected, rel=0, abs=DOUBLE)
 
 
-_ROUNDED = pytest.mark.xfail(
-    strict=True, reason="The energy of the free atoms is added in single precision."
-)
-
-
-@pytest.mark.parametrize(
-    "reference",
-    [-3.7, pytest.param(-6600.0, marks=_ROUNDED), pytest.param(-25560.0, marks=_ROUNDED)],
-)
+@pytest.mark.parametrize("reference", [-3.7, -6600.0, -25560.0])
 def test_all_electron_energies_are_not_rounded(reference):
     """A single-precision model's energy varies smoothly along its forces at -25 keV an atom, too.
 

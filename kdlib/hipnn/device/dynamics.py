@@ -154,7 +154,7 @@ class DeviceDynamics:
         """Energies (eV) and forces (eV/Angstrom) of the present step, in the atoms' own order."""
         back = torch.argsort(self._identity)
         return {
-            "energies": self.field.energies[back].double().cpu().numpy(),
+            "energies": self.field.atomic_energies(self._species)[back].cpu().numpy(),
             "forces": self.field.forces[back].cpu().numpy(),
         }
 
@@ -230,7 +230,7 @@ class DeviceDynamics:
 
     def _sample(self, max_temperature: float) -> tuple[float, float, float]:
         """Temperature (K), potential and kinetic energy (eV) of the present step."""
-        potential = float(self.field.energies.sum(dtype=torch.float64))
+        potential = float(self.field.atomic_energies(self._species).sum())
         kinetic = float(torch.einsum("i,ic,ic->", self._mass, self._v, self._v)) / 2
         temperature = 2 * kinetic / (max(3 * self.n_atoms - 3, 1) * units.KB)
         if not (np.isfinite(potential) and temperature <= max_temperature):
