@@ -12,6 +12,7 @@ from kdlib import units
 from kdlib.datasets.reserved import broken_information
 from kdlib.errors import InputError
 from kdlib.geometry.cells import OVERLAP, closest_pair
+from kdlib.geometry.neighbors import spans
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,11 @@ def broken_rule(atoms: Atoms) -> str | None:
             return f"{label} has shape {np.shape(known[label])}, must be {shape}"
         if not np.isfinite(known[label]).all():
             return f"{label} is not finite"
-    if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
+    if not np.isfinite(atoms.positions).all() or not np.isfinite(_lattice(atoms)).all():
         return "positions or cell are not finite"
     if atoms.pbc.any() and not atoms.pbc.all():
         return "is periodic along some cell vectors only, must be along all or none"
-    if atoms.pbc.all() and abs(np.linalg.det(atoms.cell.array)) < 1e-6:
+    if not spans(atoms.cell.array, atoms.pbc):
         return "is periodic without a cell"
     rules = (_no_elements, _too_close, _impossible_energies, _impossible_forces, _impossible_stress)
     return next((rule for check in rules if (rule := check(atoms))), None)
@@ -202,9 +203,14 @@ def _apart(frames: Sequence[Atoms], sound: Sequence[int]) -> Iterator[tuple[int,
 
 def _configuration(atoms: Atoms) -> bytes:
     digest = hashlib.sha256()
-    for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
+    for array in (atoms.numbers, atoms.positions, _lattice(atoms), atoms.pbc):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.digest()
+
+
+def _lattice(atoms: Atoms) -> np.ndarray:
+    """Cell vectors of periodic axes, Angstrom; zero for the others, whose vectors say nothing."""
+    return np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
 
 
 def _difference(atoms: Atoms, other: Atoms) -> str:

@@ -75,7 +75,8 @@ def limits(folder: str | Path) -> dict[str, str]:
     validity = hipnn.load(home).validity
     plan = read(home)
     frames = readers.frames_of(home / TRAINING_SET)
-    density = [a.get_masses().sum() * GRAM_PER_CM3 / a.get_volume() for a in frames]
+    crystals = [atoms for atoms in frames if atoms.pbc.all()]  # the user's data may hold molecules
+    density = [a.get_masses().sum() * GRAM_PER_CM3 / a.get_volume() for a in crystals]
     low, high = plan.temperatures
     said = {
         "species": ", ".join(validity.crowding),

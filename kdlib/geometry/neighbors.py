@@ -3,12 +3,30 @@
 A list is *full* (pair ``i -> j`` and pair ``j -> i``) and sorted by its first atom, so that the
 neighbors of atom ``i`` are the slice ``row[i]:row[i + 1]`` (compressed sparse rows, CSR). Cells
 may be triclinic and smaller than the cutoff: an atom is then a neighbor of its own images.
+
+A cell vector along which nothing is periodic is not looked at: molecules carry cells of zeros,
+dummy cells, or remains of another program, and none of these may change a number.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
+
+from kdlib.errors import InputError
+
+#: Vectors of periodic axes that span less than this (Angstrom, Angstrom^2 or Angstrom^3) are
+#: dependent but for rounding.
+FLAT = 1e-6
+
+
+def spans(cell: np.ndarray, pbc: np.ndarray) -> bool:
+    """Whether the cell vectors (rows, Angstrom) of periodic axes are finite and independent."""
+    periodic = np.asarray(cell, dtype=float)[np.asarray(pbc, dtype=bool)]
+    return bool(
+        np.isfinite(periodic).all() and np.linalg.svd(periodic, compute_uv=False).prod() > FLAT
+    )
 
 
 @dataclass(frozen=True)
@@ -26,7 +44,12 @@ class Pairs:
 
     def vectors(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
         """Displacements r_j + shift . cell - r_i, (n_pairs, 3), Angstrom; cell vectors are rows."""
-        return positions[self.second] - positions[self.first] + self.shifts @ cell
+        return positions[self.second] - positions[self.first] + self.offsets(cell)
+
+    def offsets(self, cell: np.ndarray) -> np.ndarray:
+        """Translations shift . cell, (n_pairs, 3), Angstrom."""
+        crossed = self.shifts.any(axis=0)
+        return self.shifts @ np.where(crossed[:, None], cell, 0.0)
 
     def distances(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
         """Lengths of :meth:`vectors`, (n_pairs,), Angstrom."""
@@ -58,14 +81,22 @@ def neighbor_pairs(
         Periodicity along each cell vector.
     cutoff
         In Angstrom.
+
+    Raises
+    ------
+    InputError
+        The vectors of periodic axes are not finite or not independent.
     """
+    pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), 3).copy()
+    if not spans(cell, pbc):
+        raise InputError("neighbor list: the cell vectors of periodic axes span no volume")
     import vesin  # it imports torch if installed, a second that reading results must not cost
 
     search = vesin.NeighborList(cutoff=float(cutoff), full_list=True, sorted=True)
     first, second, shifts = search.compute(
         points=np.ascontiguousarray(positions, dtype=float),
         box=np.ascontiguousarray(cell, dtype=float),
-        periodic=np.broadcast_to(np.asarray(pbc, dtype=bool), 3).copy(),
+        periodic=pbc,
         quantities="ijS",
     )
     first, second = first.astype(np.int64), second.astype(np.int64)
@@ -94,10 +125,16 @@ class NeighborList:
         self.n_builds = 0
         self._built_for: tuple[np.ndarray, ...] | None = None
 
-    def update(self, atoms: Atoms) -> bool:
-        """Update the list for ``atoms``; True when it had to be rebuilt."""
+    def update(self, atoms: Atoms, check: Callable[[Atoms], None] | None = None) -> bool:
+        """Update the list for ``atoms``; True when it had to be rebuilt.
+
+        ``check`` is called before, and may raise an error. A list that is kept needs none: species,
+        cell and periodicity are those of the last build, and the positions are finite.
+        """
         if self._still_valid(atoms):
             return False
+        if check is not None:
+            check(atoms)
         self.pairs = self._search(atoms)
         self._built_for = tuple(array.copy() for array in _geometry(atoms))
         self.n_builds += 1

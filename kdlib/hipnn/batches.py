@@ -30,11 +30,11 @@ class Batch:
     row: Tensor
     """Pairs of atom i are ``row[i]:row[i + 1]``, (n_atoms + 1,) int64."""
     energy: Tensor | None = None
-    """Reference energies of the cells, (n_frames,), eV."""
+    """Reference energies of the cells without E0 of their atoms, (n_frames,), eV."""
     forces: Tensor | None = None
     """Reference forces, (n_atoms, 3), eV/Angstrom."""
     atomic_energies: Tensor | None = None
-    """A teacher's atomic energies, (n_atoms,), eV."""
+    """A teacher's atomic energies without E0, (n_atoms,), eV."""
     stress: Tensor | None = None
     """Reference stresses dE/dstrain / V, (n_frames, 3, 3), eV/Angstrom^3; NaN if there is none."""
     volume: Tensor | None = None
@@ -79,7 +79,9 @@ class Batch:
         return replace(self, **moved)
 
 
-def from_atoms(atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float32) -> Batch:
+def from_atoms(
+    atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float32, e0: np.ndarray | float = 0.0
+) -> Batch:
     """Batch of one frame, with the targets that its calculator holds.
 
     Parameters
@@ -92,11 +94,14 @@ def from_atoms(atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float32) 
         Range of the model, Angstrom.
     dtype
         Type of vectors and targets. Displacements are formed in float64 and cast afterwards.
+    e0
+        Energy of each free atom, (n_atoms,), eV; subtracted from the energies before they are cast.
     """
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     known = atoms.calc.results if atoms.calc is not None else {}
     as_tensor = lambda x: None if x is None else torch.as_tensor(np.asarray(x), dtype=dtype)  # noqa: E731
-    energy, weight = known.get("energy"), loss_weight(atoms)
+    energy, teacher, weight = known.get("energy"), atomic_energies(atoms), loss_weight(atoms)
+    e0 = np.broadcast_to(e0, len(atoms))
     return Batch(
         numbers=torch.as_tensor(atoms.numbers, dtype=torch.int64),
         frame=torch.zeros(len(atoms), dtype=torch.int64),
@@ -105,9 +110,9 @@ def from_atoms(atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float32) 
         second=torch.as_tensor(pairs.second),
         vectors=as_tensor(pairs.vectors(atoms.positions, atoms.cell.array)),
         row=torch.as_tensor(pairs.row),
-        energy=None if energy is None else as_tensor([energy]),
+        energy=None if energy is None else as_tensor([energy - e0.sum()]),
         forces=as_tensor(known.get("forces")),
-        atomic_energies=as_tensor(atomic_energies(atoms)),
+        atomic_energies=as_tensor(None if teacher is None else teacher - e0),
         stress=as_tensor(reference_stress(atoms)[None]),
         volume=as_tensor([volume(atoms)]),
         weight=None if weight is None else as_tensor([weight]),

@@ -17,7 +17,7 @@ from torch import Tensor
 from kdlib._hippynn import HippynnCalculator
 from kdlib.errors import InputError
 from kdlib.geometry.cells import OVERLAP
-from kdlib.geometry.neighbors import NeighborList
+from kdlib.geometry.neighbors import NeighborList, spans
 from kdlib.hipnn import kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.device import obstacle
@@ -107,20 +107,25 @@ class HipnnCalculator(Calculator):
         properties: Iterable[str] = ("energy",),
         system_changes: Iterable[str] = all_changes,
     ) -> None:
-        """Fill ``results`` with the energies and what ``properties`` asks for beyond them."""
+        """Fill ``results`` with the energies and what ``properties`` asks for beyond them.
+
+        What has changed is found out here, whatever ``system_changes`` says.
+        """
+        drop_stale(self, atoms)
         super().calculate(atoms, properties, system_changes)
         try:
-            self._calculate(properties, system_changes)
+            self._calculate(properties)
         except InputError:
             self.reset()  # or ASE would take the configuration for known in the next call
             raise
 
-    def _calculate(self, properties: Iterable[str], system_changes: Iterable[str]) -> None:
+    def _calculate(self, properties: Iterable[str]) -> None:
         start = perf_counter()
-        self._check(self.atoms, system_changes)
+        if self.atoms is None:
+            raise InputError("the calculator was given no configuration yet")
         if "stress" in properties and not self.atoms.pbc.all():
             raise InputError("a stress needs a cell that is periodic in three directions")
-        self.neighbor_list.update(self.atoms)
+        self.neighbor_list.update(self.atoms, self._check)
         if self.neighbor_list.n_builds != self._n_checked:
             self._check_distances(self.atoms)
             self._check_validity(self.atoms)
@@ -142,21 +147,19 @@ class HipnnCalculator(Calculator):
             results["stress"] = full_3x3_to_voigt_6_stress(symmetric)
         self.results |= results
 
-    def _check(self, atoms: Atoms, system_changes: Iterable[str]) -> None:
+    def _check(self, atoms: Atoms) -> None:
+        if len(atoms) == 0:
+            raise InputError("a configuration without atoms has no energy")
         strays = ~np.isfinite(atoms.positions).all(axis=1)
         if strays.any():
             raise InputError(f"atom {strays.argmax()} is at a position that is not finite")
-        if not {"numbers", "cell", "pbc"} & set(system_changes):
-            return
-        if len(atoms) == 0:
-            raise InputError("a configuration without atoms has no energy")
         self._check_species(atoms.numbers, "calculator")
         if atoms.pbc.any() and not atoms.pbc.all():
             raise InputError(
                 f"periodicity {atoms.pbc.tolist()} is mixed; a cell is periodic in all three "
                 "directions or in none"
             )
-        if atoms.pbc.any() and not abs(np.linalg.det(atoms.cell.array)) > 0:
+        if not spans(atoms.cell.array, atoms.pbc):
             raise InputError("a periodic configuration needs a cell of three independent vectors")
 
     def _check_distances(self, atoms: Atoms) -> None:
@@ -176,6 +179,16 @@ class HipnnCalculator(Calculator):
             if limit not in self._warned:
                 self._warned.add(limit)
                 warnings.warn(f"outside the training set: {found}", UnseenWarning, stacklevel=2)
+
+
+def drop_stale(calculator: Calculator, atoms: Atoms | None) -> None:
+    """Drop results of another configuration, as ASE does not for callers of ``calculate``.
+
+    A calculator's own ``atoms`` (also meant by None) may have been changed in place.
+    """
+    own = atoms is None or atoms is calculator.atoms
+    if calculator.results and (own or calculator.check_state(atoms)):
+        calculator.results = {}
 
 
 def torch_device(name: str) -> torch.device:
@@ -235,7 +248,8 @@ class _Layers:
         batch = self._batch(torch.as_tensor(atoms.positions, device=self._device))
         stress = "stress" in properties
         found = self._module(batch, forces="forces" in properties, stress=stress)
-        results = {"energy": _numpy(found.energy[0]), "energies": _numpy(found.atomic_energies)}
+        energies = _numpy(found.atomic_energies) + self._e0
+        results = {"energy": energies.sum(), "energies": energies}
         if found.forces is not None:
             results["forces"] = _numpy(found.forces)
         if found.virial is not None:
@@ -247,9 +261,9 @@ class _Layers:
             return torch.as_tensor(array, dtype=torch.int64, device=self._device)
 
         pairs = neighbor_list.pairs
-        self._numbers = on_device(atoms.numbers)
+        self._numbers, self._e0 = on_device(atoms.numbers), self._module.e0_of(atoms.numbers)
         self._first, self._second = on_device(pairs.first), on_device(pairs.second)
-        self._offsets = torch.as_tensor(pairs.shifts @ atoms.cell.array, device=self._device)
+        self._offsets = torch.as_tensor(pairs.offsets(atoms.cell.array), device=self._device)
         self._n_builds = neighbor_list.n_builds
 
     def _batch(self, positions: Tensor) -> Batch:
@@ -329,4 +343,5 @@ def stock_calculator(
         extra_properties={"potential_energies": energy.atom_energies},
         en_unit=1.0,
     )
-    return calculator.to(device=torch_device(device), dtype=potential.config.torch_dtype)
+    calculator.dtype = potential.config.torch_dtype  # of its inputs; to() would round E0 as well
+    return calculator.to(device=torch_device(device))

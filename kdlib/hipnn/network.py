@@ -5,6 +5,11 @@ The network is hippynn's `HIP-NN with tensor sensitivity <https://doi.org/10.106
 both unchanged, so that ``network.*`` and ``henergy.*`` of a state dict load into plain hippynn.
 Only the geometry enters differently: displacement vectors of precomputed pairs instead of positions
 and cells give energies, forces and virials from one code for any backend.
+
+Energies are those of the interaction; :math:`E_0`, the energy of a free atom of each species, is
+subtracted in float64 from what a network learns and added in float64 to what users see
+(:meth:`HipnnModule.batch`, :meth:`HipnnModule.e0_of`). At thousands of eV an atom, float32 would
+round every energy to meV.
 """
 
 import threading
@@ -22,7 +27,7 @@ from kdlib._hippynn import HEnergy, Hipnn, HipnnQuad, HipnnVec, Sensitivity, gra
 from kdlib.datasets import species
 from kdlib.errors import InputError
 from kdlib.geometry.cells import closest_pair
-from kdlib.hipnn.batches import Batch
+from kdlib.hipnn.batches import Batch, from_atoms
 from kdlib.hipnn.device import obstacle
 from kdlib.hipnn.kernels.layer import Prepared
 
@@ -136,18 +141,26 @@ def _text(value: object, field: Field) -> str:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Prediction of a model for a batch."""
+    """Prediction of a model for a batch, without the energies E0 of free atoms."""
 
     energy: Tensor
-    """(n_frames,), eV."""
+    """Interaction energies, (n_frames,), eV."""
     atomic_energies: Tensor
-    """(n_atoms,), eV; they add up to ``energy``."""
+    """Interaction energies of the atoms, (n_atoms,), eV; they add up to ``energy``."""
     hierarchicality: Tensor
     """HIP-NN's non-hierarchicality per frame, (n_frames,), dimensionless."""
     forces: Tensor | None = None
     """(n_atoms, 3), eV/Angstrom, or None."""
     virial: Tensor | None = None
     """dE/dstrain, (n_frames, 3, 3), eV, or None; the stress is virial / |cell volume|."""
+
+
+class FreeAtoms(torch.nn.Linear):
+    """hippynn's first energy layer: E0 of each species, eV, in float64 also in a float32 model."""
+
+    def forward(self, one_hot: Tensor) -> Tensor:
+        """(n_atoms, n_species) -> (n_atoms, 1), eV."""
+        return super().forward(one_hot.to(self.weight.dtype))
 
 
 class HipnnModule(torch.nn.Module):
@@ -170,6 +183,23 @@ class HipnnModule(torch.nn.Module):
         one_hot[config.numbers] = torch.eye(len(config.numbers))
         self.register_buffer("_one_hot", one_hot, persistent=False)
         self.to(config.torch_dtype)
+        free_atoms = self.henergy.layers[0]
+        free_atoms.__class__ = FreeAtoms  # the layer itself stays, with its name in a state dict
+        free_atoms.double().requires_grad_(False)
+
+    @property
+    def e0(self) -> Tensor:
+        """Energy of a free atom of each species, (n_species,) float64, eV."""
+        return self.henergy.layers[0].weight[0]
+
+    def e0_of(self, numbers: np.ndarray) -> np.ndarray:
+        """E0 of atoms with these atomic numbers, (n_atoms,) float64, eV."""
+        return self.e0.cpu().numpy()[self._species_index.cpu().numpy()[numbers]]
+
+    def batch(self, atoms: Atoms) -> Batch:
+        """Batch of one frame for this model: within its cutoff, E0 subtracted from the labels."""
+        config = self.config
+        return from_atoms(atoms, config.cutoff, config.torch_dtype, self.e0_of(atoms.numbers))
 
     def forward(
         self, batch: Batch, forces: bool = True, stress: bool = False, create_graph: bool = False
@@ -205,20 +235,23 @@ class HipnnModule(torch.nn.Module):
             del layer.prepared
 
     def _atomic(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Energy (eV) and non-hierarchicality of each atom, as in hippynn's energy head."""
+        """Energy (eV) and non-hierarchicality of each atom, as in hippynn's energy head.
+
+        ``features`` are what hippynn's network returns: species, then features of each interaction.
+        """
+        one_hot, *features = features
         terms = self.energy_terms(features)
-        squares = [term * term for term in terms]
+        squares = [term * term for term in (one_hot @ self.e0.to(one_hot.dtype), *terms)]
         shares = [later / (later + one) for one, later in pairwise(squares)]
         return sum(terms), sum(shares, start=torch.zeros_like(terms[0]))
 
     def energy_terms(self, features: list[Tensor]) -> list[Tensor]:
-        """Terms of the atomic energies by depth, (n_atoms,) each, eV.
+        """Terms of the atoms' interaction energies by depth, (n_atoms,) each, eV.
 
-        ``features`` are what hippynn's network returns: species, then features of each interaction.
+        ``features`` are those of each interaction.
         """
-        head = self.henergy
-        features = features[int(head.first_is_interacting) :]
-        return [layer(x)[:, 0] for layer, x in zip(head.layers, features, strict=True)]
+        _, *layers = self.henergy.layers
+        return [layer(x)[:, 0] for layer, x in zip(layers, features, strict=True)]
 
     def _forces(self, batch: Batch, slope: Tensor) -> Tensor:
         fused = getattr(self.network.interaction_layers[0], "pair_forces", None)

@@ -181,16 +181,17 @@ class Potential:
             ``energy(frame)`` eV, ``atomic_energies(atom)`` eV, ``forces(atom, xyz)`` eV/Angstrom,
             ``stress(frame, xyz, xyz_2)`` eV/Angstrom^3, and ``frame_index(atom)``.
         """
-        dtype, device = self.config.torch_dtype, next(self.module.parameters()).device
+        device = next(self.module.parameters()).device
         for k, atoms in enumerate(frames):
             self.module.check_species(atoms.numbers, f"frame {atoms.info.get('frame', k)}")
         # A batch would take labels for targets.
-        single = [batches.from_atoms(bare(atoms), self.config.cutoff, dtype) for atoms in frames]
+        single = [self.module.batch(bare(atoms)) for atoms in frames]
         parts = [
             self.module(chunk.to(device), forces, stress)
             for chunk in batches.chunks(single, max_atoms)
         ]
-        return _as_dataset(parts, frames)
+        e0 = [self.module.e0_of(atoms.numbers) for atoms in frames]
+        return _as_dataset(parts, frames, np.concatenate(e0))
 
     def augment(self, frames: Sequence[Atoms]) -> list[Atoms]:
         """Copies of frames with this potential's atomic energies beside their own labels (eq. 4).
@@ -233,19 +234,22 @@ def ensemble_forces(
     return forces, predictions[0].frame_index.values
 
 
-def _as_dataset(parts: Sequence[Prediction], frames: Sequence[Atoms]) -> xr.Dataset:
+def _as_dataset(parts: Sequence[Prediction], frames: Sequence[Atoms], e0: np.ndarray) -> xr.Dataset:
     def joined(name: str) -> np.ndarray:
         return torch.cat([getattr(part, name).detach().cpu() for part in parts]).double().numpy()
 
-    units = {"energy": "eV", "atomic_energies": "eV", "forces": "eV/Angstrom"}
-    dims = {"energy": "frame", "atomic_energies": "atom", "forces": ("atom", "xyz")}
-    names = [name for name in dims if getattr(parts[0], name) is not None]
-    ds = xr.Dataset({name: (dims[name], joined(name), {"units": units[name]}) for name in names})
+    sizes = [len(atoms) for atoms in frames]
+    atomic = joined("atomic_energies") + e0
+    energy = [part.sum() for part in np.split(atomic, np.cumsum(sizes)[:-1])]
+    ds = xr.Dataset()
+    ds["energy"] = "frame", energy, {"units": "eV"}
+    ds["atomic_energies"] = "atom", atomic, {"units": "eV"}
+    if parts[0].forces is not None:
+        ds["forces"] = ("atom", "xyz"), joined("forces"), {"units": "eV/Angstrom"}
     if parts[0].virial is not None:
         volume = np.array([batches.volume(atoms) for atoms in frames])[:, None, None]
         ds["stress"] = (("frame", "xyz", "xyz_2"), joined("virial") / volume)
         ds["stress"].attrs["units"] = "eV/Angstrom^3"
-    sizes = [len(atoms) for atoms in frames]
     ds["frame_index"] = ("atom", np.repeat(np.arange(len(sizes)), sizes))
     return ds
 
@@ -322,6 +326,5 @@ def assemble(run_dir: str | Path, weights: Callable[[], dict[str, Tensor]]) -> P
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder}: not a readable kdlib model ({reason})") from error
-    module.henergy.layers[0].weight.requires_grad_(False)
     module.eval()
     return Potential(module, folder, validity)

@@ -26,7 +26,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from kdlib import hipnn
 from kdlib.errors import InputError
 from kdlib.files import named
-from kdlib.hipnn.calculator import torch_device
+from kdlib.hipnn.calculator import drop_stale, torch_device
 from kdlib.teachers.packages import quiet, require, silent_loading
 from kdlib.teachers.teacher import Card, Ensemble, Teacher
 
@@ -46,9 +46,12 @@ class AtomicEAM(EAM):
         system_changes: Iterable[str] = all_changes,
     ) -> None:
         """Fill ``results``, with ``energies`` on request."""
+        drop_stale(self, atoms)
         properties = list(properties)
         others = [name for name in properties if name != "energies"] or ["energy"]
-        super().calculate(atoms, others, list(system_changes))
+        # ASE's calculator looks at the configuration anew only if it is said to have changed.
+        changes = list(system_changes) if self.results else all_changes
+        super().calculate(atoms, others, changes)
         if "energies" in properties and self.form != "adp":
             self.results["energies"] = self._atomic_energies()
 
@@ -80,6 +83,7 @@ def calculator(version: str, device: str) -> "CHGNetCalculator":
         """CHGNet's calculator for periodic cells, in float64 and Voigt's order."""
 
         def calculate(self, atoms: Atoms | None = None, *args: Any, **kwargs: Any) -> None:
+            atoms = self.atoms if atoms is None else atoms
             if not atoms.pbc.all():
                 raise InputError("CHGNet needs a cell that is periodic in three directions")
             with quiet():

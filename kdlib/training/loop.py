@@ -201,12 +201,12 @@ class Loop:
         self.module = hipnn.build(config, training.seed)
         for k in (*split.train, *split.valid):
             self.module.check_species(frames[k].numbers, f"frame {identity(frames[k])}")
+        # E0 is fixed from here on, and subtracted from the energies of the batches.
+        fit_e0(self.module, [frames[k] for k in split.train], training.e0_decay)
 
         def part(indices: np.ndarray) -> list[Batch]:
             # The frames do not move: pairs are searched once.
-            return [
-                batches.from_atoms(frames[k], config.cutoff, config.torch_dtype) for k in indices
-            ]
+            return [self.module.batch(frames[k]) for k in indices]
 
         self.train, self.train_ids = part(split.train), [identity(frames[k]) for k in split.train]
         valid = batches.chunks(part(split.valid), VALIDATION_ATOMS)
@@ -214,7 +214,6 @@ class Loop:
         #: The training part where the training runs; None on the CPU.
         self._store = FrameStore(self.train, self.device) if self.device.type != "cpu" else None
         self._check_stresses()
-        fit_e0(self.module, self.train, training.e0_decay)
         self.module.to(self.device)
         use_backend(self.module, training.backend)
         # Gradients are requested by name: those by the pair vectors would cost a kernel.

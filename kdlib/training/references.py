@@ -25,7 +25,6 @@ from torch import Tensor
 
 from kdlib.datasets import identity
 from kdlib.errors import InputError
-from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.network import HipnnModule
 
 
@@ -54,9 +53,7 @@ class AtomReferences:
             atomic = np.concatenate(parts)
             found = [atomic[numbers == z].mean() for z in species]
         else:
-            counts = [[np.sum(atoms.numbers == z) for z in species] for atoms in frames]
-            energy = [_results(atoms)["energy"] for atoms in frames]
-            found = least_squares(torch.tensor(counts), torch.tensor(energy)).tolist()
+            found = least_squares(frames, species).tolist()
         return cls({chemical_symbols[z]: float(e) for z, e in zip(species, found, strict=True)})
 
     def of(self, atoms: Atoms) -> np.ndarray:
@@ -91,8 +88,7 @@ class AtomReferences:
     def add_to(self, module: HipnnModule) -> None:
         """Add the references to a finished student, in place: it predicts the teacher's energies.
 
-        Forces do not change. In a float32 model, references of thousands of eV cost the energies,
-        and differences of energies, their last digits (1e-7 of their size).
+        Forces do not change.
 
         Raises
         ------
@@ -101,10 +97,8 @@ class AtomReferences:
         """
         if strangers := sorted(set(module.config.species) - set(self.energies)):
             raise InputError(f"no reference energy of {', '.join(strangers)}, species of the model")
-        e0 = module.henergy.layers[0].weight  # (1, n_species), in the order of the configuration
-        added = [[self.energies[symbol] for symbol in module.config.species]]
-        with torch.no_grad():
-            e0.copy_(e0.double() + torch.tensor(added, dtype=torch.float64, device=e0.device))
+        added = [self.energies[symbol] for symbol in module.config.species]
+        module.e0.add_(module.e0.new_tensor(added))
 
 
 def _results(atoms: Atoms) -> dict:
@@ -114,37 +108,34 @@ def _results(atoms: Atoms) -> dict:
     return known
 
 
-def least_squares(counts: Tensor, energies: Tensor) -> Tensor:
+def least_squares(frames: Sequence[Atoms], species: Sequence[int]) -> Tensor:
     """Energy of one atom of each species, (n_species,) float64, eV; the solution of least norm.
 
     Parameters
     ----------
-    counts
-        Atoms of each species in each frame, (n_frames, n_species).
-    energies
-        Energies of the frames, (n_frames,), eV.
+    frames
+        Frames with energies, eV.
+    species
+        Atomic numbers.
     """
+    counts = [[np.sum(atoms.numbers == z) for z in species] for atoms in frames]
+    energies = [_results(atoms)["energy"] for atoms in frames]
+    counts, energies = (torch.tensor(np.array(x, dtype=float)) for x in (counts, energies))
     # The default driver's complete orthogonal factorization copes with rank-deficient counts, as of
     # one stoichiometry alone.
-    return torch.linalg.lstsq(counts.double(), energies.double()[:, None]).solution[:, 0]
+    return torch.linalg.lstsq(counts, energies[:, None]).solution[:, 0]
 
 
-def fit_e0(module: HipnnModule, frames: Sequence[Batch], decay_factor: float = 1e-2) -> None:
-    """Set the energy of an isolated atom of each species and freeze it, in place.
+def fit_e0(module: HipnnModule, frames: Sequence[Atoms], decay_factor: float = 1e-2) -> None:
+    """Set the energy of an isolated atom of each species, in place.
 
     Like hippynn's ``hierarchical_energy_initialization``, it is :func:`least_squares` over the
     training frames; energy layer k is damped by ``decay_factor**k``, so that training starts from
     these energies.
     """
-    index = module._species_index
-    counts = torch.stack(
-        [torch.bincount(index[b.numbers], minlength=len(module.config.species)) for b in frames]
-    )
-    e0 = least_squares(counts, torch.cat([b.energy for b in frames]))
-    first, *later = module.henergy.layers
+    module.e0.copy_(least_squares(frames, module.config.numbers))
+    _, *later = module.henergy.layers
     with torch.no_grad():
-        first.weight.copy_(e0[None])
         for power, layer in enumerate(later, start=1):
             layer.weight.mul_(decay_factor**power)
             layer.bias.mul_(decay_factor**power)
-    first.weight.requires_grad_(False)

@@ -150,6 +150,18 @@ def test_broken_frame_is_named(frame, fault, rule):
         datasets.check([frame, broken], "set.xyz")
 
 
+@pytest.mark.parametrize("cell", [np.zeros((3, 3)), np.full((3, 3), np.nan), np.eye(3) / 9])
+def test_the_cell_of_a_molecule_breaks_no_rule(frame, cell):
+    """A molecule passes whatever its cell is, and is recognized again under another one."""
+    molecule = labeled(frame.copy(), energy=-6.0, forces=np.zeros((2, 3)))
+    molecule.pbc = False
+    again = labeled(molecule.copy(), energy=-6.0, forces=np.zeros((2, 3)))
+    again.set_cell(cell)
+    datasets.check([again], "set.xyz")
+    with pytest.raises(InputError, match="is the configuration of frame 0 again"):
+        datasets.check([molecule, again], "set.xyz")
+
+
 def test_wrong_array_length_is_named(frame):
     """Forces on another number of atoms are refused."""
     frame.calc.results["forces"] = np.zeros((3, 3))

@@ -6,6 +6,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
+from kdlib.errors import InputError
+from kdlib.geometry.cells import closest_pair
 from kdlib.geometry.neighbors import NeighborList, neighbor_pairs
 
 
@@ -108,3 +110,38 @@ def test_list_names_the_closest_pair_and_the_nearest_neighbors():
     neighbors.update(lonely)
     assert neighbors.closest(lonely) == (-1, np.inf)
     assert neighbors.pairs.nearest(lonely.positions, lonely.cell.array) == np.inf
+
+
+#: Cells without meaning: an almost flat one is the plane of two vectors, turned.
+MEANINGLESS = {
+    "zeros": np.zeros((3, 3)),
+    "flat": np.array([[3.0, 0, 0.1], [1, 4, 0.2], [4, 4, 0.1 + 0.2 + 1e-15]]),
+    "left-handed": np.diag([-0.4, 5, 6]),
+    "not a number": np.full((3, 3), np.nan),
+    "infinite": np.diag([np.inf, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", MEANINGLESS)
+def test_the_cell_along_open_axes_is_not_looked_at(name):
+    """Pairs, vectors and closest pair of a molecule, and of a wire along x, do not know it."""
+    atoms = Atoms("Al4", np.random.default_rng(0).uniform(-4, 4, (4, 3)))
+    for periodic in ([False, False, False], [True, False, False]):
+        atoms.set_cell(np.diag([5.0, 1.0, 1.0]))
+        atoms.pbc = periodic
+        expected = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, 6.0)
+        vectors = expected.vectors(atoms.positions, atoms.cell.array)
+        open_axes = ~atoms.pbc
+        atoms.cell.array[open_axes] = MEANINGLESS[name][open_axes]
+        found = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, 6.0)
+        np.testing.assert_array_equal(found.second, expected.second)
+        np.testing.assert_array_equal(found.vectors(atoms.positions, atoms.cell.array), vectors)
+        distance = np.linalg.norm(vectors, axis=1).min()
+        assert closest_pair(atoms).distance == pytest.approx(distance)
+
+
+@pytest.mark.parametrize("name", ["zeros", "flat", "not a number", "infinite"])
+def test_a_periodic_cell_spans_a_volume(name):
+    """Where all axes are periodic the same cells are refused, before the search crashes on them."""
+    with pytest.raises(InputError, match="span no volume"):
+        neighbor_pairs(np.zeros((1, 3)), MEANINGLESS[name], True, 3.0)

@@ -14,6 +14,7 @@ from kdlib.errors import InputError
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import HipnnConfig, Potential, kernels
 from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator
+from kdlib.hipnn.potential import Validity
 from kdlib.md import dynamics, liquid
 
 CONFIG = HipnnConfig(6, 5, 1, dtype="float64", cutoff=5.0, soft_max=4.5)
@@ -137,6 +138,83 @@ def test_one_calculator_serves_many_configurations(potential, crystal):
         assert atoms.get_potential_energy() == pytest.approx(expected, rel=1e-10)
 
 
+def moved(atoms: Atoms) -> None:
+    """All atoms at other places."""
+    atoms.rattle(0.1, seed=7)
+
+
+def strained(atoms: Atoms) -> None:
+    """Another cell around atoms that stay."""
+    atoms.set_cell(atoms.cell.array * 1.02)
+
+
+def opened(atoms: Atoms) -> None:
+    """No periodicity; it is changed in place."""
+    atoms.pbc[:] = False
+
+
+def exchanged(atoms: Atoms) -> None:
+    """Another species at the place of one atom, changed in place."""
+    atoms.numbers[3] = 29
+
+
+def fewer(atoms: Atoms) -> None:
+    """One atom less."""
+    del atoms[5]
+
+
+@pytest.mark.parametrize("change", [moved, strained, opened, exchanged, fewer])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_result_outlives_a_change(crystal, backend, change):
+    """Called with part of the properties or with none of the changes, results are the new ones."""
+    config = HipnnConfig(6, 5, 1, species=("Al", "Cu"), dtype="float64", cutoff=5.0, soft_max=4.5)
+    potential = Potential(hipnn.build(config, seed=1))
+    calculator = HipnnCalculator(potential, device="cpu", backend=backend)
+    calculator.calculate(crystal, ["energies", "forces", "stress"])
+    before = {name: np.copy(value) for name, value in calculator.results.items()}
+    kept = dict(calculator.results)
+    change(crystal)
+    calculator.calculate(crystal, ["energy"], [])
+    fresh = with_calculator(crystal, potential, backend=backend)
+    assert set(calculator.results) == {"energy", "free_energy", "energies"}
+    for name in ("energies", "forces", "energy"):
+        found, expected = (c.get_property(name, crystal) for c in (calculator, fresh.calc))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+    for name, value in before.items():
+        np.testing.assert_array_equal(kept[name], value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_calculators_own_atoms_are_those_of_the_results(potential, crystal, backend):
+    """Without atoms the calculator's own count, which may have been moved; at first there is none.
+
+    Asked for one more property of the same atoms it keeps what it has.
+    """
+    calculator = HipnnCalculator(potential, device="cpu", backend=backend)
+    with pytest.raises(InputError, match="no configuration"):
+        calculator.calculate()
+    calculator.calculate(crystal, ["forces"])
+    calculator.calculate(crystal, ["stress"], [])
+    assert {"forces", "stress"} <= set(calculator.results)
+    calculator.atoms.rattle(0.1, seed=7)
+    crystal.rattle(0.1, seed=7)
+    calculator.calculate(properties=["stress"])
+    assert "forces" not in calculator.results
+    fresh = with_calculator(crystal, potential, backend=backend)
+    np.testing.assert_allclose(calculator.get_forces(crystal), fresh.get_forces(), atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bad_configurations_are_found_whatever_the_caller_says(potential, crystal, backend):
+    """A foreign species is refused also where the caller names no change."""
+    calculator = HipnnCalculator(potential, device="cpu", backend=backend)
+    calculator.calculate(crystal, ["forces"])
+    crystal.numbers[0] = 79
+    for _ in range(2):
+        with pytest.raises(InputError, match="79"):
+            calculator.calculate(crystal, ["forces"], [])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_isolated_atoms(potential, backend):
     """Without periodicity, a far pair is two single atoms, and a near one pulls along its axis."""
@@ -156,6 +234,26 @@ def test_isolated_atoms(potential, backend):
         single.get_stress()
 
 
+@pytest.mark.parametrize("cell", [np.full((3, 3), np.nan), np.diag([-3.0, 1e-12, 2.0])])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_cell_of_a_molecule_is_not_looked_at(potential, backend, cell):
+    """Energy, forces, prediction, batch and ranges of open clusters do not know their cell."""
+    atoms = Atoms("Al3", [[0.1, 0.2, 0.3], [2.6, 1.1, 2.0], [1.2, 3.0, 3.3]])
+    bare = with_calculator(atoms, potential, backend=backend)
+    known, expected = Validity.of([atoms], CONFIG.cutoff), potential.predict([atoms])
+    atoms.set_cell(cell)
+    atoms.pbc = False
+    found, atoms = potential.predict([atoms]), with_calculator(atoms, potential, backend=backend)
+    for _ in range(2):
+        np.testing.assert_array_equal(atoms.get_forces(), bare.get_forces())
+        assert atoms.get_potential_energy() == bare.get_potential_energy()
+        atoms.rattle(0.01, seed=1)
+        bare.rattle(0.01, seed=1)
+    for name in ("energy", "forces"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert not known.left_by(atoms)
+
+
 def test_single_precision_model_returns_double_arrays(crystal):
     """A float32 model's forces come as float64 and agree with the float64 model to 1e-4 eV/A."""
     single = Potential(hipnn.build(HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5), seed=1))
@@ -164,6 +262,64 @@ def test_single_precision_model_returns_double_arrays(crystal):
     forces = with_calculator(crystal, single).get_forces()
     assert forces.dtype == np.float64
     np.testing.assert_allclose(forces, with_calculator(crystal, double).get_forces(), atol=1e-4)
+
+
+#: Energies of free atoms, all electrons included, eV.
+FREE_ATOMS = {"Al": -6600.123456789, "Cu": -45123.456789012}
+
+
+def ways(potential: Potential) -> dict:
+    """Functions of a configuration that return its energy and those of its atoms, eV."""
+
+    def predicted(atoms: Atoms) -> tuple[float, np.ndarray]:
+        found = potential.predict([atoms], forces=False)
+        return found.energy.item(), found.atomic_energies.values
+
+    def calculated(calculator) -> tuple[float, np.ndarray]:
+        def of(atoms: Atoms) -> tuple[float, np.ndarray]:
+            atoms.calc = calculator
+            return atoms.get_potential_energy(), atoms.get_potential_energies()
+
+        return of
+
+    return {
+        "prediction": predicted,
+        "fused": calculated(HipnnCalculator(potential, device="cpu")),
+        "layers": calculated(HipnnCalculator(potential, device="cpu", backend="hippynn")),
+        "stock": calculated(stock_calculator(potential, device="cpu")),
+    }
+
+
+@pytest.mark.parametrize("way", ["prediction", "fused", "layers", "stock"])
+def test_energies_of_free_atoms_are_added_in_double_precision(crystal, way):
+    """A float32 model with all-electron E0 has the energy that it has without, plus E0, exactly."""
+    crystal.numbers[::3] = 29
+    config = HipnnConfig(6, 5, 1, species=("Al", "Cu"), cutoff=5.0, soft_max=4.5)
+    module = hipnn.build(config, seed=1)
+    module.e0.zero_()
+    energy, energies = ways(Potential(module))[way](crystal)
+    module.e0.copy_(module.e0.new_tensor([FREE_ATOMS[symbol] for symbol in config.species]))
+    found, parts = ways(Potential(module))[way](crystal)
+    added = np.array([FREE_ATOMS[symbol] for symbol in crystal.symbols])
+    assert parts.dtype == np.float64
+    np.testing.assert_allclose(parts - added, energies, rtol=0, atol=1e-10)
+    assert found - added.sum() == pytest.approx(energy, abs=1e-7)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_all_electron_energies_follow_their_forces(crystal, backend):
+    """F = -dE/dx to 1e-3 eV/Angstrom for steps of 1e-2 Angstrom in float32 at -25 keV an atom."""
+    module = hipnn.build(HipnnConfig(6, 5, 1, cutoff=5.0, soft_max=4.5), seed=1)
+    module.e0.fill_(-25560.7)
+    atoms = with_calculator(crystal, Potential(module), backend=backend)
+    forces, start, step = atoms.get_forces(), atoms.positions.copy(), 1e-2
+    direction = forces / np.linalg.norm(forces)
+    energies = []
+    for distance in (step, -step):
+        atoms.positions = start + distance * direction
+        energies.append(atoms.get_potential_energy())
+    slope = (energies[0] - energies[1]) / (2 * step)
+    assert slope == pytest.approx(-np.linalg.norm(forces), rel=0, abs=1e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -249,6 +405,11 @@ def flat(atoms: Atoms) -> None:
     atoms.set_cell([[5.0, 0, 0], [0, 5, 0], [5, 5, 0]])
 
 
+def unknown_cell(atoms: Atoms) -> None:
+    """A periodic cell that is not a number."""
+    atoms.cell.array[1, 2] = np.nan
+
+
 def too_close(atoms: Atoms) -> None:
     """Two atoms 0.3 Angstrom apart."""
     atoms.positions[4] = atoms.positions[9] + [0, 0.3, 0]
@@ -269,6 +430,7 @@ def strange(atoms: Atoms) -> None:
     [
         (mixed, "is mixed"),
         (flat, "three independent vectors"),
+        (unknown_cell, "three independent vectors"),
         (too_close, "atom 4 is 0.3 Angstrom from another; the least allowed is 0.5"),
         (lost, "atom 4 is at a position that is not finite"),
         (strange, r"atomic numbers \[29\] are unknown to a model of Al"),

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from safetensors.torch import load_file, save_file
 from scipy.spatial.transform import Rotation
 
 from kdlib import hipnn
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig, Potential, batches
+from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.hipnn.potential import WEIGHTS
 from kdlib.training.references import fit_e0
 
@@ -175,16 +177,15 @@ def _graph(node):
 
 def test_reference_energies_are_recovered():
     """E0 of two species comes back from energies that are nothing but their sum."""
-    config = HipnnConfig(4, 4, 1, species=("Al", "Li"), dtype="float64")
-    module = hipnn.build(config)
+    module = hipnn.build(HipnnConfig(4, 4, 1, species=("Li", "Al")))
     frames = []
     for n in range(1, 5):
-        batch = batches.from_atoms(Atoms(f"Al{n}Li{n % 3}", np.eye(n + n % 3, 3) * 3), 7.5)
-        total = torch.tensor([-3.0 * n - 1.5 * (n % 3)], dtype=torch.float64)
-        frames.append(dataclasses.replace(batch, energy=total))
+        atoms = Atoms(f"Al{n}Li{n % 3}", np.eye(n + n % 3, 3) * 3)
+        atoms.calc = SinglePointCalculator(atoms, energy=-6600.1 * n - 203.7 * (n % 3))
+        frames.append(atoms)
     fit_e0(module, frames)
-    np.testing.assert_allclose(module.henergy.layers[0].weight.detach(), [[-3.0, -1.5]], atol=1e-9)
-    assert not module.henergy.layers[0].weight.requires_grad
+    np.testing.assert_allclose(module.e0, [-203.7, -6600.1], rtol=0, atol=1e-9)
+    assert not module.e0.requires_grad
 
 
 def test_parameters_counted_without_the_frozen_reference():
@@ -203,6 +204,21 @@ def test_saved_model_predicts_the_same(tmp_path, potential, crystal):
         again.predict([crystal]).forces, potential.predict([crystal]).forces
     )
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [hipnn.CONFIG, WEIGHTS]
+
+
+def test_a_model_of_single_precision_energies_still_loads(tmp_path, crystal):
+    """Files written before E0 was kept in float64 give the E0 that they hold, and its energies."""
+    module = hipnn.build(dataclasses.replace(CONFIGS["l_max 1"], dtype="float32"))
+    module.e0.fill_(-6600.3)
+    hipnn.save(module, tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    assert tensors["henergy.layers.0.weight"].dtype == torch.float64
+    save_file({name: value.float() for name, value in tensors.items()}, tmp_path / WEIGHTS)
+    old = hipnn.load(tmp_path)
+    assert old.module.e0.item() == np.float32(-6600.3)
+    new = Potential(module).predict([crystal]).atomic_energies
+    expected = new + (np.float32(-6600.3).item() + 6600.3)
+    np.testing.assert_allclose(old.predict([crystal]).atomic_energies, expected, atol=1e-9, rtol=0)
 
 
 def test_truncated_or_foreign_model_files_are_refused(tmp_path):

@@ -13,7 +13,7 @@ from ase.geometry import minkowski_reduce
 from ase.md.verlet import VelocityVerlet
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from kdlib import hipnn, units
+from kdlib import hipnn, teachers, units
 from kdlib.errors import DynamicsError, InputError
 from kdlib.geometry import rdf
 from kdlib.md import dynamics, lammps, structure
@@ -293,6 +293,17 @@ def test_virial_is_computed_only_where_lammps_needs_it():
     assert len(strained) == 21
 
 
+def test_a_mean_of_calculators_moves_atoms_as_one_of_them():
+    """The mean of two equal teachers drives the run of either, step by step."""
+    runs = []
+    for calculator in (EMT(), teachers.load([EMT(), EMT()]).calculator()):
+        with lammps.Driver(calculator, solid()) as driver:
+            driver.command("fix 1 all nve")
+            runs.append(driver.run(20))
+    np.testing.assert_allclose(*(run.potential_energy for run in runs), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(*(run.pressure for run in runs), rtol=0, atol=1e-8)
+
+
 def test_calculator_without_stress_runs_without_pressure():
     """A calculator without stress is refused, unless the virial is switched off."""
     with pytest.raises(InputError, match=r"Unstrained has no stress.*virial=False"):
@@ -402,6 +413,10 @@ def _isotopes(atoms: Atoms) -> None:
     [
         (lambda atoms: atoms.set_pbc([True, True, False]), "periodic in three directions"),
         (lambda atoms: atoms.set_cell(np.zeros((3, 3))), "periodic in three directions"),
+        (
+            lambda atoms: atoms.set_cell([[3, 0, 0.1], [1, 4, 0.2], [4, 4, 0.3]]),
+            "periodic in three",
+        ),
         (lambda atoms: atoms.set_constraint(FixAtoms([0])), "constraints"),
         (_isotopes, "atoms of Al have different masses"),
     ],

@@ -20,7 +20,6 @@ from ase.optimize import BFGS, FIRE
 
 import kdlib
 from kdlib import datasets, hipnn, pipeline, training
-from kdlib.errors import InputError
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.hipnn.calculator import HipnnCalculator
@@ -67,21 +66,8 @@ DUMMY_CELLS = {
 }
 
 
-_FLAT = pytest.mark.xfail(
-    strict=True,
-    raises=InputError,
-    reason="The fused neighbor list refuses an almost flat cell that it need not look at.",
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "backend"),
-    [
-        pytest.param(name, backend, marks=[_FLAT] * ((name, backend) == ("almost flat", "fused")))
-        for name in DUMMY_CELLS
-        for backend in BACKENDS
-    ],
-)
+@both_backends
+@pytest.mark.parametrize("name", DUMMY_CELLS)
 def test_the_cell_of_an_open_molecule_is_not_looked_at(name, backend, untrained):
     """Energies and forces of a molecule do not know the dummy cell that it carries.
 
@@ -124,15 +110,7 @@ def test_a_slab_open_along_z_is_that_with_vacuum_or_refused_and_documented(untra
         assert slab.get_potential_energy() == pytest.approx(expected, rel=0, abs=DOUBLE)
 
 
-_ROUNDED = pytest.mark.xfail(
-    strict=True, reason="The energy of the free atoms is added in single precision."
-)
-
-
-@pytest.mark.parametrize(
-    "reference",
-    [-3.7, pytest.param(-6600.0, marks=_ROUNDED), pytest.param(-25560.0, marks=_ROUNDED)],
-)
+@pytest.mark.parametrize("reference", [-3.7, -6600.0, -25560.0])
 def test_all_electron_energies_are_not_rounded(reference):
     """A single-precision model's energy varies smoothly along its forces at -25 keV an atom, too.
 
@@ -152,9 +130,6 @@ def test_all_electron_energies_are_not_rounded(reference):
     assert noise < 5e-4
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Forces and stress of the configuration before stay in the results."
-)
 @both_backends
 def test_results_are_those_of_the_last_configuration(backend, untrained):
     """Whoever calls ``calculate`` on one configuration after another finds those of the last.

@@ -152,6 +152,19 @@ def test_eam_shares_each_pair_between_its_atoms(tmp_path):
     np.testing.assert_allclose(results["energies"], expected, rtol=1e-4)
 
 
+def test_eam_forgets_the_configuration_before(tmp_path):
+    """Called directly on another cell, whatever changes are named, EAM has results of that cell."""
+    calculator = teachers.load(local("eam", tmp_path)).calculator()
+    fresh = teachers.load(local("eam", tmp_path)).calculator()
+    one, other = cell("Al"), cell("Al", seed=4)
+    calculator.calculate(one, ["energy", "forces", "energies"])
+    calculator.calculate(other, ["energy"], [])
+    assert not {"forces", "energies"} & set(calculator.results)
+    for name in ("energy", "energies", "forces"):
+        found, expected = (c.get_property(name, other) for c in (calculator, fresh))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
 def test_labels_leave_the_configuration_and_its_calculator_alone():
     """The copy has labels, but no constraint; the configuration given has neither changed."""
     atoms = cell("Al")

@@ -593,3 +593,40 @@ def test_first_step_in_single_precision_is_that_of_hippynn(emt_frames, split, sm
     for fused, stock in zip(found["fused"], found["hippynn"], strict=True):
         scale = float(stock.detach().abs().max())
         torch.testing.assert_close(fused, stock, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_targets_do_not_know_the_energies_of_free_atoms(emt_frames, split, small_config):
+    """Constants of -25 keV an atom change no target of a float32 training by more than rounding.
+
+    They are all in E0; after an epoch the errors of the energies are the same, too.
+    """
+    config = dataclasses.replace(small_config, dtype="float32")
+    loops, constant = [], -25560.123456789
+    for added in (0.0, constant):
+        frames = [atoms.copy() for atoms in emt_frames]
+        for atoms, known in zip(frames, taught(emt_frames), strict=True):
+            results = dict(known.calc.results)
+            results["energy"] = results["energy"] + added * len(atoms)
+            results["energies"] = results["energies"] + added
+            atoms.calc = SinglePointCalculator(atoms, **results)
+        loop = Loop(
+            config,
+            TrainingConfig(batch_size=8),
+            WeightSchedule.constant(LossWeights(1, 30, 100, hierarchicality=0)),
+            frames,
+            split,
+        )
+        loops.append(loop)
+    for batches_of_part in ("train", "valid"):
+        for one, other in zip(*(getattr(loop, batches_of_part) for loop in loops), strict=True):
+            torch.testing.assert_close(other.energy, one.energy, rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                other.atomic_energies, one.atomic_energies, rtol=0, atol=1e-5
+            )
+    plain, shifted = (loop.module.e0.item() for loop in loops)
+    assert shifted - constant == pytest.approx(plain, abs=1e-7)
+    for loop in loops:
+        loop.run_epoch()
+    plain, shifted = (loop.rows[-1] for loop in loops)
+    for name in ("loss", "cell_energy_rmse_valid", "atomic_energy_mae_train", "force_rmse_valid"):
+        assert shifted[name] == pytest.approx(plain[name], rel=1e-3), name

@@ -102,7 +102,7 @@ def loss(module, batch, weights=ONLY_STRESS):
 
 
 def gradients(module, value):
-    trainable = dict(module.named_parameters())
+    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
     found = torch.autograd.grad(value, list(trainable.values()), allow_unused=True)
     return {
         name: torch.zeros_like(p) if g is None else g
@@ -189,7 +189,8 @@ def test_gradient_of_the_stress_loss_by_differences(module, stressed, trimer, ba
     batch = joined([*stressed[:2], trimer], module.config)
     found = gradients(module, loss(module, batch))
     generator = torch.Generator().manual_seed(0)
-    for name, parameter in module.named_parameters():
+    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    for name, parameter in trainable.items():
         direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         direction *= parameter.detach().abs() + 0.01
         start, values = parameter.detach().clone(), []

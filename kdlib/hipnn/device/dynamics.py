@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kdlib import units
 from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
+from kdlib.geometry.neighbors import spans
 from kdlib.hipnn.device import motion
 from kdlib.hipnn.device.cells import ATOMS, WARPS, Box, Cells
 from kdlib.hipnn.device.field import DeviceField
@@ -153,7 +154,7 @@ class DeviceDynamics:
         """Energies (eV) and forces (eV/Angstrom) of the present step, in the atoms' own order."""
         back = torch.argsort(self._identity)
         return {
-            "energies": self.field.energies[back].double().cpu().numpy(),
+            "energies": self.field.atomic_energies(self._species)[back].cpu().numpy(),
             "forces": self.field.forces[back].cpu().numpy(),
         }
 
@@ -229,7 +230,7 @@ class DeviceDynamics:
 
     def _sample(self, max_temperature: float) -> tuple[float, float, float]:
         """Temperature (K), potential and kinetic energy (eV) of the present step."""
-        potential = float(self.field.energies.sum(dtype=torch.float64))
+        potential = float(self.field.atomic_energies(self._species).sum())
         kinetic = float(torch.einsum("i,ic,ic->", self._mass, self._v, self._v)) / 2
         temperature = 2 * kinetic / (max(3 * self.n_atoms - 3, 1) * units.KB)
         if not (np.isfinite(potential) and temperature <= max_temperature):
@@ -258,6 +259,8 @@ class DeviceDynamics:
 
 
 def _box(atoms: Atoms, cutoff: float, skin: float) -> Box:
+    if not spans(atoms.cell.array, atoms.pbc):
+        raise InputError("device dynamics: the cell vectors span no volume")
     box = Box.around(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, cutoff + skin)
     if not atoms.pbc.all() or max(box.repeats) > 1:
         raise InputError(

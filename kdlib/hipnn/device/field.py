@@ -7,7 +7,7 @@ forces need it.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from kdlib.hipnn.device import obstacle, sums
 from kdlib.hipnn.device.cells import ATOMS, WARPS, Box, Cells
 from kdlib.hipnn.device.loops import block_of
 from kdlib.hipnn.device.pairs import INTERPRETED
-from kdlib.hipnn.kernels.dense import atomic_energies
+from kdlib.hipnn.kernels.dense import interaction_energies
 from kdlib.hipnn.kernels.layer import accelerate, supports
 from kdlib.hipnn.kernels.sums import SCALE
 
@@ -46,8 +46,8 @@ class DeviceField:
     Attributes
     ----------
     energies, forces, virials
-        Of the last evaluation: (n,) eV, (n, 3) float64 eV/Angstrom, and twice the virial of each
-        program, (n_programs, 3, 3) float64 eV; in the order of the table.
+        Of the last evaluation: (n,) eV without E0, (n, 3) float64 eV/Angstrom, and twice the virial
+        of each program, (n_programs, 3, 3) float64 eV; in the order of the table.
     """
 
     def __init__(
@@ -77,6 +77,10 @@ class DeviceField:
     def channels(self, numbers: Tensor) -> Tensor:
         """Species channel of each atomic number, int32."""
         return self.module._species_index[numbers].int()
+
+    def atomic_energies(self, species: Tensor) -> Tensor:
+        """Energies of the last evaluation with E0, (n,) float64, eV, for channels (n,)."""
+        return self.energies.double() + self.module.e0[species]
 
     def reserve(self, n: int) -> None:
         """Take the memory for ``n`` atoms, once."""
@@ -127,11 +131,11 @@ class DeviceField:
         return env
 
     def dense(self, env: Tensor, species: Tensor, derive: bool) -> tuple[Tensor, Tensor]:
-        """Atomic energies, eV, and their derivative by the environment."""
+        """Energies of the atoms without E0, eV, and their derivative by the environment."""
         one_hot = self._eye[species]
         with torch.set_grad_enabled(derive):
             env.requires_grad_(derive)
-            energies = atomic_energies(self.module, one_hot, env.flatten(2))
+            energies = interaction_energies(self.module, one_hot, env.flatten(2))
             g = torch.autograd.grad(energies.sum(), env)[0] if derive else env
         return energies.detach(), g
 
@@ -171,13 +175,15 @@ class DeviceList:
         self.cells: Cells | None = None
         self._built_for: tuple[np.ndarray, ...] | None = None
 
-    def update(self, atoms: Atoms) -> bool:
-        """Bring the list up to date with ``atoms``; True when it had to be rebuilt."""
+    def update(self, atoms: Atoms, check: Callable[[Atoms], None] | None = None) -> bool:
+        """Update the list as :meth:`kdlib.geometry.neighbors.NeighborList.update` does."""
         positions = torch.as_tensor(atoms.positions, device=self.device)
         fixed = (atoms.numbers, atoms.cell.array, atoms.pbc)
         if self._holds(positions, fixed):
             self.cells.place(positions[self.owner] + self._shift)
             return False
+        if check is not None:
+            check(atoms)
         self._build(atoms, positions)
         self._built_for = tuple(array.copy() for array in fixed)
         self._positions = positions.clone()
@@ -233,7 +239,7 @@ class DeviceForceField:
         species = field.channels(numbers)[neighbor_list.owner]
         strained = "stress" in properties
         field.evaluate(neighbor_list.cells, species, strained or "forces" in properties, strained)
-        energies = field.energies[own].double().cpu().numpy()
+        energies = field.atomic_energies(species)[own].cpu().numpy()
         results = {"energy": energies.sum(), "energies": energies}
         if "forces" in properties:
             results["forces"] = field.forces[own].cpu().numpy()

@@ -21,6 +21,7 @@ from numba import prange
 
 from kdlib._numba import compiled
 from kdlib.errors import InputError
+from kdlib.geometry.neighbors import spans
 from kdlib.hipnn.kernels.neighbortable import NeighborTable, place
 from kdlib.hipnn.kernels.threads import torch_threads
 
@@ -41,7 +42,7 @@ def build(
     positions
         (n_atoms, 3), Angstrom; atoms may lie outside the cell.
     cell
-        Cell vectors as rows, (3, 3), Angstrom; rows of axes that are not periodic may be zero.
+        Cell vectors as rows, (3, 3), Angstrom; rows of open axes are not looked at.
     pbc
         Periodicity along each cell vector.
     cutoff
@@ -72,15 +73,13 @@ def build(
 
 def _complete(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """Replace cell vectors of open axes by unit vectors orthogonal to the others."""
-    frame = cell.copy()
-    missing = [] if abs(np.linalg.det(frame)) > 0 else np.flatnonzero(~pbc)
-    frame[missing] = 0
-    for axis in missing:
+    if not spans(cell, pbc):
+        raise InputError("neighbor list: the cell vectors of periodic axes span no volume")
+    frame = np.where(pbc[:, None], cell, 0.0)
+    for axis in np.flatnonzero(~pbc):
         # The right singular vectors beyond the rank span what the known vectors do not.
         _, values, vectors = np.linalg.svd(frame)
         frame[axis] = vectors[int((values > 1e-12 * max(values.max(), 1)).sum())]
-    if abs(np.linalg.det(frame)) < 1e-12:
-        raise InputError("neighbor list: the cell vectors of periodic axes span no volume")
     return frame
 
 

@@ -6,8 +6,10 @@ from torch import Tensor
 from kdlib._hippynn import ResNetWrapper
 
 
-def atomic_energies(module: torch.nn.Module, one_hot: Tensor, env: Tensor) -> Tensor:
+def interaction_energies(module: torch.nn.Module, one_hot: Tensor, env: Tensor) -> Tensor:
     """Energies of atoms from their environments, as the network and the energy head form them.
+
+    E0 is not among them.
 
     Parameters
     ----------
@@ -35,4 +37,4 @@ def atomic_energies(module: torch.nn.Module, one_hot: Tensor, env: Tensor) -> Te
         features = layer(features)
         if not network.resnet:
             features = network.activation(features)
-    return sum(module.energy_terms([one_hot, features]))
+    return sum(module.energy_terms([features]))

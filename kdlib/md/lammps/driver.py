@@ -189,8 +189,8 @@ class Driver:
         """Results of the calculator from at most one calculation, not one per property."""
         calculator = self._atoms.calc
         changes = calculator.check_state(self._atoms)
-        if changes:
-            calculator.reset()
+        if changes:  # as ASE's get_property does; a mean of calculators has no reset()
+            calculator.atoms, calculator.results = None, {}
         if changes or not set(properties) <= set(calculator.results):
             calculator.calculate(self._atoms, properties, changes)
         return calculator.results

@@ -66,6 +66,17 @@ def test_single_precision_is_as_good_as_the_cpu_s(alloy, model, device, n_sensit
     assert abs(exact).max() > 0.1
 
 
+def test_energies_of_free_atoms_are_added_in_double_precision(alloy, model, device):
+    """A float32 model with all-electron E0 has the energies that it has without, plus E0."""
+    module = model("float32", **SHORT)
+    module.e0.zero_()
+    expected = _evaluate(module, alloy, device, ALL)
+    module.e0.copy_(module.e0.new_tensor([-6600.123456789, -45123.456789012]))
+    found, e0 = _evaluate(module, alloy, device, ALL), module.e0_of(alloy.numbers)
+    np.testing.assert_allclose(found["energies"] - e0, expected["energies"], rtol=0, atol=1e-10)
+    assert found["energy"] - e0.sum() == pytest.approx(expected["energy"], abs=1e-7)
+
+
 def test_one_species_is_not_told_from_itself(liquid, model, device):
     """With a single species, whose channel is not looked up, results are the CPU's too."""
     module = model(species=("Al",), **SHORT)
@@ -141,6 +152,22 @@ def test_list_is_kept_within_half_the_skin(alloy, model, device):
     alloy.positions[3] += 0.03
     assert neighbors.update(alloy)
     assert neighbors.n_builds == 2
+
+
+def test_results_are_not_overwritten_by_the_next(alloy, model, device):
+    """Arrays of a configuration stay as they are when the next one is evaluated."""
+    from kdlib.hipnn.device.field import DeviceForceField
+
+    module = model(**SHORT)
+    neighbors, field = _list(module, alloy, device), DeviceForceField(module, device)
+    first = field(alloy, neighbors, ALL)
+    kept = {name: np.copy(value) for name, value in first.items()}
+    alloy.rattle(0.02, seed=3)
+    neighbors.update(alloy)
+    second = field(alloy, neighbors, ALL)
+    for name, value in kept.items():
+        np.testing.assert_array_equal(first[name], value)
+        assert np.any(second[name] != value)
 
 
 def test_list_is_rebuilt_when_cell_species_or_number_change(alloy, model, device):

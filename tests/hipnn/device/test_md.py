@@ -54,6 +54,19 @@ def test_trajectory_is_that_of_ase(short, device):
     np.testing.assert_allclose(results["energies"], atoms.get_potential_energies(), atol=1e-10)
 
 
+def test_energies_of_free_atoms_are_not_rounded(model, device):
+    """Samples of a float32 model hold all-electron E0 to the last digit of float64."""
+    module = model("float32", n_features=5, n_sensitivities=3, cutoff=3.6, soft_max=3.4)
+    energies = []
+    for e0 in (0.0, -25560.123456789):
+        module.e0.fill_(e0)
+        dynamics = _dynamics(module, _cell(), device)
+        found = float(dynamics.run(2).potential_energy[-1]), dynamics.results()["energies"]
+        energies.append([part - e0 for part in found])
+    np.testing.assert_allclose(energies[1][0], energies[0][0], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(energies[1][1], energies[0][1], rtol=0, atol=1e-9)
+
+
 def test_energy_is_conserved(short, device):
     """The total energy moves by less than a hundredth of what potential and kinetic exchange."""
     ds = _dynamics(short, _cell(), device).run(12, 2)

@@ -57,6 +57,20 @@ def test_open_boundaries_need_no_cell():
     assert sorted(zip(first, second, strict=True)) == [(0, 1), (0, 2), (1, 0), (2, 0)]
 
 
+@pytest.mark.parametrize("nonsense", [0.0, np.nan, np.inf, 1e-9])
+def test_cell_vectors_of_open_axes_are_not_looked_at(nonsense):
+    """A slab has the neighbors, and places of ghosts, of the same slab with a tall cell."""
+    rng = np.random.default_rng(2)
+    positions, pbc = rng.uniform(-9, 9, size=(12, 3)), np.array([True, False, True])
+    cell = np.array([[5.0, 0.3, 0], [0, 40, 0], [1, 0, 6]])
+    expected = celllist.build(positions, cell, pbc, 4.0)
+    cell[1] = nonsense
+    table = celllist.build(positions, cell, pbc, 4.0)
+    np.testing.assert_array_equal(_found(table), _found(expected))
+    assert np.isfinite(table.place(positions, cell)).all()
+    assert len(table)
+
+
 def test_ghosts_follow_their_owners():
     """After atoms moved, places of ghosts still give the pair vectors of the lattice."""
     rng = np.random.default_rng(0)
@@ -88,7 +102,8 @@ def test_no_atoms():
 def test_flat_periodic_cells_and_bad_positions_are_refused():
     """Periodic axes without volume, and positions that are not finite, are errors of the input."""
     flat = np.array([[4.0, 0, 0], [0, 4, 0], [4, 4, 0]])
-    with pytest.raises(InputError, match="no volume"):
-        celllist.build(np.zeros((1, 3)), flat, True, 3.0)
+    for cell in (flat, np.full((3, 3), np.nan)):
+        with pytest.raises(InputError, match="no volume"):
+            celllist.build(np.zeros((1, 3)), cell, True, 3.0)
     with pytest.raises(InputError, match="not finite"):
         celllist.build(np.full((1, 3), np.nan), np.eye(3), True, 3.0)
