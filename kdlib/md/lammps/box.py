@@ -3,6 +3,7 @@
 LAMMPS requires the first cell vector along x and the second in the xy plane. A cell of another
 orientation is rotated into that frame, a left-handed one also reflected, which conserves energies.
 Atoms are wrapped into the box, with counts of the boxes they have crossed, and change their order.
+LAMMPS's counts are small numbers that start again from their other end, so they are summed here.
 """
 
 import ctypes
@@ -84,10 +85,13 @@ class Box:
         flat = positions.ravel().tolist(), velocities.ravel().tolist()
         self._lammps.create_atoms(len(atoms), names, types.tolist(), *flat)
         # LAMMPS has wrapped the atoms but counts crossings only from here on
-        away = positions[self._order()] - self._local("x")
-        crossings = np.rint(away @ np.linalg.inv(self._cell())).astype(int)
-        fields = (crossings + 2 ** (self._bits - 1)) << self._shifts()
-        self._local("image")[:] = fields.sum(axis=1)
+        order, self._counted_in = self._order(), self._cell()
+        away = positions[order] - self._local("x")
+        crossings = np.rint(away @ np.linalg.inv(self._counted_in)).astype(int)
+        self._crossings = np.empty_like(crossings)
+        self._crossings[order] = crossings
+        fields = self._short(crossings) + 2 ** (self._bits - 1)
+        self._local("image")[:] = (fields << self._shifts()).sum(axis=1)
 
     def positions(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cell vectors (3, 3) and unwrapped positions (n_atoms, 3) in the input frame, Angstrom.
@@ -95,9 +99,25 @@ class Box:
         ``x`` are positions in LAMMPS's frame; both are in LAMMPS's order.
         """
         cell = self._cell()
-        fields = (self._local("image")[:, None] >> self._shifts()) & (2**self._bits - 1)
-        unwrapped = x + (fields - 2 ** (self._bits - 1)) @ cell
+        unwrapped = x + self._count(cell) @ cell
         return cell @ self.rotation.T, unwrapped @ self.rotation.T
+
+    def _count(self, cell: np.ndarray) -> np.ndarray:
+        """Boxes that each atom has crossed since it was in the first, (n_atoms, 3).
+
+        Only changes of LAMMPS's counts are read, which are small from one step to the next.
+        """
+        order = self._order()
+        fields = (self._local("image")[:, None] >> self._shifts()) & (2**self._bits - 1)
+        before = self._crossings[order] @ _flipped_back(self._counted_in, cell)
+        crossings = before + self._short(fields - 2 ** (self._bits - 1) - before)
+        self._crossings[order], self._counted_in = crossings, cell
+        return crossings
+
+    def _short(self, counts: np.ndarray) -> np.ndarray:
+        """Counts as LAMMPS holds them, between plus and minus half of their range."""
+        half = 2 ** (self._bits - 1)
+        return (counts + half) % (2 * half) - half
 
     def read(self, atoms: Atoms) -> None:
         """Give ``atoms`` the cell, the positions and the velocities that LAMMPS holds."""
@@ -208,6 +228,14 @@ def check(atoms: Atoms, calculator: Calculator, virial: bool) -> None:
             f"{type(calculator).__name__} has no stress; LAMMPS runs without the virial by "
             "Driver(..., virial=False)"
         )
+
+
+def _flipped_back(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Numbers of new cell vectors (rows) in each old one, where LAMMPS has flipped a tilted box."""
+    flip = np.rint(new @ np.linalg.inv(old))
+    if not (np.diag(flip) == 1).all():  # another box, not other vectors of the same lattice
+        return np.eye(3, dtype=int)
+    return np.rint(np.linalg.inv(flip)).astype(int)
 
 
 def _region(prism: Prism) -> str:
