@@ -312,7 +312,8 @@ def _npt(student: BaseCalculator, atoms: Atoms, m: Measures) -> Run | None:
     thermalize(atoms, 2 * m.cold, np.random.default_rng(0))
     atoms.calc = student
     npt = IsotropicMTKNPT(
-        atoms, m.timestep * units.FS, temperature_K=m.cold, pressure_au=0.0,
+        atoms, m.timestep * units.FS, pressure_au=0.0,
+        temperature_K=dynamics.for_barostat(atoms, m.cold),
         tdamp=m.thermostat * units.FS, pdamp=m.barostat * units.FS,
     )  # fmt: skip
     n_volumes = max(2, round(1000 * m.npt_ps / m.timestep / EVERY))

@@ -2,7 +2,9 @@
 
 Every run advances the given atoms in place, as ASE does, and returns an xarray Dataset: the
 thermodynamic series, and the seconds spent in the neighbor list, the model and the integrator.
-Positions are never wrapped, so that displacements can be read off them.
+Positions are never wrapped, so that displacements can be read off them. ASE's constraints hold
+atoms, and temperatures are those of the motion that they leave; constraints for which that is not
+known are refused (:mod:`kdlib.geometry.freedom`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +16,12 @@ import xarray as xr
 from ase import Atoms
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
-from ase.md.nose_hoover_chain import NoseHooverChainNVT
+from ase.md.nose_hoover_chain import NoseHooverChainThermostat
 from ase.md.verlet import VelocityVerlet
 
 from kdlib import progress, units
 from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
+from kdlib.geometry.freedom import Freedom, names
 from kdlib.results.schema import COMPONENTS
 
 
@@ -27,14 +30,19 @@ class Recorder:
 
     def __init__(self, atoms: Atoms, timestep: float, keep_positions: bool) -> None:
         self._atoms, self._timestep, self._keep = atoms, timestep, keep_positions
+        self._freedom = Freedom.of(atoms)
         self._samples: list[tuple[float, ...]] = []
         self._positions: list[np.ndarray] = []
+
+    def temperature(self) -> float:
+        """Present temperature, K."""
+        return kinetic_temperature(self._atoms, self._freedom)
 
     def record(self, step: int) -> None:
         """Sample the current state of the atoms, that after ``step`` steps."""
         atoms = self._atoms
         potential, kinetic = atoms.get_potential_energy(), kinetic_energy(atoms)
-        self._samples.append((step, kinetic_temperature(atoms), potential, kinetic))
+        self._samples.append((step, self.temperature(), potential, kinetic))
         if self._keep:
             self._positions.append(atoms.positions.copy())
 
@@ -214,7 +222,7 @@ def nvt(
     atoms
         Configuration with a calculator; advanced in place. Atoms at rest get velocities.
     temperature
-        In K.
+        In K; with Langevin dynamics, it may be 0.
     timestep
         In fs.
     seed
@@ -234,6 +242,7 @@ def nvt(
         ``mass(atom)`` in u; ``cell(vector, xyz)``.
     """
     rng = np.random.default_rng(seed)
+    check_thermostat(temperature, thermostat)
     if not atoms.get_momenta().any():
         thermalize(atoms, temperature, rng)
     integrator = _thermostat(atoms, temperature, timestep, thermostat, relaxation, rng)
@@ -262,12 +271,53 @@ def _thermostat(
     if kind != "nose-hoover":
         raise InputError(f"unknown thermostat {kind!r}; there are 'nose-hoover' and 'langevin'")
     stop_drift(atoms)
-    # ASE's chain gives k T / 2 to each of 3 N degrees of freedom; the center of mass, which rests,
-    # takes none of it, so the others would be too hot by 3 N / (3 N - 3).
-    effective = temperature * (degrees_of_freedom(atoms) / (3 * len(atoms)))
-    return NoseHooverChainNVT(
-        atoms, timestep * units.FS, temperature_K=effective, tdamp=relaxation * units.FS
-    )
+    return NoseHoover(atoms, timestep * units.FS, temperature, relaxation * units.FS)
+
+
+def check_steps(n_steps: int, sample_every: int, desc: str) -> None:
+    """Raise InputError for numbers of steps that are not a run."""
+    if n_steps < 1 or sample_every < 1:
+        raise InputError(f"{desc}: {n_steps} steps sampled every {sample_every} are not a run")
+
+
+def check_thermostat(temperature: float, thermostat: str = "nose-hoover") -> None:
+    """Raise InputError for a temperature (K) that a thermostat cannot hold."""
+    _check_temperature(temperature)
+    if temperature == 0 and thermostat == "nose-hoover":
+        raise InputError("NVT: a chain of Nose and Hoover needs a temperature above 0 K")
+
+
+class NoseHoover(VelocityVerlet):
+    """Constant temperature by a chain of three, around a step of velocity Verlet.
+
+    ASE's own chain moves atoms that constraints hold and counts three degrees of freedom for every
+    atom, that of the resting center of mass included.
+
+    Parameters
+    ----------
+    timestep, relaxation
+        In ASE's units.
+    temperature
+        In K.
+    """
+
+    def __init__(
+        self, atoms: Atoms, timestep: float, temperature: float, relaxation: float
+    ) -> None:
+        super().__init__(atoms, timestep)
+        third = Freedom.of(atoms).count / 3  # ASE takes a number of atoms
+        self._chain = NoseHooverChainThermostat(third, self.masses, temperature, relaxation)
+
+    def step(self, forces: np.ndarray | None = None) -> np.ndarray:
+        """Advance by one step; returns the forces at its end."""
+        self._exchange_heat()
+        forces = super().step(forces)
+        self._exchange_heat()
+        return forces
+
+    def _exchange_heat(self) -> None:
+        momenta = self._chain.integrate_nhc(self.atoms.get_momenta(), self.dt / 2)
+        self.atoms.set_momenta(momenta, apply_constraint=False)  # they are scaled alike
 
 
 def melt(
@@ -314,9 +364,11 @@ def _advance(
     before_step: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
     """Take the steps, timing each, and sample between them, outside the timing."""
-    if n_steps < 1 or sample_every < 1:
-        raise InputError(f"{desc}: {n_steps} steps sampled every {sample_every} are not a run")
+    check_steps(n_steps, sample_every, desc)
     atoms = integrator.atoms
+    if Freedom.of(atoms).count == 0:
+        raise InputError(f"{desc}: no atom can move under {names(atoms)}")
+    atoms.set_momenta(atoms.get_momenta())  # those of atoms that have been held since go
     atoms.get_forces()  # the first step would otherwise pay for two force calls
     recorder = Recorder(atoms, integrator.dt / units.FS, keep_positions)
     before = _calculator_seconds(atoms)
@@ -325,7 +377,8 @@ def _advance(
         for step in range(1, n_steps + 1):
             if before_step is not None:
                 before_step(step)
-            total += _timed_step(integrator, step, max_temperature, desc)
+            total += _timed_step(integrator, step, desc)
+            _check_heat(recorder.temperature(), max_temperature, step, desc)
             if step % sample_every == 0:
                 recorder.record(step)
             bar.update()
@@ -334,23 +387,22 @@ def _advance(
     return recorder.dataset(n_steps, dict(zip(COMPONENTS, seconds, strict=True)))
 
 
-def _timed_step(
-    integrator: MolecularDynamics, step: int, max_temperature: float, desc: str
-) -> float:
-    """Seconds of one step; DynamicsError with its number if the run became unphysical."""
+def _timed_step(integrator: MolecularDynamics, step: int, desc: str) -> float:
+    """Seconds of one step; DynamicsError with its number if the calculator refuses it."""
     start = perf_counter()
     try:
         integrator.step()
     except InputError as error:
         raise DynamicsError(f"{desc}: step {step}: {error}") from error
-    seconds = perf_counter() - start
-    temperature = kinetic_temperature(integrator.atoms)
-    if not temperature <= max_temperature:  # also true of NaN
+    return perf_counter() - start
+
+
+def _check_heat(temperature: float, limit: float, step: int, desc: str) -> None:
+    if not temperature <= limit:  # also true of NaN
         raise DynamicsError(
             f"{desc}: step {step}: the temperature is {temperature:.4g} K, above the limit of "
-            f"{max_temperature:g} K"
+            f"{limit:g} K"
         )
-    return seconds
 
 
 def _calculator_seconds(atoms: Atoms) -> np.ndarray:
@@ -360,29 +412,41 @@ def _calculator_seconds(atoms: Atoms) -> np.ndarray:
 
 
 def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
-    """Draw Maxwell-Boltzmann velocities, scaled to exactly ``temperature`` (K), without drift."""
+    """Draw Maxwell-Boltzmann velocities, scaled to exactly ``temperature`` (K), without drift.
+
+    Constraints hold the velocities, too. A single atom moves, since it has no other motion.
+    """
+    _check_temperature(temperature)
     mass = atoms.get_masses()[:, None]
     atoms.set_momenta(np.sqrt(mass * units.KB * temperature) * rng.normal(size=(len(atoms), 3)))
     stop_drift(atoms)
-    if len(atoms) > 1:
-        scale = np.sqrt(temperature / kinetic_temperature(atoms))
-        atoms.set_momenta(atoms.get_momenta() * scale)
+    now = kinetic_temperature(atoms)
+    if now > 0:
+        atoms.set_momenta(atoms.get_momenta() * np.sqrt(temperature / now))
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature >= 0:  # also true of NaN
+        raise InputError(f"MD: {temperature:g} K is not a temperature")
 
 
 def stop_drift(atoms: Atoms) -> None:
-    """Remove the motion of the center of mass from the velocities."""
+    """Remove the motion of the center of mass from the velocities, where nothing holds it."""
     momenta, mass = atoms.get_momenta(), atoms.get_masses()
-    atoms.set_momenta(momenta - mass[:, None] * momenta.sum(axis=0) / mass.sum())
+    drift = Freedom.of(atoms).drift(momenta.sum(axis=0))
+    atoms.set_momenta(momenta - mass[:, None] * drift / mass.sum())
 
 
-def degrees_of_freedom(atoms: Atoms) -> int:
-    """Degrees of freedom that a temperature is shared among; the center of mass has none."""
-    return max(3 * len(atoms) - 3, 1)
+def kinetic_temperature(atoms: Atoms, freedom: Freedom | None = None) -> float:
+    """Temperature of the velocities, K; ``freedom`` saves counting the degrees of freedom."""
+    freedom = freedom or Freedom.of(atoms)
+    momentum, mass = atoms.get_momenta().sum(axis=0), atoms.get_masses().sum()
+    return freedom.temperature(kinetic_energy(atoms), momentum, mass)
 
 
-def kinetic_temperature(atoms: Atoms) -> float:
-    """Temperature of the velocities, K."""
-    return 2 * kinetic_energy(atoms) / (degrees_of_freedom(atoms) * units.KB)
+def for_barostat(atoms: Atoms, temperature: float) -> float:
+    """Temperature (K) to ask of ASE's barostats, which share it among 3 N degrees of freedom."""
+    return temperature * Freedom.of(atoms).count / (3 * len(atoms))
 
 
 def kinetic_energy(atoms: Atoms) -> float:

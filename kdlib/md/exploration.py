@@ -45,6 +45,12 @@ class Excursion:
     seed: int = 0
     """Seed for velocities and random forces."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.sample_every <= self.n_steps:
+            raise InputError(
+                f"Excursion: {self.n_steps} steps sampled every {self.sample_every} have no sample"
+            )
+
 
 @dataclass(frozen=True)
 class Trajectory:

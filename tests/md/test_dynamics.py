@@ -3,12 +3,25 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.emt import EMT
+from ase.constraints import (
+    FixAtoms,
+    FixBondLengths,
+    FixCartesian,
+    FixCom,
+    FixedLine,
+    FixedPlane,
+    FixSubsetCom,
+    Hookean,
+)
+from ase.md.nose_hoover_chain import IsotropicMTKNPT, NoseHooverChainNVT
 
 from kdlib import units
 from kdlib.errors import DynamicsError, InputError
 from kdlib.md import dynamics, liquid
-from kdlib.md.dynamics import MeltProtocol, thermalize
+from kdlib.md.dynamics import MeltProtocol, kinetic_temperature, thermalize
 
 
 class Springs(Calculator):
@@ -26,6 +39,33 @@ class Springs(Calculator):
         away = self.atoms.positions - self.sites
         self.results["energy"] = float((self.stiffness * away**2).sum() / 2)
         self.results["forces"] = -self.stiffness * away
+
+
+class Network:
+    """A spring between any two atoms, so that no force acts on their center of mass."""
+
+    def __init__(self, atoms: Atoms) -> None:
+        n = len(atoms)
+        stiffness = np.triu(np.random.default_rng(0).uniform(0.02, 0.6, (n, n)), 1)
+        stiffness += stiffness.T
+        self.matrix, self.sites = np.diag(stiffness.sum(axis=1)) - stiffness, atoms.positions.copy()
+
+    def get_potential_energy(self, atoms: Atoms, force_consistent: bool = False) -> float:
+        """Energy of the springs, eV."""
+        return -float((self.get_forces(atoms) * (atoms.positions - self.sites)).sum()) / 2
+
+    def get_forces(self, atoms: Atoms) -> np.ndarray:
+        """Forces of the springs, eV/Angstrom."""
+        return -self.matrix @ (atoms.positions - self.sites)
+
+
+def alloy(*held: object, copies: tuple[int, int, int] = (2, 2, 1)) -> Atoms:
+    """Copper and aluminum under a network of springs, held by constraints."""
+    atoms = bulk("Al", cubic=True) * copies
+    atoms.numbers[::3] = 29
+    atoms.calc = Network(atoms)
+    atoms.set_constraint(list(held))
+    return atoms
 
 
 @pytest.fixture
@@ -61,12 +101,13 @@ def test_nve_follows_the_exact_oscillation():
 
 
 def test_nve_series(springs):
-    """Energies add up, temperature is that of the kinetic energy, and nothing drifts."""
+    """Energies add up, temperature is that of the motion beyond drift, and nothing drifts."""
     run = dynamics.nve(springs, 400, sample_every=20)
     np.testing.assert_allclose(run.potential_energy + run.kinetic_energy, run.total_energy)
-    n = len(springs)
-    expected = 2 * run.kinetic_energy * n / ((3 * n - 3) * units.KB)
-    np.testing.assert_allclose(run.temperature, expected, rtol=1e-9)
+    velocities, mass = springs.get_velocities(), springs.get_masses()
+    velocities -= np.average(velocities, axis=0, weights=mass)
+    expected = (mass @ velocities**2).sum() / ((3 * len(springs) - 3) * units.KB)
+    assert float(run.temperature[-1]) == pytest.approx(expected, rel=1e-9)
     np.testing.assert_allclose(run.time, 20.0 * np.arange(1, 21))
     assert abs(float(run.energy_drift)) < 1e-5
 
@@ -211,6 +252,146 @@ def test_bad_protocols(settings, message):
     """A melt colder than its liquid, or without steps, is refused."""
     with pytest.raises(InputError, match=message):
         MeltProtocol(**settings)
+
+
+HELD = {  # constraints of 16 atoms, degrees of freedom that they leave, and drifts beside them
+    "nothing": ([], 45, 3),
+    "half": ([FixAtoms(range(8))], 24, 0),
+    "two dimensions": ([FixCartesian(range(16), (False, False, True))], 30, 2),
+    "lines": ([FixedLine([0, 1, 2, 3], (1, 1, 0)), FixedPlane(range(4, 16), (1, 2, 1))], 28, 0),
+    "center of mass": ([FixCom()], 45, 0),
+    "all but two": ([FixAtoms(range(2, 16))], 6, 0),
+    "a spring": ([Hookean(0, (0.0, 0.0, 0.0), 5.0, rt=0.2)], 48, 0),
+}
+
+
+@pytest.mark.parametrize("thermostat", ["langevin", "nose-hoover"])
+@pytest.mark.parametrize("held", HELD)
+def test_what_constraints_leave_has_the_temperature(held, thermostat):
+    """The motion that is left has the temperature asked for, and the series reports it.
+
+    Langevin forces move the center of mass, too; Nose and Hoover's chain leaves it at rest.
+    """
+    constraints, count, n_drifts = HELD[held]
+    atoms = alloy(*constraints)
+    thermalize(atoms, 1200, np.random.default_rng(0))  # half of it goes to the springs
+    options = {"timestep": 3.0, "thermostat": thermostat, "relaxation": 40.0}
+    dynamics.nvt(atoms, 600, 200, **options)
+    run = dynamics.nvt(atoms, 600, 1500, seed=1, sample_every=10, **options)
+    moving = count + n_drifts * (thermostat == "langevin")
+    true = 2 * float(run.kinetic_energy.mean()) * len(atoms) / (moving * units.KB)
+    # some 100 independent samples, each of which scatters by sqrt(2 / count)
+    bound = 0.05 + 0.25 * np.sqrt(2 / count)
+    assert true == pytest.approx(600, rel=bound)
+    assert float(run.temperature.mean()) == pytest.approx(600, rel=bound)
+
+
+@pytest.mark.parametrize("thermostat", ["langevin", "nose-hoover"])
+def test_held_atoms_and_bonds_stay_where_they_are(thermostat):
+    """Under both thermostats fixed atoms do not move, and fixed bonds keep their lengths."""
+    atoms = alloy(FixAtoms([0, 5]), FixBondLengths([(1, 2)]))
+    start, length = atoms.positions.copy(), atoms.get_distance(1, 2, mic=True)
+    thermalize(atoms, 600, np.random.default_rng(0))
+    assert kinetic_temperature(atoms) == pytest.approx(600)
+    assert 2 * atoms.get_kinetic_energy() / (41 * units.KB) == pytest.approx(600)
+    dynamics.nvt(atoms, 600, 25, thermostat=thermostat)
+    np.testing.assert_array_equal(atoms.positions[[0, 5]], start[[0, 5]])
+    assert np.abs(atoms.positions - start).max() > 0.05
+    assert atoms.get_distance(1, 2, mic=True) == pytest.approx(length, abs=1e-9)
+
+
+def test_nose_hoover_is_ases_chain_where_nothing_is_held():
+    """With 3 N degrees of freedom, as under a spring to a point, the steps are ASE's."""
+    free, tied = alloy(), alloy(Hookean(0, (0.0, 0.0, 0.0), 5.0, rt=1e3))
+    thermalize(tied, 600, np.random.default_rng(0))
+    free.set_momenta(tied.get_momenta())
+    NoseHooverChainNVT(free, 2 * units.FS, temperature_K=500, tdamp=50 * units.FS).run(30)
+    dynamics.nvt(tied, 500, 30, relaxation=50.0)
+    np.testing.assert_allclose(tied.positions, free.positions, atol=1e-12)
+    np.testing.assert_allclose(tied.get_momenta(), free.get_momenta(), atol=1e-10)
+
+
+def test_nve_conserves_the_energy_of_held_atoms():
+    """With atoms fixed and others kept in a plane, the total energy stays."""
+    atoms = alloy(FixAtoms([0, 5]), FixedPlane([1, 2, 3], (1, 1, 0)))
+    thermalize(atoms, 600, np.random.default_rng(0))
+    run = dynamics.nve(atoms, 300, 1.0, sample_every=5)
+    assert np.ptp(run.total_energy.values) < 0.01 * np.ptp(run.kinetic_energy.values)
+
+
+@pytest.mark.parametrize("thermostat", ["langevin", "nose-hoover"])
+def test_constraints_may_change_between_runs(thermostat):
+    """Atoms that are held from now on stop at once, and later move again; so do temperatures."""
+    atoms, options = alloy(), {"sample_every": 1, "thermostat": thermostat}
+    dynamics.nvt(atoms, 600, 20, **options)
+    atoms.set_constraint(FixAtoms(range(8)))
+    start = atoms.positions.copy()
+    run = dynamics.nvt(atoms, 600, 5, **options)
+    true = 2 * atoms.get_kinetic_energy() / (24 * units.KB)
+    assert float(run.temperature[-1]) == pytest.approx(true)
+    assert not atoms.get_momenta()[:8].any()
+    np.testing.assert_array_equal(atoms.positions[:8], start[:8])
+    atoms.set_constraint()
+    dynamics.nvt(atoms, 600, 5, **options)
+    assert np.abs(atoms.positions[:8] - start[:8]).min() > 0
+
+
+def test_runs_of_what_cannot_move_or_is_unknown_are_refused():
+    """No atom that is free, or a constraint whose temperature is unknown, is said before a step."""
+    with pytest.raises(InputError, match="NVE: no atom can move under FixAtoms"):
+        dynamics.nve(alloy(FixAtoms(range(16))), 5)
+    for run in (lambda a: dynamics.nve(a, 5), lambda a: dynamics.nvt(a, 300, 5), dynamics.melt):
+        with pytest.raises(InputError, match="how FixSubsetCom changes the temperature"):
+            run(alloy(FixSubsetCom([0, 1])))
+
+
+@pytest.mark.parametrize("thermostat", ["langevin", "nose-hoover"])
+def test_a_single_atom_has_the_temperature(thermostat):
+    """A free atom gets velocities at exactly the temperature, and is reported at its own."""
+    atoms = Atoms("Cu", cell=[9] * 3, pbc=True, calculator=EMT())
+    thermalize(atoms, 300, np.random.default_rng(0))
+    assert atoms.get_temperature() == pytest.approx(300)
+    run = dynamics.nvt(atoms, 300, 10, sample_every=10, thermostat=thermostat)
+    assert float(run.temperature[-1]) == pytest.approx(atoms.get_temperature())
+
+
+def test_at_zero_kelvin_langevin_dynamics_comes_to_rest():
+    """Friction alone takes the heat away; velocities drawn at 0 K are none; a chain is refused."""
+    atoms = alloy()
+    thermalize(atoms, 0.0, np.random.default_rng(0))
+    assert not atoms.get_momenta().any()
+    thermalize(atoms, 600, np.random.default_rng(0))
+    run = dynamics.nvt(atoms, 0.0, 300, thermostat="langevin", relaxation=30.0)
+    assert 0 < float(run.temperature[-1]) < 1
+    with pytest.raises(InputError, match="needs a temperature above 0 K"):
+        dynamics.nvt(atoms, 0.0, 5)
+
+
+@pytest.mark.parametrize("temperature", [-5.0, np.nan])
+def test_what_is_no_temperature_is_refused(temperature):
+    """Below 0 K no velocities are drawn, and no thermostat starts."""
+    atoms = alloy()
+    for use in (
+        lambda: thermalize(atoms, temperature, np.random.default_rng(0)),
+        lambda: dynamics.nvt(atoms, temperature, 5, thermostat="langevin"),
+    ):
+        with pytest.raises(InputError, match="K is not a temperature"):
+            use()
+
+
+def test_a_barostat_of_ase_gives_the_motion_its_temperature():
+    """ASE's NPT shares heat among 3 N degrees of freedom, though drift takes none of it."""
+    atoms, seen = bulk("Al", cubic=True), []
+    atoms.calc = EMT()
+    thermalize(atoms, 600, np.random.default_rng(0))
+    npt = IsotropicMTKNPT(
+        atoms, 4 * units.FS, temperature_K=dynamics.for_barostat(atoms, 300), pressure_au=0.0,
+        tdamp=30 * units.FS, pdamp=600 * units.FS,
+    )  # fmt: skip
+    for _ in range(80):
+        npt.run(5)
+        seen.append(kinetic_temperature(atoms))
+    assert np.mean(seen[10:]) == pytest.approx(300, rel=0.15)  # a third more without it
 
 
 def test_bad_runs(springs):

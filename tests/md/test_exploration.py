@@ -98,3 +98,10 @@ def test_disagreement_and_largest_force_by_hand():
     frame_index = np.array([0, 0, 1])
     np.testing.assert_allclose(exploration.disagreement(forces, frame_index), [0.5, 0.1])
     np.testing.assert_allclose(exploration.largest_force(forces[0], frame_index), [4.0, 5.0])
+
+
+def test_a_run_shorter_than_its_samples_is_refused():
+    """Without a sample there is nothing to explore, and no share of it that survived."""
+    for n_steps, every in ((0, 10), (5, 10), (5, 0)):
+        with pytest.raises(exploration.InputError, match=f"{n_steps} steps sampled every {every}"):
+            Excursion(300.0, n_steps, every)

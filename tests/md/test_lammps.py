@@ -163,6 +163,71 @@ def test_atoms_that_lammps_wraps_and_sorts_are_ours():
         assert np.abs(driver._box._local("x") @ driver._box.rotation.T - atoms.positions).max() > 5
 
 
+@pytest.mark.parametrize("deformation", ["cubic", "sheared"])
+@pytest.mark.parametrize("far", [511, 512, 700, 30000])
+def test_atoms_many_cells_away_come_back(far, deformation):
+    """LAMMPS counts some 500 crossings; atoms farther away go in and come back where they are."""
+    atoms = solid(deformation)
+    cells = np.random.default_rng(0).choice([-far - 1, -far, 0, far, far + 1], (len(atoms), 3))
+    atoms.positions += cells @ atoms.cell.array
+    with lammps.Driver(EMT(), atoms) as driver:
+        energy = driver.run(0).potential_energy * len(atoms)
+        back = driver.atoms()
+    np.testing.assert_allclose(back.positions, atoms.positions, atol=1e-9 * far)
+    np.testing.assert_allclose(energy, solid(deformation).get_potential_energy(), atol=1e-6)
+
+
+class Nothing(EMT):
+    """No forces at all."""
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        """Zeros."""
+        self.atoms = atoms.copy()
+        self.results = {"energy": 0.0, "forces": np.zeros((len(atoms), 3)), "stress": np.zeros(6)}
+
+
+def test_atoms_fly_on_where_lammps_counts_anew():
+    """Free atoms fly straight on through their 512th cell, in both directions."""
+    atoms = solid("sheared", n=1)
+    signs = np.random.default_rng(0).choice([-1, 1], (len(atoms), 3))
+    atoms.positions += 505 * signs @ atoms.cell.array
+    atoms.set_velocities(2.0 * signs @ np.eye(3) / units.FS)
+    flown = atoms.positions + atoms.get_velocities() * 60 * units.FS
+    with lammps.Driver(Nothing(), atoms, max_temperature=np.inf) as driver:
+        driver.command("fix 1 all nve")
+        driver.command("neigh_modify every 1 delay 0 check no")
+        driver.run(60)
+        back = driver.atoms()
+    assert np.abs(back.get_scaled_positions(wrap=False)).max() > 520
+    np.testing.assert_allclose(back.positions, flown, atol=1e-6)
+
+
+def test_far_atoms_stay_beside_their_images_when_the_box_flips():
+    """After a flip an atom moved by whole cells is still that many of the former cells away."""
+    near = aluminum()
+    near.rattle(0.05, seed=0)
+    tilt = np.array([[1, 0, 0], [0.7, 1, 0], [0, 0.1, 1]])
+    near.set_cell(tilt @ near.cell, scale_atoms=True)
+    far, moved = near.copy(), np.array([[0, 0, 0], [3, 600, -2], [-40000, 2000, 700]])
+    far.positions[:3] += moved @ far.cell.array
+    ends = []
+    for atoms in (near, far):
+        with lammps.Driver(EMT(), atoms) as driver:
+            driver.command("fix 1 all npt temp 100 100 0.1 tri 0 0 1.0")
+            driver.run(0)
+            driver.command("neigh_modify every 1 delay 0 check no")
+            driver.run(5, sample_every=5)
+            ends.append(driver.atoms())
+    assert ends[0].cell[1, 0] < 0 < near.cell[1, 0]
+    apart = (ends[1].positions - ends[0].positions)[:3]
+    cells = apart @ np.linalg.inv(ends[1].cell.array)
+    np.testing.assert_allclose(cells, np.rint(cells), atol=1e-4)
+    away = moved @ near.cell.array
+    assert np.linalg.norm(apart - away, axis=1).max() < 0.02 * np.linalg.norm(away, axis=1).max()
+    same = np.rint(cells) - moved
+    np.testing.assert_array_equal(same, np.outer(moved[:, 1], [1, 0, 0]))
+
+
 def test_nve_conserves_the_energy():
     """Without a thermostat the total energy stays within 0.1 meV/atom while atoms heat and cool."""
     with lammps.Driver(EMT(), solid()) as driver:
@@ -188,6 +253,41 @@ def test_series_is_in_our_units():
     assert float(end.temperature) == pytest.approx(kinetic_temperature(now), rel=1e-5)
     assert float(end.kinetic_energy) * len(now) == pytest.approx(now.get_kinetic_energy(), rel=1e-6)
     assert float(end.volume) == pytest.approx(now.get_volume())
+
+
+def test_temperature_leaves_drift_out():
+    """A drift of all atoms raises the kinetic energy, not the temperature, as in ASE's runs."""
+    atoms = solid()
+    resting = kinetic_temperature(atoms)
+    atoms.set_velocities(atoms.get_velocities() + [0.1, 0.0, 0.0])
+    with lammps.Driver(EMT(), atoms) as driver:
+        series = driver.run(0)
+    assert float(series.temperature[0]) == pytest.approx(resting, rel=1e-9)
+    kinetic = float(series.kinetic_energy[0]) * len(atoms)
+    assert kinetic == pytest.approx(atoms.get_kinetic_energy(), rel=1e-6)
+
+
+def test_a_single_atom_has_a_temperature():
+    """Its motion is not taken for drift: velocities drawn stay those of 300 K, and count."""
+    atoms = Atoms("Cu", cell=[9] * 3, pbc=True, calculator=EMT())
+    run = lammps.nvt(atoms, 300.0, 20, sample_every=10)
+    np.testing.assert_allclose(run.temperature, 300, rtol=1e-4)
+    np.testing.assert_allclose(run.kinetic_energy, 1.5 * units.KB * 300, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "n_steps", "message"),
+    [
+        (0.0, 5, "needs a temperature above 0 K"),
+        (-5.0, 5, "-5 K is not a temperature"),
+        (300.0, 0, "0 steps sampled every 20 are not a run"),
+    ],
+)
+def test_nvt_refuses_what_ases_run_refuses(temperature, n_steps, message):
+    """No steps, or no heat for a chain, are said in the same words by both engines."""
+    for nvt in (lammps.nvt, dynamics.nvt):
+        with pytest.raises(InputError, match=message):
+            nvt(warm_crystal(), temperature, n_steps)
 
 
 def test_barostat_finds_the_equilibrium_volume():
@@ -417,7 +517,7 @@ def _isotopes(atoms: Atoms) -> None:
             lambda atoms: atoms.set_cell([[3, 0, 0.1], [1, 4, 0.2], [4, 4, 0.3]]),
             "periodic in three",
         ),
-        (lambda atoms: atoms.set_constraint(FixAtoms([0])), "constraints"),
+        (lambda atoms: atoms.set_constraint(FixAtoms([0])), "FixAtoms cannot hold atoms there"),
         (_isotopes, "atoms of Al have different masses"),
     ],
 )

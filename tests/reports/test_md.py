@@ -96,9 +96,6 @@ def test_a_molecule_without_a_cell_has_no_stress_for_a_barostat(untrained):
         with_calculator(atoms, untrained()).get_stress()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Temperatures and thermostats count the fixed atoms as free ones."
-)
 @pytest.mark.parametrize("thermostat", ["langevin", "nose-hoover"])
 def test_free_atoms_have_the_temperature_asked_for(thermostat, refusal):
     """With half of the atoms fixed, the free ones are at 600 K and reported so, or it is refused.

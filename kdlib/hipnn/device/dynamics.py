@@ -18,6 +18,8 @@ from torch import Tensor
 
 from kdlib import units
 from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
+from kdlib.geometry import freedom
+from kdlib.geometry.freedom import Freedom
 from kdlib.geometry.neighbors import spans
 from kdlib.hipnn.device import motion
 from kdlib.hipnn.device.cells import ATOMS, WARPS, Box, Cells
@@ -52,7 +54,8 @@ class DeviceDynamics:
     module
         A :class:`kdlib.hipnn.HipnnModule`; its weights are copied.
     atoms
-        Where to start: positions, cell, velocities. Not changed before :meth:`store`.
+        Where to start: positions, cell, velocities. Not changed before :meth:`store`. ASE's
+        constraints are refused.
     timestep
         In fs.
     thermostat
@@ -80,7 +83,9 @@ class DeviceDynamics:
         self.device, self.timestep, self.n_builds = torch.device(device), timestep, 0
         self.field = DeviceField(module, self.device)
         module.check_species(atoms.numbers, "device dynamics")
-        self._skin, self._thermostat = skin, thermostat
+        if atoms.constraints:
+            raise InputError(f"device dynamics: {freedom.names(atoms)} cannot hold atoms there")
+        self._skin, self._thermostat, self._freedom = skin, thermostat, Freedom.of(atoms)
         box = _box(atoms, self.field.cutoff, skin)
         self._cells = Cells(box, len(atoms), self.field.dtype, self.device)
         self._load(atoms)
@@ -232,7 +237,8 @@ class DeviceDynamics:
         """Temperature (K), potential and kinetic energy (eV) of the present step."""
         potential = float(self.field.atomic_energies(self._species).sum())
         kinetic = float(torch.einsum("i,ic,ic->", self._mass, self._v, self._v)) / 2
-        temperature = 2 * kinetic / (max(3 * self.n_atoms - 3, 1) * units.KB)
+        momentum = torch.einsum("i,ic->c", self._mass, self._v).cpu().numpy()
+        temperature = self._freedom.temperature(kinetic, momentum, float(self._mass.sum()))
         if not (np.isfinite(potential) and temperature <= max_temperature):
             raise DynamicsError(
                 f"device dynamics: step {int(self._flags[_STEP])}: the temperature is "

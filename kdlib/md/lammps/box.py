@@ -3,6 +3,7 @@
 LAMMPS requires the first cell vector along x and the second in the xy plane. A cell of another
 orientation is rotated into that frame, a left-handed one also reflected, which conserves energies.
 Atoms are wrapped into the box, with counts of the boxes they have crossed, and change their order.
+LAMMPS's counts are small numbers that start again from their other end, so they are summed here.
 """
 
 import ctypes
@@ -20,6 +21,8 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from kdlib import units
 from kdlib.errors import InputError
+from kdlib.geometry import freedom
+from kdlib.geometry.freedom import Freedom
 from kdlib.geometry.neighbors import spans
 
 if TYPE_CHECKING:
@@ -60,6 +63,7 @@ class Box:
 
     def __init__(self, lammps: "Lammps", atoms: Atoms) -> None:
         self._lammps, self._n_atoms = lammps, len(atoms)
+        self._freedom, self._masses = Freedom.of(atoms), atoms.get_masses()
         self._bits = IMAGE_BITS[lammps.extract_setting("imageint")]
         prism = Prism(atoms.cell.array, tolerance=ORTHOGONAL)
         self.rotation = prism.rot_mat
@@ -82,10 +86,13 @@ class Box:
         flat = positions.ravel().tolist(), velocities.ravel().tolist()
         self._lammps.create_atoms(len(atoms), names, types.tolist(), *flat)
         # LAMMPS has wrapped the atoms but counts crossings only from here on
-        away = positions[self._order()] - self._local("x")
-        crossings = np.rint(away @ np.linalg.inv(self._cell())).astype(int)
-        fields = (crossings + 2 ** (self._bits - 1)) << self._shifts()
-        self._local("image")[:] = fields.sum(axis=1)
+        order, self._counted_in = self._order(), self._cell()
+        away = positions[order] - self._local("x")
+        crossings = np.rint(away @ np.linalg.inv(self._counted_in)).astype(int)
+        self._crossings = np.empty_like(crossings)
+        self._crossings[order] = crossings
+        fields = self._short(crossings) + 2 ** (self._bits - 1)
+        self._local("image")[:] = (fields << self._shifts()).sum(axis=1)
 
     def positions(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cell vectors (3, 3) and unwrapped positions (n_atoms, 3) in the input frame, Angstrom.
@@ -93,9 +100,25 @@ class Box:
         ``x`` are positions in LAMMPS's frame; both are in LAMMPS's order.
         """
         cell = self._cell()
-        fields = (self._local("image")[:, None] >> self._shifts()) & (2**self._bits - 1)
-        unwrapped = x + (fields - 2 ** (self._bits - 1)) @ cell
+        unwrapped = x + self._count(cell) @ cell
         return cell @ self.rotation.T, unwrapped @ self.rotation.T
+
+    def _count(self, cell: np.ndarray) -> np.ndarray:
+        """Boxes that each atom has crossed since it was in the first, (n_atoms, 3).
+
+        Only changes of LAMMPS's counts are read, which are small from one step to the next.
+        """
+        order = self._order()
+        fields = (self._local("image")[:, None] >> self._shifts()) & (2**self._bits - 1)
+        before = self._crossings[order] @ _flipped_back(self._counted_in, cell)
+        crossings = before + self._short(fields - 2 ** (self._bits - 1) - before)
+        self._crossings[order], self._counted_in = crossings, cell
+        return crossings
+
+    def _short(self, counts: np.ndarray) -> np.ndarray:
+        """Counts as LAMMPS holds them, between plus and minus half of their range."""
+        half = 2 ** (self._bits - 1)
+        return (counts + half) % (2 * half) - half
 
     def read(self, atoms: Atoms) -> None:
         """Give ``atoms`` the cell, the positions and the velocities that LAMMPS holds."""
@@ -111,18 +134,26 @@ class Box:
         return vectors
 
     def state(self) -> dict[str, float]:
-        """Thermodynamic state after a run: the keys and units of :data:`STATE`."""
+        """Thermodynamic state after a run: the keys and units of :data:`STATE`.
+
+        The temperature is that of :mod:`kdlib.geometry.freedom`, without drift.
+        """
         get = self._lammps.get_thermo
         potential, kinetic = get("pe") / self._n_atoms, get("ke") / self._n_atoms
         return {
             "time": get("time") * units.PS,
-            "temperature": get("temp"),
+            "temperature": self._temperature(),
             "potential_energy": potential,
             "kinetic_energy": kinetic,
             "total_energy": potential + kinetic,
             "pressure": get("press") * units.GPA_PER_BAR,
             "volume": get("vol"),
         }
+
+    def _temperature(self) -> float:
+        momenta = self._masses[:, None] * self.vectors("v") / (units.PS * units.FS)
+        kinetic = float((momenta * momenta / self._masses[:, None]).sum()) / 2
+        return self._freedom.temperature(kinetic, momenta.sum(axis=0), self._masses.sum())
 
     def virial(self, stress: np.ndarray, volume: float) -> np.ndarray:
         """Virial for LAMMPS: minus stress times volume (xx, yy, zz, xy, xz, yz) in its frame, eV.
@@ -186,7 +217,10 @@ def check(atoms: Atoms, calculator: Calculator, virial: bool) -> None:
     if len(atoms) == 0 or not (atoms.pbc.all() and spans(atoms.cell.array, atoms.pbc)):
         raise InputError("LAMMPS: a driver needs atoms in a cell periodic in three directions")
     if atoms.constraints:
-        raise InputError("LAMMPS does not know ASE's constraints; use its fix setforce")
+        raise InputError(
+            f"LAMMPS: {freedom.names(atoms)} cannot hold atoms there; remove the constraints and "
+            "leave the atoms out of the group that LAMMPS's fixes move"
+        )
     for z in np.unique(atoms.numbers):
         if np.ptp(atoms.get_masses()[atoms.numbers == z]) > 0:
             raise InputError(f"LAMMPS: atoms of {chemical_symbols[z]} have different masses")
@@ -195,6 +229,14 @@ def check(atoms: Atoms, calculator: Calculator, virial: bool) -> None:
             f"{type(calculator).__name__} has no stress; LAMMPS runs without the virial by "
             "Driver(..., virial=False)"
         )
+
+
+def _flipped_back(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Numbers of new cell vectors (rows) in each old one, where LAMMPS has flipped a tilted box."""
+    flip = np.rint(new @ np.linalg.inv(old))
+    if not (np.diag(flip) == 1).all():  # another box, not other vectors of the same lattice
+        return np.eye(3, dtype=int)
+    return np.rint(np.linalg.inv(flip)).astype(int)
 
 
 def _region(prism: Prism) -> str:

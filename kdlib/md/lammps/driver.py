@@ -26,7 +26,8 @@ from ase.calculators.calculator import Calculator
 from kdlib import progress, units
 from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
 from kdlib.geometry import rdf as radial
-from kdlib.md.dynamics import stop_drift, thermalize, with_positions
+from kdlib.geometry.freedom import Freedom
+from kdlib.md import dynamics
 from kdlib.md.lammps import box
 from kdlib.md.lammps.box import Box
 
@@ -72,6 +73,7 @@ class Driver:
         self.command(f"fix {FIX} all external pf/callback 1 1")
         self.command(f"fix_modify {FIX} energy yes virial {'yes' if virial else 'no'}")
         self.lammps.set_fix_external_callback(FIX, self._callback, None)
+        self.share_heat("thermo_temp")
 
     def __enter__(self) -> Self:
         return self
@@ -115,6 +117,11 @@ class Driver:
             raise DynamicsError(f"LAMMPS: step {self.step}: {message}")
         if message:
             raise InputError(f"LAMMPS: {line!r}: {message}")
+
+    def share_heat(self, compute: str) -> None:
+        """Tell one of LAMMPS's temperatures of all atoms the degrees of freedom that share it."""
+        without = 3 * len(self._atoms) - Freedom.of(self._atoms).count
+        self.command(f"compute_modify {compute} extra/dof {without}")
 
     def run(self, n_steps: int, sample_every: int = 10) -> xr.Dataset:
         """Take steps with the fixes that were commanded.
@@ -285,17 +292,20 @@ def nvt(
     Arguments and result are the same, but steps are not timed, the series begins with the first
     sample, and the temperature is checked only in samples.
     """
+    dynamics.check_steps(n_steps, sample_every, "LAMMPS")
+    dynamics.check_thermostat(temperature)
     if not atoms.get_momenta().any():
-        thermalize(atoms, temperature, np.random.default_rng(seed))
-    stop_drift(atoms)
+        dynamics.thermalize(atoms, temperature, np.random.default_rng(seed))
+    dynamics.stop_drift(atoms)
     positions = []
     with Driver(atoms.calc, atoms, virial=False, max_temperature=max_temperature) as driver:
         driver.command(f"timestep {timestep / units.PS!r}")
         target = f"{float(temperature)!r}"
         driver.command(f"fix 1 all nvt temp {target} {target} {relaxation / units.PS!r}")
+        driver.share_heat("1_temp")  # the fix has a temperature of its own
         for _ in driver.samples(n_steps, sample_every):
             positions.append(driver.atoms().positions)
         end = driver.atoms()
     atoms.positions = end.positions
     atoms.set_momenta(end.get_momenta())
-    return with_positions(driver.thermo(), atoms, positions)
+    return dynamics.with_positions(driver.thermo(), atoms, positions)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from ase.md.verlet import VelocityVerlet
 
 from kdlib import units
@@ -65,6 +66,24 @@ def test_energies_of_free_atoms_are_not_rounded(model, device):
         energies.append([part - e0 for part in found])
     np.testing.assert_allclose(energies[1][0], energies[0][0], rtol=0, atol=1e-9)
     np.testing.assert_allclose(energies[1][1], energies[0][1], rtol=0, atol=1e-9)
+
+
+def test_temperature_leaves_drift_out(short, device):
+    """A common velocity is in the kinetic energy, not in the temperature, as on the CPU."""
+    resting = _cell()
+    atoms, step = _cell(), _dynamics(short, _cell(), device).run(1)
+    atoms.set_velocities(resting.get_velocities() + [0.02, 0.0, 0.0])
+    ds = _dynamics(short, atoms, device).run(1)
+    assert float(ds.temperature[0]) == pytest.approx(float(step.temperature[0]), rel=1e-9)
+    assert float(ds.kinetic_energy[0]) > 1.01 * float(step.kinetic_energy[0])
+
+
+def test_constraints_are_refused_by_name(short, device):
+    """The kernels move every atom, so that none can be held."""
+    atoms = _cell()
+    atoms.set_constraint(FixAtoms([0]))
+    with pytest.raises(InputError, match="device dynamics: FixAtoms cannot hold atoms there"):
+        _dynamics(short, atoms, device)
 
 
 def test_energy_is_conserved(short, device):
