@@ -15,10 +15,10 @@ from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, read
 from kdlib.distill.workflow import Outcome
 from kdlib.files import replacing
+from kdlib.geometry.cells import mass_density
 from kdlib.hipnn.potential import Validity
 from kdlib.pipeline import notebook
 from kdlib.training.accuracy import PHASES
-from kdlib.units import GRAM_PER_CM3
 
 TRAINING_SET = "training.extxyz"
 #: Scripts that are copied unchanged.
@@ -78,7 +78,7 @@ def limits(folder: str | Path) -> dict[str, str]:
     validity = hipnn.load(home).validity
     plan = read(home)
     frames = ase.io.read(home / TRAINING_SET, ":")
-    density = [a.get_masses().sum() * GRAM_PER_CM3 / a.get_volume() for a in frames]
+    density = [mass_density(atoms) for atoms in frames]
     low, high = plan.temperatures
     said = {
         "species": ", ".join(validity.crowding),

@@ -8,6 +8,7 @@ and counters as JSON. Reading one executes no code.
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -143,7 +144,14 @@ class TrainingConfig:
         for name in ("batch_size", "max_epochs", "learning_rate", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise InputError(f"TrainingConfig: {name} is {getattr(self, name)}, must be > 0")
-        choices = {"selection": ("validation", "training_loss"), "backend": ("fused", "hippynn")}
+        for name in ("warmup_epochs", "final_rate", "cell_atoms"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"TrainingConfig: {name} is {getattr(self, name)}, must be >= 0")
+        choices = {
+            "selection": ("validation", "training_loss"),
+            "backend": ("fused", "hippynn"),
+            "rate_schedule": ("plateau", "cosine"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"TrainingConfig: {name} is {getattr(self, name)!r}, must be "
@@ -179,6 +187,16 @@ class TrainingConfig:
         """Attributes of a result file: all settings that matter, except for the seed."""
         return {k: v for k, v in asdict(self).items() if k not in _WHERE | {"seed"}}
 
+    def scheduled_rate(self, epoch: int) -> float | None:
+        """Learning rate at an epoch, counted from 1; None where the plateau rule decides."""
+        if epoch <= self.warmup_epochs:
+            return self.learning_rate * epoch / self.warmup_epochs
+        if self.rate_schedule == "plateau":
+            return None
+        done = (epoch - self.warmup_epochs - 1) / max(1, self.max_epochs - self.warmup_epochs - 1)
+        wave = 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * (self.final_rate + (1 - self.final_rate) * wave)
+
     @property
     def selects_by_stress(self) -> bool:
         """Whether stresses of the validation part influence which epoch is kept."""
@@ -196,7 +214,7 @@ class Loop:
         frames: Sequence[Atoms],
         split: Split,
     ) -> None:
-        self.training, self.schedule = training, schedule
+        self.training, self.schedule = training, schedule.referred_to(training.cell_atoms)
         self.device = torch_device(training.device)
         self.module = hipnn.build(config, training.seed)
         for k in (*split.train, *split.valid):
@@ -242,7 +260,8 @@ class Loop:
     def finished(self) -> bool:
         """Whether the last epoch is reached, or the patience of the last stage is used up."""
         in_last = self.epoch >= self.schedule.last_start
-        stop = in_last and self.best["stop_wait"] >= self.training.stop_patience
+        patient = self.training.rate_schedule == "cosine"
+        stop = in_last and not patient and self.best["stop_wait"] >= self.training.stop_patience
         return self.epoch >= self.training.max_epochs or stop
 
     def _check_stresses(self) -> None:
@@ -261,6 +280,9 @@ class Loop:
         # patience that it used up, do not count.
         if self.schedule.starts_stage(self.epoch):
             self.best |= {"selection": np.inf, "lr_wait": 0, "stop_wait": 0}
+        rate = self.training.scheduled_rate(self.epoch)
+        if rate is not None:
+            self._set_rate(rate)
         weights = self.schedule.at(self.epoch)
         row = self._pass(weights) | TargetErrors.of(self.module, self.valid).row("valid")
         row["selection"] = self._selection(row)
@@ -284,6 +306,9 @@ class Loop:
             "stress": config.selection_stress,
         }
         errors = {name: row[f"{name}_rmse_valid"] + row[f"{name}_mae_valid"] for name in weights}
+        if config.cell_atoms:
+            per_atom = row["energy_rmse_valid"] + row["energy_mae_valid"]
+            errors["cell_energy"] = config.cell_atoms * per_atom
         return sum(weight * errors[name] for name, weight in weights.items() if weight)
 
     def _pass(self, weights: LossWeights) -> dict[str, float]:
@@ -351,7 +376,7 @@ class Loop:
             return
         best["lr_wait"] += 1
         best["stop_wait"] += 1
-        if best["lr_wait"] >= config.lr_patience:
+        if best["lr_wait"] >= config.lr_patience and config.rate_schedule == "plateau":
             best["lr_wait"] = 0
             self._set_rate(self.learning_rate * config.lr_factor)
 

@@ -147,6 +147,19 @@ def test_nothing_at_all_is_not_measured(tmp_path):
     assert set(table.verdict.values.tolist()) == {"not measured"}
 
 
+def test_one_frame_cannot_decide(planted, strong):
+    """Where a test frame has most of the squared error, the comparison of errors is not judged."""
+    found = dict(planted(smallest_to_teacher=1.4, born_again_control=1.0, noise=0.01))
+    squares = found["accuracy"].frame_force_mse
+    worse = squares.where(squares.frame != 7, 100 * squares)
+    found["accuracy"] = found["accuracy"].assign(frame_force_mse=worse)
+    rows = audited(found)
+    assert strong["force_control"]["verdict"] == "holds"
+    assert rows["force_control"]["verdict"] == "not decided"
+    assert "one test frame has" in rows["force_control"]["reason"]
+    assert rows["energy_control"]["verdict"] == "holds"
+
+
 def test_the_share_of_the_force_weight_is_told(planted):
     """If the matched control has the whole gain, the reason of the control claim says so."""
     row = audited(planted(student=0.7, matched_control=0.7))["force_control"]
