@@ -214,7 +214,9 @@ class Loop:
         frames: Sequence[Atoms],
         split: Split,
     ) -> None:
-        self.training, self.schedule = training, schedule.referred_to(training.cell_atoms)
+        self.training, self.schedule = training, schedule
+        if training.cell_atoms:
+            self.schedule = schedule.referred_to(training.cell_atoms)
         self.device = torch_device(training.device)
         self.module = hipnn.build(config, training.seed)
         for k in (*split.train, *split.valid):
