@@ -88,9 +88,7 @@ def _row(claim: Claim, found: Results, max_share: float) -> dict[str, str | floa
     }
 
 
-def _reason(
-    claim: Claim, finding: Finding, judged: str, carried: bool, found: Results
-) -> str:
+def _reason(claim: Claim, finding: Finding, judged: str, carried: bool, found: Results) -> str:
     """Explain the number, the verdict, and the difference from the paper's number."""
     interval, parts = finding.interval, [finding.grounds]
     if judged == "not measured":

@@ -80,6 +80,12 @@ def _training(found: Results) -> dict[str, Entry]:
             _selection(found),
             "each role's own loss would select differently for each; the authors' way is an option",
         ),
+        "learning rate": (
+            f"1e-3, {patience}",
+            _rates(found),
+            "the paper's rule stops a role when it stops improving; a cosine gives every role as "
+            "many steps and ends at a low rate, at which errors hardly scatter between epochs",
+        ),
         "teacher of a student": (
             "not stated whether one teacher or one per seed",
             "the student of seed s learns from the teacher of seed s",
@@ -97,6 +103,16 @@ def _training(found: Results) -> dict[str, Entry]:
             "as in the authors' script",
         ),
     }
+
+
+def _rates(found: Results) -> str:
+    if _setting(found, "rate_schedule") != "cosine":
+        return f"{_setting(found, 'learning_rate')}, the paper's rule"
+    return (
+        f"half a cosine from {_setting(found, 'learning_rate')} to "
+        f"{_setting(found, 'final_rate')} of it, over all epochs, after "
+        f"{_setting(found, 'warmup_epochs')} epochs of rise"
+    )
 
 
 def _weights(found: Results) -> dict[str, Entry]:
@@ -117,12 +133,25 @@ def _weights(found: Results) -> dict[str, Entry]:
             _told("Table 1 as printed, {}", _last_weights(found, "born_again")),
             "the table is the more specific of the two; weights are kept from the last stage only",
         ),
+        "size of the cells that w_E refers to": (
+            "the energies of cells of 55-250 atoms",
+            _cell_size(found),
+            "w_E weighs the energy per cell, so on cells of another size the same number is "
+            "another balance between energies and forces",
+        ),
         "loss of the same-size student": (
             '3.5 says "the static loss function in Eq. 2", which has no atomic-energy term',
             _told("eq. 5 with {}", _last_weights(found, "same_size_student")),
             "with eq. 2 the student would be a second teacher",
         ),
     }
+
+
+def _cell_size(found: Results) -> str:
+    size = _setting(found, "cell_atoms")
+    if size == _UNKNOWN:
+        return size
+    return f"cells of {float(size):g} atoms" if float(size) else "the cells as they are"
 
 
 def _measuring(found: Results) -> dict[str, Entry]:
@@ -178,6 +207,8 @@ def _selection(found: Results) -> str:
         weights = [_setting(found, f"selection_{name}") for name in ("energy", "force")]
         looked_at = ("validation error of the control's loss, energy x {} + forces x {}, for every "
                      "role").format(*weights)  # fmt: skip
+    if _setting(found, "rate_schedule") == "cosine":
+        return looked_at
     return f"{looked_at}; halved after {patience} and stopped after {stop} epochs"
 
 

@@ -114,6 +114,14 @@ class TrainingConfig:
     max_epochs: int = 500
     learning_rate: float = 1e-3
     """Initial learning rate of Adam."""
+    rate_schedule: str = "plateau"
+    """``"plateau"``, the paper's rule of the two patiences, or ``"cosine"``: half a cosine over all
+    epochs, without early stopping, so that all roles take equally many steps.
+    """
+    warmup_epochs: int = 0
+    """Epochs at the start in which the rate rises in equal steps."""
+    final_rate: float = 0.01
+    """Learning rate at the end of the cosine, relative to the initial one."""
     lr_factor: float = 0.5
     lr_patience: int = 30
     """The rate is multiplied by ``lr_factor`` after ``lr_patience`` epochs without improvement."""
@@ -130,6 +138,12 @@ class TrainingConfig:
     selection_stress: float = 0.0
     """Weights in that error, per eV, eV/Angstrom and eV/Angstrom^3. 0 leaves the stress out, as in
     the paper; where it matters (NPT), use the loss's w_S.
+    """
+    cell_atoms: float = 0.0
+    """Number of atoms that the weights of energies refer to, in the loss and in the selection: the
+    error per atom times this number takes the place of that of the cell. 0: the cell as it is, as
+    printed in the paper, whose cells have 55 to 250 atoms; 130, a typical one of them, gives w_E
+    the paper's balance against w_F on cells of another size.
     """
     e0_decay: float = 1e-2
     """Damping of the energy layers after the fit of E0."""
