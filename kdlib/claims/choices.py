@@ -106,13 +106,12 @@ def _training(found: Results) -> dict[str, Entry]:
 
 
 def _rates(found: Results) -> str:
-    if _setting(found, "rate_schedule") != "cosine":
-        return f"{_setting(found, 'learning_rate')}, the paper's rule"
-    return (
-        f"half a cosine from {_setting(found, 'learning_rate')} to "
-        f"{_setting(found, 'final_rate')} of it, over all epochs, after "
-        f"{_setting(found, 'warmup_epochs')} epochs of rise"
-    )
+    names = ("learning_rate", "lr_patience", "stop_patience", "final_rate", "warmup_epochs")
+    rate, patience, stop, final, rise = (_setting(found, name) for name in names)
+    if _setting(found, "rate_schedule") == "cosine":
+        return (f"half a cosine from {rate} to {final} of it, over all epochs, after {rise} epochs "
+                "of rise")  # fmt: skip
+    return f"{rate}, halved after {patience} and stopped after {stop} epochs without improvement"
 
 
 def _weights(found: Results) -> dict[str, Entry]:
@@ -200,16 +199,11 @@ def _setting(found: Results, name: str) -> str:
 
 
 def _selection(found: Results) -> str:
-    patience, stop = (_setting(found, name) for name in ("lr_patience", "stop_patience"))
     if _setting(found, "selection") == "training_loss":
-        looked_at = "each role's own training loss"
-    else:
-        weights = [_setting(found, f"selection_{name}") for name in ("energy", "force")]
-        looked_at = ("validation error of the control's loss, energy x {} + forces x {}, for every "
-                     "role").format(*weights)  # fmt: skip
-    if _setting(found, "rate_schedule") == "cosine":
-        return looked_at
-    return f"{looked_at}; halved after {patience} and stopped after {stop} epochs"
+        return "each role's own training loss"
+    weights = [_setting(found, f"selection_{name}") for name in ("energy", "force")]
+    return ("validation error of the control's loss, energy x {} + forces x {}, for every "
+            "role").format(*weights)  # fmt: skip
 
 
 def _last_weights(found: Results, role: str) -> tuple[float, float, float] | None:

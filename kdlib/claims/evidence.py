@@ -266,10 +266,8 @@ def worst_share(results: Results, variable: str, roles: Sequence[str]) -> float:
     if ds is None or name not in ds or not set(roles) <= set(ds.role.values.tolist()):
         return np.nan
     errors = ds[name].sel(role=list(roles))
-    if variable == "energy_rmse":
-        squares = errors**2
-    else:
-        squares = errors * ds.get("frame_n_atoms", 1)
+    sizes = ds.get("frame_n_atoms", 1)
+    squares = errors * sizes if variable == "force_rmse" else errors**2
     shares = (squares / squares.sum("frame")).mean(["role", "architecture", "seed"])
     return float(shares.max())
 

@@ -239,7 +239,7 @@ def test_training_keeps_the_extremes(emt_frames):
 
 
 def test_bounds_of_own_data_are_kept(emt_frames, tmp_path):
-    """The bounds of the first load hold when a more extreme frame is added; of other species not."""
+    """The bounds of the first load hold for more extreme frames, but not for other species."""
     path = tmp_path / "split.json"
     first = datasets.kept_extremes(emt_frames, path)
     assert first == datasets.Extremes.of(emt_frames)
