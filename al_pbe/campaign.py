@@ -14,8 +14,9 @@ import pandas as pd
 import xarray as xr
 from ase import Atoms
 
+from al_pbe.division import part_of
 from al_pbe.labeling import label
-from al_pbe.sampling import ACTIVE, LARGE, configuration
+from al_pbe.sampling import configuration
 from kdlib import datasets, progress
 from kdlib.files import replacing
 from kdlib.geometry.cells import closest_pair
@@ -87,18 +88,15 @@ def store(labeled: Atoms, path: Path) -> None:
 
 
 def collected(folder: Path) -> list[Atoms]:
-    """Shipped frames and those of a folder, by index.
-
-    Large cells are the part ``transfer``. Actively learned frames all go to ``train``: they were
-    selected by models, so they are no fair sample for a test.
-    """
+    """Shipped frames and those of a folder, by index, with the parts of :mod:`al_pbe.division`."""
     frames = {int(atoms.info["frame"]): atoms for atoms in datasets.load("al-pbe")}
     for path in sorted(folder.glob("frame_*.extxyz")):
         atoms = ase.io.read(path)
         frames.setdefault(int(atoms.info["frame"]), atoms)
-    for k, atoms in frames.items():
-        if k >= LARGE:
-            atoms.info["part"] = "train" if k >= ACTIVE else "transfer"
+    for atoms in frames.values():
+        atoms.info.pop("part", None)
+        if part := part_of(atoms):
+            atoms.info["part"] = part
     return [frames[k] for k in sorted(frames)]
 
 

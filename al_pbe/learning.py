@@ -17,14 +17,14 @@ import xarray as xr
 from ase import Atoms
 
 from al_pbe import ensemble
-from al_pbe.sampling import ACTIVE, COMPRESSED, LARGE
+from al_pbe.sampling import ACTIVE
 from kdlib import datasets
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.training import TrainingConfig, accuracy
 
 #: Groups of frames on which ensembles are evaluated, beside those of the rounds.
-TEST, COMMON_TEST, COMPRESSED_TEST = "test", "common test", "compressed test"
+TEST, COMPRESSED_TEST = "test", "compressed test"
 
 
 def gains(
@@ -126,13 +126,10 @@ def _name(number: int) -> str:
 
 def _groups(frames: Sequence[Atoms], rounds: Sequence[int]) -> dict[str, list[Atoms]]:
     """Name -> frames on which ensembles are evaluated."""
-    test = [frames[k] for k in datasets.split(frames).test]
-    squeezed, common = [], []
-    for atoms in test:
-        compressed = COMPRESSED <= int(atoms.info.get("frame", 0)) < LARGE
-        (squeezed if compressed else common).append(atoms)
-    found = {_name(n): [atoms for atoms in frames if _round(atoms) == n] for n in rounds}
-    return {TEST: test, COMMON_TEST: common, COMPRESSED_TEST: squeezed, **found}
+    split = datasets.split(frames)
+    parts = {TEST: split.test, COMPRESSED_TEST: split.compressed}
+    tests = {name: [frames[k] for k in indices] for name, indices in parts.items()}
+    return tests | {_name(n): [atoms for atoms in frames if _round(atoms) == n] for n in rounds}
 
 
 def _errors(

@@ -84,7 +84,7 @@ def accuracy(plant: Plant) -> xr.Dataset:
     control = energy[roles.index("control")]
     energy[roles.index("student")] = control * plant.energy * plant.scatter(*shape[1:])
     energy[roles.index("matched_control")] = control * plant.scatter(*shape[1:])
-    splits = np.array([0.9, 0.98, 1.0, 1.05])
+    splits = np.array([0.9, 0.98, 1.0, 1.4, 1.05])
     atoms = np.full(60, 32)
     spread = plant.rng.gamma(2.0, 0.5, 60) * plant.rng.uniform(0.8, 1.2, (len(roles), 1, 1, 60))
     ds = xr.Dataset(
@@ -226,7 +226,7 @@ def coverage(plant: Plant) -> xr.Dataset:
             "temperature": ("frame", temperature),
             "frame_phase": ("frame", phase),
             "n_atoms": ("frame", rng.choice([16, 24, 32], n)),
-            "part": ("frame", rng.choice(schema.SPLITS, n, p=[0.76, 0.1, 0.1, 0.04])),
+            "part": ("frame", rng.choice(schema.SPLITS, n, p=[0.72, 0.1, 0.1, 0.04, 0.04])),
             "g": (("phase", "r"), np.maximum(g, 0)),
         },
         {"frame": np.arange(n), "phase": names, "r": r},

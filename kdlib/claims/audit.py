@@ -56,17 +56,20 @@ def audit(
     if not isinstance(found, Mapping):
         parts = {kind: results.collect(found, kind) for kind in _KINDS}
         found = {kind: ds for kind, ds in parts.items() if ds is not None}
-    rows = [_row(claim, found) for claim in claims(margins)]
+    rows = [_row(claim, found, margins.worst_share) for claim in claims(margins)]
     columns = {name: ("claim", [row[name] for row in rows]) for name in rows[0]}
     ds = xr.Dataset(columns).set_coords("claim")
     open_points = choices(found)
     return schema.describe(ds.merge(open_points), "claims")
 
 
-def _row(claim: Claim, found: Results) -> dict[str, str | float | int]:
+def _row(claim: Claim, found: Results, max_share: float) -> dict[str, str | float | int]:
     finding = find(claim.measure, found)
     interval = finding.interval
     judged = verdict(interval, claim.low, claim.high)
+    carried = finding.worst_share > max_share
+    if carried and judged != "not measured":
+        judged = "not decided"
     return {
         "claim": claim.name,
         "statement": claim.statement,
@@ -81,16 +84,18 @@ def _row(claim: Claim, found: Results) -> dict[str, str | float | int]:
         "rule": claim.rule,
         "n_pairs": interval.n,
         "verdict": judged,
-        "reason": _reason(claim, finding, judged, found),
+        "reason": _reason(claim, finding, judged, carried, found),
     }
 
 
-def _reason(claim: Claim, finding: Finding, judged: str, found: Results) -> str:
+def _reason(claim: Claim, finding: Finding, judged: str, carried: bool, found: Results) -> str:
     """Explain the number, the verdict, and the difference from the paper's number."""
     interval, parts = finding.interval, [finding.grounds]
     if judged == "not measured":
         return finding.grounds
-    if not np.isfinite(interval.low):
+    if carried:
+        parts.append(f"one test frame has {finding.worst_share:.0%} of the squared error")
+    elif not np.isfinite(interval.low):
         parts.append(f"{interval.n} run{'s' if interval.n != 1 else ''} give no interval")
     elif judged == "not decided":
         limit = next(x for x in (claim.low, claim.high) if interval.low <= x <= interval.high)

@@ -80,6 +80,12 @@ def _training(found: Results) -> dict[str, Entry]:
             _selection(found),
             "each role's own loss would select differently for each; the authors' way is an option",
         ),
+        "learning rate": (
+            f"1e-3, {patience}",
+            _rates(found),
+            "the paper's rule stops a role when it stops improving; a cosine gives every role as "
+            "many steps and ends at a low rate, at which errors hardly scatter between epochs",
+        ),
         "teacher of a student": (
             "not stated whether one teacher or one per seed",
             "the student of seed s learns from the teacher of seed s",
@@ -97,6 +103,15 @@ def _training(found: Results) -> dict[str, Entry]:
             "as in the authors' script",
         ),
     }
+
+
+def _rates(found: Results) -> str:
+    names = ("learning_rate", "lr_patience", "stop_patience", "final_rate", "warmup_epochs")
+    rate, patience, stop, final, rise = (_setting(found, name) for name in names)
+    if _setting(found, "rate_schedule") == "cosine":
+        return (f"half a cosine from {rate} to {final} of it, over all epochs, after {rise} epochs "
+                "of rise")  # fmt: skip
+    return f"{rate}, halved after {patience} and stopped after {stop} epochs without improvement"
 
 
 def _weights(found: Results) -> dict[str, Entry]:
@@ -117,12 +132,25 @@ def _weights(found: Results) -> dict[str, Entry]:
             _told("Table 1 as printed, {}", _last_weights(found, "born_again")),
             "the table is the more specific of the two; weights are kept from the last stage only",
         ),
+        "size of the cells that w_E refers to": (
+            "the energies of cells of 55-250 atoms",
+            _cell_size(found),
+            "w_E weighs the energy per cell, so on cells of another size the same number is "
+            "another balance between energies and forces",
+        ),
         "loss of the same-size student": (
             '3.5 says "the static loss function in Eq. 2", which has no atomic-energy term',
             _told("eq. 5 with {}", _last_weights(found, "same_size_student")),
             "with eq. 2 the student would be a second teacher",
         ),
     }
+
+
+def _cell_size(found: Results) -> str:
+    size = _setting(found, "cell_atoms")
+    if size == _UNKNOWN:
+        return size
+    return f"cells of {float(size):g} atoms" if float(size) else "the cells as they are"
 
 
 def _measuring(found: Results) -> dict[str, Entry]:
@@ -171,14 +199,11 @@ def _setting(found: Results, name: str) -> str:
 
 
 def _selection(found: Results) -> str:
-    patience, stop = (_setting(found, name) for name in ("lr_patience", "stop_patience"))
     if _setting(found, "selection") == "training_loss":
-        looked_at = "each role's own training loss"
-    else:
-        weights = [_setting(found, f"selection_{name}") for name in ("energy", "force")]
-        looked_at = ("validation error of the control's loss, energy x {} + forces x {}, for every "
-                     "role").format(*weights)  # fmt: skip
-    return f"{looked_at}; halved after {patience} and stopped after {stop} epochs"
+        return "each role's own training loss"
+    weights = [_setting(found, f"selection_{name}") for name in ("energy", "force")]
+    return ("validation error of the control's loss, energy x {} + forces x {}, for every "
+            "role").format(*weights)  # fmt: skip
 
 
 def _last_weights(found: Results, role: str) -> tuple[float, float, float] | None:

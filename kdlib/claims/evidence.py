@@ -4,7 +4,7 @@ A measure takes the results by kind and returns a `Finding`, or raises `Missing`
 absent. ``cost`` is "time" or "memory".
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,8 @@ class Finding:
     """What the number was computed from, in words."""
     noise: tuple[float, float] = (np.nan, np.nan)
     """Interval from resampling the test frames; NaN where it does not apply."""
+    worst_share: float = np.nan
+    """Share of one test frame in the squared errors compared; NaN where it does not apply."""
 
 
 Measure = Callable[[Results], Finding]
@@ -75,7 +77,8 @@ def error_ratio(variable: str, role: str, other: str, kind: str = "accuracy") ->
             f"{ROLE_NAMES[role]}/{ROLE_NAMES[other]}, {_count(paired, 'architecture')}, "
             f"{_count(paired, 'seed')}"
         )
-        return Finding(interval, grounds, _test_noise(results, variable, role, other))
+        share = worst_share(results, variable, (role, other)) if kind == "accuracy" else np.nan
+        return Finding(interval, grounds, _test_noise(results, variable, role, other), share)
 
     return measure
 
@@ -97,7 +100,8 @@ def front_ratio(cost: str, role: str, other: str, backend: str = "stock") -> Mea
             f"largest of {n_levels} ratios at equal {cost} on {backend}, "
             f"at the {cost} of {a.architecture.values[level]}"
         )
-        return Finding(interval, grounds)
+        share = worst_share(results, "force_rmse", (role, other))
+        return Finding(interval, grounds, worst_share=share)
 
     return measure
 
@@ -123,7 +127,8 @@ def best_smaller_student(results: Results) -> Finding:
     grounds = f"{best} ({size / teacher_size:.1%} of the teacher's parameters)"
     if len(found) > 1:
         grounds += f", the best of {len(found)} smaller students, corrected for that choice"
-    return Finding(found[best], grounds)
+    share = worst_share(results, "force_rmse", ("student", "teacher"))
+    return Finding(found[best], grounds, worst_share=share)
 
 
 def cost_slope(cost: str, backend: str) -> Measure:
@@ -251,10 +256,24 @@ def _learning(results: Results, role: str, other: str) -> xr.DataArray:
     return log_binned(logs).transpose("architecture", "seed", "epoch")
 
 
+#: Variables with the squared errors of each test frame, by the error that they add up to.
+_FRAME_ERRORS = {"force_rmse": "frame_force_mse", "energy_rmse": "frame_energy_error"}
+
+
+def worst_share(results: Results, variable: str, roles: Sequence[str]) -> float:
+    """Largest share of one test frame in the squared errors, a mean over the runs of the roles."""
+    ds, name = results.get("accuracy"), _FRAME_ERRORS.get(variable)
+    if ds is None or name not in ds or not set(roles) <= set(ds.role.values.tolist()):
+        return np.nan
+    errors = ds[name].sel(role=list(roles))
+    sizes = ds.get("frame_n_atoms", 1)
+    squares = errors * sizes if variable == "force_rmse" else errors**2
+    shares = (squares / squares.sum("frame")).mean(["role", "architecture", "seed"])
+    return float(shares.max())
+
+
 def _test_noise(results: Results, variable: str, role: str, other: str) -> tuple[float, float]:
-    names = {"force_rmse": "frame_force_mse", "energy_rmse": "frame_energy_error"}
-    ds = results.get("accuracy")
-    name = names.get(variable)
+    ds, name = results.get("accuracy"), _FRAME_ERRORS.get(variable)
     if ds is None or name not in ds or not {role, other} <= set(ds.role.values.tolist()):
         return np.nan, np.nan
     squares = ds[name] if variable == "force_rmse" else ds[name] ** 2

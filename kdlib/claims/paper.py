@@ -45,6 +45,10 @@ class Margins:
     """Largest relative difference that still counts as "comparable"."""
     constant: float = 0.20
     """Largest relative change over the training of a "roughly constant" factor."""
+    worst_share: float = 1 / 3
+    """Largest share of one test frame in the squared errors with which a comparison is judged:
+    beyond it, the verdict would be about that frame.
+    """
 
 
 DEFAULT = Margins()

@@ -18,10 +18,12 @@ from kdlib.datasets.labels import Keys
 from kdlib.datasets.registry import names, write_packed
 from kdlib.datasets.reserved import PARTS, WEIGHT, loss_weight
 from kdlib.datasets.splits import (
+    Extremes,
     Split,
     fingerprint,
     frame_numbers,
     identity,
+    kept_extremes,
     species,
     split,
 )
@@ -31,6 +33,7 @@ from kdlib.errors import InputError
 __all__ = [
     "PARTS",
     "WEIGHT",
+    "Extremes",
     "Split",
     "atomic_energies",
     "augmented",
@@ -42,6 +45,7 @@ __all__ = [
     "fingerprint",
     "frame_numbers",
     "identity",
+    "kept_extremes",
     "load",
     "loss_weight",
     "names",

@@ -13,8 +13,9 @@ from ase import Atoms
 
 from kdlib.errors import InputError
 
-#: Parts of a split; ``transfer`` holds frames that the dataset sets apart (larger cells).
-PARTS = ("train", "valid", "test", "transfer")
+#: Parts of a split; a dataset may set frames apart for two more tests, of ``compressed`` cells and
+#: of ``transfer`` to larger ones.
+PARTS = ("train", "valid", "test", "compressed", "transfer")
 #: Key of ``Atoms.info`` with a frame's weight in the loss.
 WEIGHT = "loss_weight"
 

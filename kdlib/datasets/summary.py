@@ -7,11 +7,10 @@ import pandas as pd
 import xarray as xr
 from ase import Atoms
 
-from kdlib import units
 from kdlib.datasets.reserved import PARTS
 from kdlib.datasets.splits import Split, frame_numbers
 from kdlib.geometry import rdf
-from kdlib.geometry.cells import closest_pair
+from kdlib.geometry.cells import closest_pair, mass_density
 
 
 def summary(frames: Sequence[Atoms]) -> pd.DataFrame:
@@ -122,7 +121,7 @@ def _density(atoms: Atoms) -> float:
     """Mass density in g/cm^3; NaN for an isolated molecule."""
     if not atoms.pbc.all():
         return np.nan
-    return atoms.get_masses().sum() / atoms.get_volume() * units.GRAM_PER_CM3
+    return mass_density(atoms)
 
 
 def _mean_g(frames: Sequence[Atoms], r_max: float, n_bins: int) -> xr.DataArray:

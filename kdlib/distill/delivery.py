@@ -13,10 +13,10 @@ from kdlib.distill import labeled
 from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, read
 from kdlib.distill.workflow import Outcome
+from kdlib.geometry.cells import mass_density
 from kdlib.hipnn.potential import Validity
 from kdlib.pipeline import notebook
 from kdlib.training.accuracy import PHASES
-from kdlib.units import GRAM_PER_CM3
 
 TRAINING_SET = "training.extxyz"
 #: Scripts that are copied unchanged.
@@ -76,7 +76,7 @@ def limits(folder: str | Path) -> dict[str, str]:
     plan = read(home)
     frames = readers.frames_of(home / TRAINING_SET)
     crystals = [atoms for atoms in frames if atoms.pbc.all()]  # the user's data may hold molecules
-    density = [a.get_masses().sum() * GRAM_PER_CM3 / a.get_volume() for a in crystals]
+    density = [mass_density(atoms) for atoms in crystals]
     low, high = plan.temperatures
     said = {
         "species": ", ".join(validity.crowding),

@@ -16,7 +16,13 @@ from kdlib.figures.style import (
     recipe,
 )
 
-_PART_COLORS = {"train": "#4D4D4D", "valid": "#999999", "test": "#CCCCCC", "transfer": "#882255"}
+_PART_COLORS = {
+    "train": "#4D4D4D",
+    "valid": "#999999",
+    "test": "#CCCCCC",
+    "compressed": "#DDCC77",
+    "transfer": "#882255",
+}
 
 
 @recipe(

@@ -16,6 +16,7 @@ from ase.build import make_supercell
 
 from kdlib.errors import InputError
 from kdlib.geometry.neighbors import neighbor_pairs
+from kdlib.units import GRAM_PER_CM3
 
 #: Two atoms closer than this (Angstrom) mean a broken configuration: the shortest bond, that of H2,
 #: measures 0.74.
@@ -143,6 +144,11 @@ def closest_pair(atoms: Atoms, within: float = np.inf) -> Closest:
             break
         reach = min(2 * reach, within)
     return _NO_PAIR
+
+
+def mass_density(atoms: Atoms) -> float:
+    """Mass of the atoms over the volume of the cell, g/cm^3."""
+    return float(atoms.get_masses().sum() * GRAM_PER_CM3 / atoms.get_volume())
 
 
 def supercell(atoms: Atoms, n_atoms: int) -> Atoms:

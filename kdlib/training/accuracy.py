@@ -160,10 +160,28 @@ def summary(errors: Mapping[str, np.ndarray]) -> dict[str, float]:
         for name in TARGETS
         for measure in (rmse, mae)
     }
+    squares, sizes = frame_squares(errors)
     return pooled | {
         "cell_energy_rmse": rmse(errors.get("cell_energy", np.empty(0))),
         "force_rmse_trimmed": trimmed_rmse(errors.get("force", np.empty(0))),
+        "force_rmse_median": float(np.median(np.sqrt(squares))) if len(squares) else np.nan,
+        "force_worst_share": worst_share(squares * sizes),
+        "energy_worst_share": worst_share(errors.get("energy", np.empty(0)) ** 2),
     }
+
+
+def frame_squares(errors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean-square force error of each frame, eV^2/Angstrom^2, and its number of atoms."""
+    if "frame" not in errors:
+        return np.empty(0), np.empty(0)
+    sizes = np.bincount(errors["frame"])
+    return np.bincount(errors["frame"], (errors["force"] ** 2).mean(1)) / sizes, sizes
+
+
+def worst_share(squares: np.ndarray) -> float:
+    """Share that the worst frame has in the sum of squared errors; NaN without an error."""
+    total = squares.sum()
+    return float(squares.max() / total) if total > 0 else np.nan
 
 
 def evaluate(potential: Potential, frames: Sequence[Atoms], split: Split) -> xr.Dataset:
@@ -187,11 +205,26 @@ def evaluate(potential: Potential, frames: Sequence[Atoms], split: Split) -> xr.
     # The bootstrap draws whole frames, since errors within a frame are correlated. Mean squares
     # per frame are enough for that: they can be averaged, RMSEs of frames cannot.
     test = errors["test"]
-    squares = (test["force"] ** 2).mean(1)
-    counts = np.bincount(test["frame"])
-    ds["frame_force_mse"] = ("frame", np.bincount(test["frame"], squares) / counts)
+    squares, sizes = frame_squares(test)
+    ds["frame_force_mse"] = ("frame", squares)
     ds["frame_energy_error"] = ("frame", test["energy"])
+    ds["frame_n_atoms"] = ("frame", sizes)
+    ds = ds.merge(_by_phase(test, [phase_of(frames[k]) for k in split.test]))
     return ds.assign_coords(frame=frame_numbers(frames)[split.test])
+
+
+def _by_phase(errors: Mapping[str, np.ndarray], phases: Sequence[str]) -> xr.Dataset:
+    """Pooled errors of the frames of each phase."""
+    names = sorted(set(phases))
+    frames = np.array(phases)
+    atoms = frames[errors["frame"]]
+    return xr.Dataset(
+        {
+            "phase_force_rmse": ("phase", [rmse(errors["force"][atoms == n]) for n in names]),
+            "phase_energy_rmse": ("phase", [rmse(errors["energy"][frames == n]) for n in names]),
+        },
+        coords={"phase": names},
+    )
 
 
 def against_teacher(potential: Potential, frames: Sequence[Atoms]) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ and counters as JSON. Reading one executes no code.
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -113,6 +114,14 @@ class TrainingConfig:
     max_epochs: int = 500
     learning_rate: float = 1e-3
     """Initial learning rate of Adam."""
+    rate_schedule: str = "plateau"
+    """``"plateau"``, the paper's rule of the two patiences, or ``"cosine"``: half a cosine over all
+    epochs, without early stopping, so that all roles take equally many steps.
+    """
+    warmup_epochs: int = 0
+    """Epochs at the start in which the rate rises in equal steps."""
+    final_rate: float = 0.01
+    """Learning rate at the end of the cosine, relative to the initial one."""
     lr_factor: float = 0.5
     lr_patience: int = 30
     """The rate is multiplied by ``lr_factor`` after ``lr_patience`` epochs without improvement."""
@@ -130,6 +139,12 @@ class TrainingConfig:
     """Weights in that error, per eV, eV/Angstrom and eV/Angstrom^3. 0 leaves the stress out, as in
     the paper; where it matters (NPT), use the loss's w_S.
     """
+    cell_atoms: float = 0.0
+    """Number of atoms that the weights of energies refer to, in the loss and in the selection: the
+    error per atom times this number takes the place of that of the cell. 0: the cell as it is, as
+    printed in the paper, whose cells have 55 to 250 atoms; 130, a typical one of them, gives w_E
+    the paper's balance against w_F on cells of another size.
+    """
     e0_decay: float = 1e-2
     """Damping of the energy layers after the fit of E0."""
     checkpoint_every: int = 10
@@ -143,7 +158,14 @@ class TrainingConfig:
         for name in ("batch_size", "max_epochs", "learning_rate", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise InputError(f"TrainingConfig: {name} is {getattr(self, name)}, must be > 0")
-        choices = {"selection": ("validation", "training_loss"), "backend": ("fused", "hippynn")}
+        for name in ("warmup_epochs", "final_rate", "cell_atoms"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"TrainingConfig: {name} is {getattr(self, name)}, must be >= 0")
+        choices = {
+            "selection": ("validation", "training_loss"),
+            "backend": ("fused", "hippynn"),
+            "rate_schedule": ("plateau", "cosine"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"TrainingConfig: {name} is {getattr(self, name)!r}, must be "
@@ -179,6 +201,16 @@ class TrainingConfig:
         """Attributes of a result file: all settings that matter, except for the seed."""
         return {k: v for k, v in asdict(self).items() if k not in _WHERE | {"seed"}}
 
+    def scheduled_rate(self, epoch: int) -> float | None:
+        """Learning rate at an epoch, counted from 1; None where the plateau rule decides."""
+        if epoch <= self.warmup_epochs:
+            return self.learning_rate * epoch / self.warmup_epochs
+        if self.rate_schedule == "plateau":
+            return None
+        done = (epoch - self.warmup_epochs - 1) / max(1, self.max_epochs - self.warmup_epochs - 1)
+        wave = 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * (self.final_rate + (1 - self.final_rate) * wave)
+
     @property
     def selects_by_stress(self) -> bool:
         """Whether stresses of the validation part influence which epoch is kept."""
@@ -197,6 +229,8 @@ class Loop:
         split: Split,
     ) -> None:
         self.training, self.schedule = training, schedule
+        if training.cell_atoms:
+            self.schedule = schedule.referred_to(training.cell_atoms)
         self.device = torch_device(training.device)
         self.module = hipnn.build(config, training.seed)
         for k in (*split.train, *split.valid):
@@ -241,7 +275,8 @@ class Loop:
     def finished(self) -> bool:
         """Whether the last epoch is reached, or the patience of the last stage is used up."""
         in_last = self.epoch >= self.schedule.last_start
-        stop = in_last and self.best["stop_wait"] >= self.training.stop_patience
+        patient = self.training.rate_schedule == "cosine"
+        stop = in_last and not patient and self.best["stop_wait"] >= self.training.stop_patience
         return self.epoch >= self.training.max_epochs or stop
 
     def _check_stresses(self) -> None:
@@ -260,6 +295,9 @@ class Loop:
         # patience that it used up, do not count.
         if self.schedule.starts_stage(self.epoch):
             self.best |= {"selection": np.inf, "lr_wait": 0, "stop_wait": 0}
+        rate = self.training.scheduled_rate(self.epoch)
+        if rate is not None:
+            self._set_rate(rate)
         weights = self.schedule.at(self.epoch)
         row = self._pass(weights) | TargetErrors.of(self.module, self.valid).row("valid")
         row["selection"] = self._selection(row)
@@ -286,6 +324,9 @@ class Loop:
             "stress": config.selection_stress,
         }
         errors = {name: row[f"{name}_rmse_valid"] + row[f"{name}_mae_valid"] for name in weights}
+        if config.cell_atoms:
+            per_atom = row["energy_rmse_valid"] + row["energy_mae_valid"]
+            errors["cell_energy"] = config.cell_atoms * per_atom
         return sum(weight * errors[name] for name, weight in weights.items() if weight)
 
     def _pass(self, weights: LossWeights) -> dict[str, float]:
@@ -353,7 +394,7 @@ class Loop:
             return
         best["lr_wait"] += 1
         best["stop_wait"] += 1
-        if best["lr_wait"] >= config.lr_patience:
+        if best["lr_wait"] >= config.lr_patience and config.rate_schedule == "plateau":
             best["lr_wait"] = 0
             self._set_rate(self.learning_rate * config.lr_factor)
 

@@ -124,6 +124,10 @@ class LossWeights:
     eV/Angstrom^3 (0.5 GPa) counts as much as a force error of 0.1 eV/Angstrom at w_F = 10; sensible
     values are 100 to 1000.
     """
+    cell_atoms: float = 0.0
+    """Number of atoms that ``energy`` and ``total_energy`` refer to: the error per atom times this
+    number takes the place of that of the cell. 0: the cell as it is, as in the paper.
+    """
 
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
@@ -143,17 +147,25 @@ def terms(
     frames = batch.weight
     # A frame's weight applies to each of its atoms: a mean over atoms counts large cells more.
     atoms = None if frames is None else frames[batch.frame]
+    scale = _energy_scale(batch, weights.cell_atoms)
     functions = (
-        lambda: error(prediction.energy, batch.energy, frames),
+        lambda: error(prediction.energy * scale, batch.energy * scale, frames),
         lambda: error(prediction.forces, batch.forces, atoms),
         lambda: error(prediction.atomic_energies, batch.atomic_energies, atoms),
-        lambda: error(prediction.energy, _teacher_total(batch), frames),
+        lambda: error(prediction.energy * scale, _teacher_total(batch) * scale, frames),
         lambda: l2(module),
         lambda: hierarchicality(prediction),
         lambda: _stress(prediction, batch),
     )
     pairs = zip(TERMS, functions, strict=True)
     return {name: term() for name, term in pairs if getattr(weights, name)}
+
+
+def _energy_scale(batch: Batch, cell_atoms: float) -> Tensor | float:
+    """Factor of each frame's energy error, (n_frames,); 1 where cells count as they are."""
+    if not cell_atoms:
+        return 1.0
+    return cell_atoms / torch.bincount(batch.frame, minlength=batch.n_frames)
 
 
 def total(values: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
@@ -214,6 +226,12 @@ class WeightSchedule:
     def needs_stress(self) -> bool:
         """Whether any stage learns from stresses."""
         return any(weights.stress > 0 for _, weights in self.stages)
+
+    def referred_to(self, cell_atoms: float) -> "WeightSchedule":
+        """Schedule whose weights of energies refer to cells of this many atoms."""
+        return WeightSchedule(
+            tuple((start, replace(w, cell_atoms=cell_atoms)) for start, w in self.stages)
+        )
 
     def scaled(self, max_epochs: int, written_for: int = TABLE_1_EPOCHS) -> "WeightSchedule":
         """Return the schedule scaled to ``max_epochs``; the last of coinciding stages stays."""

@@ -70,9 +70,9 @@ def test_claims_keep_processes_apart(tmp_path):
     assert not dead.exists()
 
 
-@pytest.mark.parametrize(("k", "part"), [(900, None), (5900, "transfer"), (6900, "train")])
+@pytest.mark.parametrize(("k", "part"), [(900, "test"), (5900, "transfer"), (6900, "train")])
 def test_collected_frames_know_their_part(tmp_path, k, part):
-    """Large cells are the transfer part; actively learned frames only train."""
+    """New frames are held out, large cells test transfer, actively learned ones only train."""
     campaign.run([k], tmp_path, sample, label)
     frames = {int(a.info["frame"]): a for a in campaign.collected(tmp_path)}
     assert frames[k].info.get("part") == part

@@ -147,6 +147,19 @@ def test_nothing_at_all_is_not_measured(tmp_path):
     assert set(table.verdict.values.tolist()) == {"not measured"}
 
 
+def test_one_frame_cannot_decide(planted, strong):
+    """Where a test frame has most of the squared error, the comparison of errors is not judged."""
+    found = dict(planted(smallest_to_teacher=1.4, born_again_control=1.0, noise=0.01))
+    squares = found["accuracy"].frame_force_mse
+    worse = squares.where(squares.frame != 7, 100 * squares)
+    found["accuracy"] = found["accuracy"].assign(frame_force_mse=worse)
+    rows = audited(found)
+    assert strong["force_control"]["verdict"] == "holds"
+    assert rows["force_control"]["verdict"] == "not decided"
+    assert "one test frame has" in rows["force_control"]["reason"]
+    assert rows["energy_control"]["verdict"] == "holds"
+
+
 def test_the_share_of_the_force_weight_is_told(planted):
     """If the matched control has the whole gain, the reason of the control claim says so."""
     row = audited(planted(student=0.7, matched_control=0.7))["force_control"]
@@ -212,6 +225,9 @@ def test_choices_are_read_from_the_results(planted):
         "resnet": "true",
         "lr_patience": 30,
         "stop_patience": 60,
+        "learning_rate": 0.001,
+        "rate_schedule": "plateau",
+        "cell_atoms": 130.0,
     }
     found["accuracy"].attrs |= told
     history = found["history"]
@@ -225,18 +241,22 @@ def test_choices_are_read_from_the_results(planted):
     assert ours["batch size"] == "7"
     assert ours["epoch cap"] == "not in the results"
     assert "(decay factor 0.02)" in ours["energy zero"]
-    selection = ours["model selection"]
+    assert ours["model selection"].endswith("energy x 1 + forces x 10, for every role")
     assert (
-        "energy x 1 + forces x 10, for every role; halved after 30 and stopped after 60"
-        in selection
+        ours["learning rate"]
+        == "0.001, halved after 30 and stopped after 60 epochs without improvement"
     )
+    assert ours["size of the cells that w_E refers to"] == "cells of 130 atoms"
     assert ours["cusp of the l = 1 invariant"] == "cusp_reg = 1e-08, shortcut layers True"
     assert ours["independent runs"].startswith("3 seeds")
     assert ours["last weights of Table 1"] == "Table 1 as printed, w_E 1, w_F 15, w_A 0"
     assert "force weight 25 and no labels" in ours["everything else held constant"]
     assert ours["dataset"].startswith("data: 400 cells")
+    found["accuracy"].attrs |= {"rate_schedule": "cosine", "final_rate": 0.01, "warmup_epochs": 5}
+    rates = claims.choices(found).sel(choice="learning rate").choice_ours.item()
+    assert rates.startswith("half a cosine from 0.001 to 0.01 of it, over all epochs, after 5")
     without = claims.choices()
-    assert without.choice_ours.values.tolist().count("not in the results") == 10
+    assert without.choice_ours.values.tolist().count("not in the results") == 11
     assert set(schema.KINDS["claims"]) >= set(map(str, table.variables))
 
 

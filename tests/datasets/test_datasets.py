@@ -202,7 +202,7 @@ def test_split_is_a_partition_in_the_right_proportions():
         copy.info["frame"] = k
         frames.append(copy)
     split = datasets.split(frames)
-    together = np.concatenate([split.train, split.valid, split.test, split.transfer])
+    together = np.concatenate([getattr(split, part) for part in datasets.PARTS])
     assert sorted(together) == list(range(4000))
     assert len(split.train) / 4000 == pytest.approx(0.8, abs=0.02)
     assert len(split.test) / 4000 == pytest.approx(0.1, abs=0.02)
@@ -220,6 +220,55 @@ def test_large_cells_test_transfer_and_chosen_frames_only_train():
     assert kinds(split.transfer) == {5}
     assert max(kinds(split.train)) >= 6
     assert max(kinds(np.concatenate([split.valid, split.test]))) < 5
+
+
+def _extreme(emt_frames) -> tuple[list[Atoms], set[int]]:
+    """Frames of which three that the hash draws for validation or test are made extreme."""
+    split = datasets.split(emt_frames)
+    frames = [atoms.copy() for atoms in emt_frames]
+    for old, new in zip(emt_frames, frames, strict=True):
+        labeled(new, energy=old.calc.results["energy"], forces=old.calc.results["forces"])
+    close, dense, thin = (int(k) for k in (split.valid[0], split.valid[1], split.test[0]))
+    pair = frames[close].get_distance(0, 1, mic=True)
+    frames[close].set_distance(0, 1, 0.5 * pair, mic=True)
+    for k, scale in ((dense, 0.8), (thin, 1.3)):
+        frames[k].set_cell(frames[k].cell.array * scale, scale_atoms=True)
+    return frames, {close, dense, thin}
+
+
+def test_training_keeps_the_extremes(emt_frames):
+    """A close pair, a dense and a thin frame leave test and validation; no other frame moves."""
+    frames, extreme = _extreme(emt_frames)
+    bounds = datasets.Extremes.of(emt_frames, share=0)
+    assert not any(bounds.hold(atoms) for atoms in emt_frames)
+    assert {k for k, atoms in enumerate(frames) if bounds.hold(atoms)} == extreme
+    before, after = datasets.split(frames), datasets.split(frames, extremes=bounds)
+    assert set(after.train) == set(before.train) | extreme
+    assert set(after.test) == set(before.test) - extreme
+    assert set(after.valid) == set(before.valid) - extreme
+    assert set(after.moved) == {datasets.identity(frames[k]) for k in extreme}
+    assert after.sha256 != before.sha256
+
+
+def test_bounds_of_own_data_are_kept(emt_frames, tmp_path):
+    """The bounds of the first load hold for more extreme frames, but not for other species."""
+    path = tmp_path / "split.json"
+    first = datasets.kept_extremes(emt_frames, path)
+    assert first == datasets.Extremes.of(emt_frames)
+    frames, extreme = _extreme(emt_frames)
+    assert datasets.kept_extremes(frames, path) == first != datasets.Extremes.of(frames)
+    assert all(first.hold(frames[k]) for k in extreme)
+    for atoms in frames:
+        atoms.numbers[:] = 29
+    assert datasets.kept_extremes(frames, path) == datasets.Extremes.of(frames)
+
+
+def test_bounds_of_equal_frames_move_none(emt_frames):
+    """Cells of one density and one closest pair are all ordinary; so are single molecules."""
+    same = [emt_frames[0]] * 50
+    assert not any(datasets.Extremes.of(same).hold(atoms) for atoms in same)
+    lone = [Atoms("Al", [[0, 0, 0]])] * 3
+    assert not any(datasets.Extremes.of(lone).hold(atoms) for atoms in lone)
 
 
 def test_split_hash_covers_data_and_division(emt_frames):

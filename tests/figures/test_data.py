@@ -16,6 +16,7 @@ def test_figure_of_the_data_without_density_or_temperature(molecules, alloys, tm
         split = datasets.Split(
             *(np.arange(k, k + 1) for k in (0, 1)),
             test=np.arange(2, len(frames)),
+            compressed=np.arange(0),
             transfer=np.arange(0),
             seed=0,
             fractions=(0.8, 0.1, 0.1),

@@ -45,6 +45,26 @@ def test_evaluation_by_hand(emt_frames, small_config):
     assert ds.atomic_energy_mae.item() == pytest.approx(abs(atomic).mean().item())
     np.testing.assert_allclose(ds.frame_energy_error, np.divide(energy, 4))
     assert list(ds.frame.values) == [int(a.info["frame"]) for a in test]
+    squares = [((potential.predict([a]).forces.values - a.get_forces()) ** 2).sum() for a in test]
+    per_frame = np.sqrt(np.divide(squares, 3 * ds.frame_n_atoms.values))
+    assert ds.force_rmse_median.item() == pytest.approx(float(np.median(per_frame)))
+    assert ds.force_worst_share.item() == pytest.approx(max(squares) / sum(squares))
+    shares = np.square(energy) / np.square(energy).sum()
+    assert ds.energy_worst_share.item() == pytest.approx(shares.max())
+
+
+def test_errors_of_each_phase_add_up(emt_frames, small_config):
+    """Weighted by their atoms, the squared errors of the phases are those of the test part."""
+    split = datasets.split(emt_frames)
+    frames = [atoms.copy() for atoms in emt_frames]
+    for k, (old, new) in enumerate(zip(emt_frames, frames, strict=True)):
+        new.calc, new.info["phase"] = old.calc, ("fcc", "liquid")[k % 2]
+    potential = hipnn.Potential(hipnn.build(small_config, seed=1))
+    ds = accuracy.evaluate(potential, frames, split).sel(split="test")
+    assert ds.phase.values.tolist() == ["fcc", "liquid"]
+    share = np.array([np.mean(split.test % 2 == k) for k in (0, 1)])
+    pooled = np.sqrt((share * ds.phase_force_rmse.values**2).sum())
+    assert ds.force_rmse.item() == pytest.approx(pooled)
 
 
 def test_model_judged_by_its_own_predictions_has_no_error(emt_frames, small_config):

@@ -74,6 +74,31 @@ def test_a_weight_of_two_counts_as_the_frame_twice(module, emt_frames, small_con
             torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-10)
 
 
+def test_weights_of_energies_refer_to_a_cell_size(module, batch):
+    """At the size of the cells the loss is the plain one; at twice it, that of twice w_E."""
+    plain = LossWeights(energy=1.5, total_energy=0.7, atomic_energy=3.0)
+    twice = dataclasses.replace(plain, energy=3.0, total_energy=1.4)
+    for n_atoms, expected in ((4, plain), (8, twice)):  # all cells of the batch have four atoms
+        referred = dataclasses.replace(plain, cell_atoms=n_atoms)
+        found = total(module, batch, referred).item()
+        assert found == pytest.approx(total(module, batch, expected).item(), rel=1e-12)
+
+
+def test_error_per_atom_does_not_depend_on_the_size_of_the_cell(module, emt_frames, small_config):
+    """A cell and two of it side by side have one loss of the energy per 130 atoms."""
+    weights = LossWeights(force=0.0, l2=0.0, hierarchicality=0.0, cell_atoms=130)
+
+    def of(atoms):
+        return total(module, batches.from_atoms(atoms, small_config.cutoff, torch.float64), weights)
+
+    double = emt_frames[0].repeat((2, 1, 1))
+    known = emt_frames[0].calc.results
+    double.calc = SinglePointCalculator(
+        double, energy=2 * known["energy"], forces=np.tile(known["forces"], (2, 1))
+    )
+    assert of(double).item() == pytest.approx(of(emt_frames[0]).item(), rel=1e-12)
+
+
 def test_gradient_of_a_weighted_error_by_differences():
     """As that of the plain one."""
     reference = torch.zeros(2, 3, dtype=torch.float64)

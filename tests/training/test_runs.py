@@ -325,6 +325,31 @@ def test_learning_rate_is_halved_and_training_stops(
     np.testing.assert_allclose(rates / rates[0], [1, 1, 0.5, 0.5, 0.25])
 
 
+def test_learning_rate_follows_a_cosine(tmp_path, emt_frames, split, small_config, settings):
+    """Three equal steps up, then half a cosine down to the final share, without early stopping."""
+    cosine = dataclasses.replace(
+        settings, rate_schedule="cosine", warmup_epochs=3, max_epochs=11, final_rate=0.2,
+        learning_rate=0.3, lr_patience=1, stop_patience=1,
+    )  # fmt: skip
+    run = training.fit(small_config, cosine, LossWeights(), emt_frames, split, tmp_path / "run")
+    rates = run.history.learning_rate.values
+    np.testing.assert_allclose(rates[:4], [0.1, 0.2, 0.3, 0.3])
+    assert rates[7] == pytest.approx(0.3 * (0.2 + 0.8 * 0.5 * (1 + np.cos(np.pi * 4 / 7))))
+    assert rates[-1] == pytest.approx(0.06)
+    assert len(rates) == 11
+
+
+def test_selection_counts_energies_at_the_cell_size(
+    tmp_path, emt_frames, split, small_config, settings
+):
+    """With weights at 130 atoms, the measure of improvement is that of the error per atom."""
+    referred = dataclasses.replace(settings, cell_atoms=130)
+    run = training.fit(small_config, referred, LossWeights(), emt_frames, split, tmp_path / "run")
+    valid = run.history.sel(split="valid")
+    energy, force = (valid[f"{n}_rmse"] + valid[f"{n}_mae"] for n in ("energy", "force"))
+    np.testing.assert_allclose(run.history.selection, 130 * energy + 10 * force)
+
+
 def test_schedule_selects_from_its_last_stage(tmp_path, emt_frames, split, small_config, settings):
     """The best epoch is one of the last stage, however good the earlier ones were."""
     stages = WeightSchedule(((1, WEIGHTS), (4, LossWeights(force=10, l2=1.0))))
@@ -521,7 +546,8 @@ EVERYTHING = {
     "batch_size": 2, "max_epochs": 7, "learning_rate": 1, "lr_factor": 0.7, "lr_patience": 3,
     "stop_patience": 4, "selection": "training_loss", "selection_energy": 2.0,
     "selection_force": 3.0, "selection_stress": 4.0, "e0_decay": 0.1, "checkpoint_every": 5,
-    "backend": "hippynn", "device": "auto",
+    "backend": "hippynn", "device": "auto", "rate_schedule": "cosine", "warmup_epochs": 6,
+    "final_rate": 0.3, "cell_atoms": 130.0,
 }  # fmt: skip
 
 
