@@ -14,8 +14,8 @@ function   range                        largest error of the polynomial (roundin
 ``log1p``  :math:`0 \le t \le 1`       relative: float32 2e-8, float64 2e-18
 =========  ===========================  =====================================================
 
-``exp2`` uses minimax polynomials on [-1/2, 1/2] (Remez), ``sine`` and ``cosine`` Taylor's, ``log1p``
-the series of the inverse hyperbolic tangent.
+``exp2`` uses minimax polynomials on [-1/2, 1/2] (Remez), ``sine`` and ``cosine`` Taylor's,
+``log1p`` the series of the inverse hyperbolic tangent.
 """
 
 import math

@@ -44,7 +44,7 @@ from kdlib.hipnn.kernels import trainlayers, trainsums
 from kdlib.hipnn.kernels.layer import supports
 from kdlib.hipnn.kernels.pairtable import PairTable
 from kdlib.hipnn.kernels.threads import torch_threads
-from kdlib.hipnn.kernels.trainmemory import Arena, FlatParameters, Room, Sizes
+from kdlib.hipnn.kernels.trainmemory import Arena, FlatParameters, Sizes
 
 
 def obstacle(module: nn.Module) -> str | None:
@@ -72,18 +72,22 @@ class Selection:
     column: np.ndarray
     """First column of each frame, (n_frames,) int64."""
     n_columns: int
+    frame: np.ndarray
+    """Place of each atom's frame among the chosen ones, (n_atoms,) int64."""
+    atoms: np.ndarray
+    """Number of each atom in the table, (n_atoms,) int64."""
     species: np.ndarray
     """Species channel of each atom, (n_atoms,) int64."""
 
     @classmethod
     def of(cls, table: PairTable, chosen: np.ndarray) -> "Selection":
         """Select frames by number."""
-        sizes, columns = table.atoms[chosen + 1] - table.atoms[chosen], table.columns(chosen)
-        begin = np.zeros(len(chosen) + 1, np.int64)
-        np.cumsum(sizes, out=begin[1:])
-        ends = np.cumsum(columns)
-        species = [table.species[table.atoms[k] : table.atoms[k + 1]] for k in chosen]
-        return cls(chosen, begin, ends - columns, int(ends[-1]), np.concatenate(species))
+        begin, column = np.zeros((2, len(chosen) + 1), np.int64)
+        np.cumsum(table.atoms[chosen + 1] - table.atoms[chosen], out=begin[1:])
+        np.cumsum(table.columns(chosen), out=column[1:])
+        frame = np.repeat(np.arange(len(chosen)), np.diff(begin))
+        atoms = np.arange(begin[-1]) + (table.atoms[chosen] - begin[:-1])[frame]
+        return cls(chosen, begin, column[:-1], int(column[-1]), frame, atoms, table.species[atoms])
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ class PairTable:
         real = frames[0].vectors.numpy().dtype.type
         second, rows = np.zeros(start[-1], np.int32), np.empty(ROWS * start[-1], real)
         for frame, a in zip(frames, atoms, strict=False):
-            pairs = (frame.vectors.numpy(), frame.row.numpy(), frame.second.numpy())
-            _fill(*pairs, species[a:], n_species, start[a * n_species :], real(cutoff), second, rows)
+            pairs = frame.vectors.numpy(), frame.row.numpy(), frame.second.numpy(), species[a:]
+            _fill(*pairs, n_species, start[a * n_species :], real(cutoff), second, rows)
         return cls(atoms, species, start, count, second, rows, n_species)
 
     def columns(self, frames: np.ndarray) -> np.ndarray:

@@ -153,7 +153,7 @@ def forces(
     atoms, start, count, rows, second, chosen, begin, column, m, sigma, gauss, g,
     strained, out, virial,
 ):  # fmt: skip
-    """Fill ``out`` (n_atoms, 3), eV/Angstrom, and, if ``strained``, ``virial`` (n_frames, 3, 3), eV.
+    """Fill ``out`` (n_atoms, 3), eV/Angstrom, and ``virial`` (n_frames, 3, 3), eV, if ``strained``.
 
     ``g`` is dE/d(environment).
     """
@@ -272,9 +272,7 @@ def tangents(
                 at, n, width, table = _segment(start, count, rows, q)
                 kept = gauss[(at + move) * m.size : (at + move + width) * m.size]
                 near = second[at : at + n]
-                _project(
-                    table, n, width, near, i, begin[f], by_force, strained, by_virial[f], work
-                )
+                _project(table, n, width, near, i, begin[f], by_force, strained, by_virial[f], work)
                 _sum_tangent(
                     table, width, m, sigma, kept, g[i, :, s], work, out[i, :, s], by_m, by_sigma
                 )
