@@ -78,21 +78,23 @@ class TargetErrors:
 
     def add(self, prediction: Prediction, batch: Batch) -> None:
         """Add the errors of a prediction of a batch."""
-
-        def add(name: str, difference: Tensor) -> None:
-            self.pooled[name].add(difference.detach())
-
         cell = prediction.energy - batch.energy
-        add("cell_energy", cell)
         sizes = torch.zeros_like(cell).index_add(
             0, batch.frame, torch.ones_like(batch.forces[:, 0])
         )
-        add("energy", cell / sizes)  # not by bincount, which waits for a device
-        add("force", prediction.forces - batch.forces)
+        # sizes not by bincount, which waits for a device
+        found = {"cell_energy": cell, "energy": cell / sizes}
+        found["force"] = prediction.forces - batch.forces
         if batch.atomic_energies is not None:
-            add("atomic_energy", prediction.atomic_energies - batch.atomic_energies)
+            found["atomic_energy"] = prediction.atomic_energies - batch.atomic_energies
         if prediction.virial is not None:
-            add("stress", batch.stress_errors(prediction.virial))
+            found["stress"] = batch.stress_errors(prediction.virial)
+        self.add_differences({name: difference.detach() for name, difference in found.items()})
+
+    def add_differences(self, found: Mapping[str, np.ndarray | Tensor]) -> None:
+        """Add errors by the names of the targets."""
+        for name, difference in found.items():
+            self.pooled[name].add(difference)
 
     def row(self, part: str) -> dict[str, float]:
         """RMSE and MAE of every target, named ``<target>_<measure>_<part>``."""

@@ -30,8 +30,10 @@ from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig, HipnnModule, batches, kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.calculator import torch_device
+from kdlib.hipnn.kernels.gradients import obstacle
 from kdlib.training import losses
 from kdlib.training.accuracy import TARGETS, TargetErrors
+from kdlib.training.directstep import DirectStep
 from kdlib.training.framestore import FrameStore
 from kdlib.training.graphedstep import GraphedStep
 from kdlib.training.losses import LossWeights, WeightSchedule
@@ -243,10 +245,7 @@ class Loop:
             return [self.module.batch(frames[k]) for k in indices]
 
         self.train, self.train_ids = part(split.train), [identity(frames[k]) for k in split.train]
-        valid = batches.chunks(part(split.valid), VALIDATION_ATOMS)
-        self.valid = [batch.to(self.device) for batch in valid]
-        #: The training part where the training runs; None on the CPU.
-        self._store = FrameStore(self.train, self.device) if self.device.type != "cpu" else None
+        self.valid = part(split.valid)
         self._check_stresses()
         self.module.to(self.device)
         use_backend(self.module, training.backend)
@@ -265,6 +264,7 @@ class Loop:
             fused=True,
             capturable=on_device,
         )
+        self._place()
         self.epoch = 0
         self.rows: list[dict[str, float]] = []
         self.best = {"selection": np.inf, "epoch": 0, "lr_wait": 0, "stop_wait": 0}
@@ -278,6 +278,21 @@ class Loop:
         patient = self.training.rate_schedule == "cosine"
         stop = in_last and not patient and self.best["stop_wait"] >= self.training.stop_patience
         return self.epoch >= self.training.max_epochs or stop
+
+    def _place(self) -> None:
+        """Put the frames where and how the steps need them."""
+        #: Steps without autograd; None where they are not covered.
+        self._direct: DirectStep | None = None
+        #: The training part where the training runs; None on the CPU.
+        self._store: FrameStore | None = None
+        if self.training.backend == "fused" and not obstacle(self.module):
+            self._direct = DirectStep(self.module, self.optimizer, self.train, self.valid)
+            self.train = self.valid = []  # it keeps their pairs
+            return
+        if self.device.type != "cpu":
+            self._store = FrameStore(self.train, self.device)
+        valid = batches.chunks(self.valid, VALIDATION_ATOMS)
+        self.valid = [batch.to(self.device) for batch in valid]
 
     def _check_stresses(self) -> None:
         for wanted, part, what, name in (
@@ -299,7 +314,7 @@ class Loop:
         if rate is not None:
             self._set_rate(rate)
         weights = self.schedule.at(self.epoch)
-        row = self._pass(weights) | TargetErrors.of(self.module, self.valid).row("valid")
+        row = self._pass(weights) | self._valid_errors().row("valid")
         row["selection"] = self._selection(row)
         if not np.isfinite(row["selection"]):
             raise TrainingError(f"epoch {self.epoch}: the error on the validation part is "
@@ -310,6 +325,11 @@ class Loop:
         self.seconds += time.perf_counter() - started
         row["seconds"] = self.seconds
         self.rows.append(row)
+
+    def _valid_errors(self) -> TargetErrors:
+        if self._direct is not None:
+            return self._direct.valid_errors(VALIDATION_ATOMS)
+        return TargetErrors.of(self.module, self.valid)
 
     def _selection(self, row: dict[str, float]) -> float:
         """Measure of improvement."""
@@ -330,7 +350,9 @@ class Loop:
         return sum(weight * errors[name] for name, weight in weights.items() if weight)
 
     def _pass(self, weights: LossWeights) -> dict[str, float]:
-        order = np.random.default_rng([self.training.seed, self.epoch]).permutation(len(self.train))
+        order = np.random.default_rng([self.training.seed, self.epoch]).permutation(
+            len(self.train_ids)
+        )
         size = self.training.batch_size
         errors, collected, graphed = TargetErrors(), [], self._graphed_step(weights)
         for number, start in enumerate(range(0, len(order), size)):
@@ -350,6 +372,8 @@ class Loop:
         self, weights: LossWeights, number: int, chosen: np.ndarray, errors: TargetErrors
     ) -> dict[str, Tensor]:
         """One step of the optimizer; loss and terms."""
+        if self._direct is not None:
+            return self._direct_step(weights, number, chosen, errors)
         batch = self._batch(chosen)
         prediction = self.module(batch, stress=weights.stress > 0, create_graph=True)
         terms = losses.terms(self.module, prediction, batch, weights)
@@ -361,6 +385,17 @@ class Loop:
         self.optimizer.step()
         errors.add(prediction, batch)
         return {"loss": loss, **{f"loss_{k}": v for k, v in terms.items()}}
+
+    def _direct_step(
+        self, weights: LossWeights, number: int, chosen: np.ndarray, errors: TargetErrors
+    ) -> dict[str, Tensor]:
+        values, differences = self._direct.gradient(chosen, weights)
+        numbers = torch.tensor([*values.values()], dtype=torch.float64)
+        values = dict(zip(values, numbers, strict=True))
+        self._check(values["loss"], number, chosen)
+        self._direct.move()
+        errors.add_differences(differences)
+        return values
 
     def _graphed_step(self, weights: LossWeights) -> GraphedStep | None:
         """Captured steps of a stage, where the device and the network allow them."""
@@ -431,6 +466,8 @@ class Loop:
         self.module.load_state_dict(hipnn.complete_state(self.module, tensors["module"]))
         self.best_state = tensors["best"]
         restore_optimizer(self.optimizer, tensors["adam"])
+        if self._direct is not None:
+            self._direct.adopt()
         self._set_rate(state["learning_rate"])
         self.epoch, self.rows, self.seconds = state["epoch"], state["rows"], state["seconds"]
         self.best = state["best"]

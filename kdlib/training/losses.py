@@ -17,16 +17,23 @@ components of the tensor, so that the RMSE does not depend on the orientation of
 
 Frames may have weights (``Batch.weight``; not in the paper either), which make the means of eq. 3
 weighted ones.
+
+A step without autograd (:mod:`kdlib.training.directstep`) needs the derivatives of the terms by
+what a model predicts, in closed form: :func:`error_and_slope` and :func:`hierarchicality_and_slope`
+stand below the terms that they belong to.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from kdlib._numba import compiled
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnModule, Prediction
 from kdlib.hipnn.batches import Batch
@@ -87,6 +94,31 @@ def error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) ->
     return _WeightedError.apply(difference, share / share.sum())
 
 
+@compiled(error_model="numpy")
+def error_and_slope(difference, weight, scale, slope):
+    """Eq. 3 of differences (n, m) with weights (n,), as :func:`error`; 0 if there are none.
+
+    Adds ``scale`` times the derivative by the differences to ``slope`` (n, m). Sums are float64.
+    """
+    n, m = difference.shape
+    share = squares = sizes = 0.0
+    for i in range(n):
+        for c in range(m):
+            d, w = np.float64(difference[i, c]), np.float64(weight[i])
+            share += w
+            squares += w * d * d
+            sizes += w * abs(d)
+    if n == 0:
+        return 0.0
+    rmse = math.sqrt(squares / share)
+    inverse = 1 / rmse if rmse > 0 else 0.0
+    for i in range(n):
+        for c in range(m):
+            d = np.float64(difference[i, c])
+            slope[i, c] += scale * weight[i] / share * (d * inverse + np.sign(d))
+    return rmse + sizes / share
+
+
 def l2(module: HipnnModule) -> Tensor:
     """Sum of squares of the network's interaction and layer weights (hippynn's ``l2reg``)."""
     # In the order of the parameters' names, so that all processes agree to the last bit.
@@ -99,6 +131,22 @@ def l2(module: HipnnModule) -> Tensor:
 def hierarchicality(prediction: Prediction) -> Tensor:
     """Mean over frames of HIP-NN's non-hierarchicality (DOI 10.1063/1.5011181, eq. 11)."""
     return prediction.hierarchicality.mean()
+
+
+@compiled(error_model="numpy")
+def hierarchicality_and_slope(own, isolated, n_frames, scale, slope):
+    """The same from the energies of the atoms, (n_atoms,), eV: the network's, the isolated atoms'.
+
+    Adds ``scale`` times the derivative by the network's energies to ``slope`` (n_atoms,).
+    """
+    # h = a^2 / (a^2 + b^2):  dh/da = 2 a b^2 / (a^2 + b^2)^2
+    total = 0.0
+    for i in range(own.size):
+        a, b = np.float64(own[i]), np.float64(isolated[i])
+        inverse = 1 / (a * a + b * b)
+        total += a * a * inverse
+        slope[i] += scale / n_frames * 2 * a * (b * inverse) ** 2
+    return total / n_frames
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ function   range                        largest error of the polynomial (roundin
 ``exp2``   :math:`y \le 0`              relative: float32 2e-9, float64 3e-18
 ``sine``   :math:`0 \le \phi \le \pi/2` relative: float32 7e-10, float64 2e-18
 ``cosine`` :math:`0 \le \phi \le \pi/2` absolute: float32 7e-11, float64 1e-19
+``log1p``  :math:`0 \le t \le 1`       relative: float32 2e-8, float64 2e-18
 =========  ===========================  =====================================================
 
-``exp2`` uses minimax polynomials on [-1/2, 1/2] (Remez), ``sine`` and ``cosine`` Taylor's.
+``exp2`` uses minimax polynomials on [-1/2, 1/2] (Remez), ``sine`` and ``cosine`` Taylor's,
+``log1p`` the series of the inverse hyperbolic tangent.
 """
 
 import math
@@ -69,6 +71,11 @@ def sine(phi: float) -> float:
 def cosine(phi: float) -> float:
     r"""Return :math:`\cos\phi` for :math:`0 \le \phi \le \pi/2`."""
     return math.cos(phi)
+
+
+def log1p(t: float) -> float:
+    r"""Return :math:`\ln(1 + t) = 2\,\mathrm{artanh}\frac{t}{2 + t}` for :math:`0 \le t \le 1`."""
+    return math.log1p(t)
 
 
 @njit(fastmath=FASTMATH)
@@ -164,6 +171,45 @@ def _cosine_float64(phi):
     return p * z + 1.0
 
 
+@njit(fastmath=FASTMATH)
+def _log1p_float32(t):
+    w = t / (_f32(2.0) + t)
+    z = w * w
+    p = _f32(2.0 / 13.0)
+    p = p * z + _f32(2.0 / 11.0)
+    p = p * z + _f32(2.0 / 9.0)
+    p = p * z + _f32(2.0 / 7.0)
+    p = p * z + _f32(2.0 / 5.0)
+    p = p * z + _f32(2.0 / 3.0)
+    p = p * z + _f32(2.0 / 1.0)
+    return w * p
+
+
+@njit(fastmath=FASTMATH)
+def _log1p_float64(t):
+    w = t / (2.0 + t)
+    z = w * w
+    p = 2.0 / 35.0
+    p = p * z + 2.0 / 33.0
+    p = p * z + 2.0 / 31.0
+    p = p * z + 2.0 / 29.0
+    p = p * z + 2.0 / 27.0
+    p = p * z + 2.0 / 25.0
+    p = p * z + 2.0 / 23.0
+    p = p * z + 2.0 / 21.0
+    p = p * z + 2.0 / 19.0
+    p = p * z + 2.0 / 17.0
+    p = p * z + 2.0 / 15.0
+    p = p * z + 2.0 / 13.0
+    p = p * z + 2.0 / 11.0
+    p = p * z + 2.0 / 9.0
+    p = p * z + 2.0 / 7.0
+    p = p * z + 2.0 / 5.0
+    p = p * z + 2.0 / 3.0
+    p = p * z + 2.0 / 1.0
+    return w * p
+
+
 @overload(exp2)
 def _choose_exp2(y):
     if y == types.float32:
@@ -183,3 +229,10 @@ def _choose_cosine(phi):
     if phi == types.float32:
         return lambda phi: _cosine_float32(phi)
     return lambda phi: _cosine_float64(phi)
+
+
+@overload(log1p)
+def _choose_log1p(t):
+    if t == types.float32:
+        return lambda t: _log1p_float32(t)
+    return lambda t: _log1p_float64(t)
