@@ -87,7 +87,7 @@ class HipnnConfig:
                 "HipnnConfig: need 0 < soft_min < soft_max <= cutoff, got "
                 f"{self.soft_min}, {self.soft_max}, {self.cutoff}"
             )
-        if unknown := [s for s in self.species if s not in atomic_numbers] or not self.species:
+        if unknown := [s for s in self.species if not atomic_numbers.get(s)] or not self.species:
             raise InputError(f"HipnnConfig: species {self.species} holds unknown symbols {unknown}")
         if self.dtype not in ("float32", "float64"):
             raise InputError(f"HipnnConfig: dtype is {self.dtype!r}, must be float32 or float64")

@@ -160,6 +160,11 @@ class TrainingConfig:
         for name in ("batch_size", "max_epochs", "learning_rate", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise InputError(f"TrainingConfig: {name} is {getattr(self, name)}, must be > 0")
+        weights = [getattr(self, f"selection_{name}") for name in ("energy", "force", "stress")]
+        nothing = self.selection == "validation" and not any(weights)
+        if nothing or not all(0 <= weight < float("inf") for weight in weights):
+            raise InputError(f"TrainingConfig: the weights of the selection are {weights}, must be "
+                             "finite and >= 0, not all 0")  # fmt: skip
         for name in ("warmup_epochs", "final_rate", "cell_atoms"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"TrainingConfig: {name} is {getattr(self, name)}, must be >= 0")

@@ -64,7 +64,7 @@ class _Error(Function):
 
 
 class _WeightedError(Function):
-    """The same for weighted differences; the positive shares add up to one."""
+    """The same for weighted differences; the shares add up to one, or all are zero."""
 
     # L = sqrt(sum s d^2) + sum s |d|:  dL/dd = s (d / RMSE + sign d)
     @staticmethod
@@ -77,21 +77,23 @@ class _WeightedError(Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         difference, share, rmse = ctx.saved_tensors
-        direction = difference / rmse.clamp_min(torch.finfo(rmse.dtype).tiny)
-        return direction.add_(difference.sign()).mul_(share * grad), None
+        # The share comes first: infinity times a share of zero would be NaN.
+        direction = share * difference / rmse.clamp_min(torch.finfo(rmse.dtype).tiny)
+        return direction.add_(share * difference.sign()).mul_(grad), None
 
 
 def error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
     """Eq. 3: RMSE plus MAE, in the unit of the arguments; differentiable once.
 
-    Weights along the first axis make the means weighted ones. The subgradient is 0 where the error
-    is exactly zero.
+    Weights along the first axis make the means weighted ones; where all are zero, so is the error.
+    The subgradient is 0 where the error is exactly zero.
     """
     difference = predicted - reference
     if weight is None:
         return _Error.apply(difference)
     share = weight.reshape(-1, *[1] * (difference.dim() - 1)).expand_as(difference)
-    return _WeightedError.apply(difference, share / share.sum())
+    total = share.sum().clamp_min(torch.finfo(share.dtype).tiny)
+    return _WeightedError.apply(difference, share / total)
 
 
 @compiled(error_model="numpy")
@@ -181,6 +183,8 @@ class LossWeights:
         for name, weight in asdict(self).items():
             if not 0 <= weight < float("inf"):
                 raise InputError(f"LossWeights: {name} is {weight}, must be finite and >= 0")
+        if not any(asdict(self).values()):
+            raise InputError("LossWeights: all are 0, nothing would be learned")
 
     @property
     def needs_atomic_energies(self) -> bool:

@@ -19,7 +19,7 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib import datasets, hipnn, progress, results
-from kdlib.datasets import Split, atomic_energies, identity
+from kdlib.datasets import PARTS, Split, atomic_energies, identity, loss_weight
 from kdlib.errors import InputError
 from kdlib.files import named
 from kdlib.hipnn import CHECKPOINT, HipnnConfig, Potential
@@ -60,7 +60,8 @@ def fit(
     Raises
     ------
     InputError
-        A frame lacks a label that the loss needs, or ``run_dir`` holds another run.
+        A frame lacks a label that the loss needs, no training frame holds one of the species, or
+        ``run_dir`` holds another run.
     TrainingError
         The loss is not finite; names epoch, batch and frames.
     """
@@ -73,6 +74,7 @@ def fit(
                          "or choose another folder")  # fmt: skip
     if found == key and is_finished(folder):
         return load_run(folder)
+    _check_taught(config, frames, split)
     loop = Loop(config, training, schedule, frames, split)
     settings = {"key": key, "training": asdict(training), "split_sha256": split.sha256,
                 "weights": [[e, asdict(w)] for e, w in schedule.stages]}  # fmt: skip
@@ -163,6 +165,24 @@ def _check_atomic_energies(frames: Sequence[Atoms]) -> None:
                              "weights them")  # fmt: skip
         if not np.isfinite(values).all():
             raise InputError(f"frame {identity(atoms)}: its atomic energies are not finite")
+
+
+def _check_taught(config: HipnnConfig, frames: Sequence[Atoms], split: Split) -> None:
+    """Refuse species without training frames, whose energies would be those of nothing: zero."""
+    parts = {part: [frames[k] for k in getattr(split, part)] for part in PARTS}
+    found = {part: set(datasets.species(some)) for part, some in parts.items() if some}
+    taught = found["train"]
+    asked = {"the model's configuration": set(config.species)} | {
+        f"the part {part!r}": there for part, there in found.items()
+    }
+    untaught = {where: there - taught for where, there in asked.items() if there - taught}
+    if untaught:
+        names = ", ".join(sorted(set.union(*untaught.values())))
+        places = " and in ".join(untaught)
+        raise InputError(f"fit: {names} is in {places}, but in no training frame")
+    if all(loss_weight(atoms) == 0 for atoms in parts["train"]):
+        raise InputError("fit: every training frame has a loss_weight of 0, nothing would be "
+                         "learned")  # fmt: skip
 
 
 @cache

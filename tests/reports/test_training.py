@@ -24,7 +24,6 @@ from kdlib.training.runs import CHECKPOINT
 COPPER = HipnnConfig(8, 6, 1, species=("Cu",), cutoff=5.0, soft_max=4.5)
 
 
-@pytest.mark.xfail(strict=True, reason="A species without training frames gets an energy of zero.")
 def test_a_species_in_no_training_frame_is_named(tmp_path):
     """A species that only frames of validation have is an error that names it.
 
