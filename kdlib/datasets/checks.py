@@ -1,13 +1,12 @@
 """Rules that every frame must obey before anything learns from it."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from ase import Atoms
 
 from kdlib.errors import InputError
-from kdlib.geometry.cells import OVERLAP, closest_pair
+from kdlib.geometry.cells import OVERLAP, bare, closest_pair, digest
 
 #: A larger force (eV/Angstrom) on an atom means a failed calculation or another unit.
 LARGEST_FORCE = 1e3
@@ -40,13 +39,14 @@ def check(frames: Sequence[Atoms], source: str) -> list[Atoms]:
 
 def broken(frames: Sequence[Atoms], where: Sequence[str] = ()) -> Iterator[tuple[int, str]]:
     """Yield position and rule of each frame that breaks one; ``where`` names frames in messages."""
-    seen: dict[bytes, int] = {}
+    seen: dict[str, int] = {}
     for k, atoms in enumerate(frames):
         if rule := broken_rule(atoms):
             yield k, rule
             continue
-        # A repeated frame could land in the training and in the test part.
-        first = seen.setdefault(_configuration(atoms), k)
+        # A repeated frame could land in the training and in the test part; states of its atoms,
+        # which no model here sees, do not make it another one.
+        first = seen.setdefault(digest(bare(atoms)), k)
         if first != k:
             name = where[first] if where else f"frame {first}"
             difference = _difference(atoms, frames[first])
@@ -93,13 +93,6 @@ def _impossible_forces(forces: np.ndarray) -> str | None:
             "they are not the gradient of an energy (frozen atoms?)"
         )
     return None
-
-
-def _configuration(atoms: Atoms) -> bytes:
-    digest = hashlib.sha256()
-    for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
 
 
 def _difference(atoms: Atoms, other: Atoms) -> str:
