@@ -1,6 +1,5 @@
 """Rules that every frame must obey before anything learns from it."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from ase.data import chemical_symbols
 from kdlib import units
 from kdlib.datasets.reserved import broken_information
 from kdlib.errors import InputError
-from kdlib.geometry.cells import OVERLAP, closest_pair
+from kdlib.geometry.cells import OVERLAP, bare, closest_pair, digest, lattice
 from kdlib.geometry.neighbors import spans
 
 
@@ -68,14 +67,15 @@ def check(frames: Sequence[Atoms], source: str) -> list[Atoms]:
 
 def broken(frames: Sequence[Atoms], where: Sequence[str] = ()) -> Iterator[tuple[int, str]]:
     """Yield position and rule of each frame that breaks one; ``where`` names frames in messages."""
-    seen: dict[bytes, int] = {}
+    seen: dict[str, int] = {}
     sound = []
     for k, atoms in enumerate(frames):
         if rule := broken_rule(atoms) or broken_information(atoms.info):
             yield k, rule
             continue
-        # A repeated frame could land in the training and in the test part.
-        first = seen.setdefault(_configuration(atoms), k)
+        # A repeated frame could land in the training and in the test part; states of its atoms,
+        # which no model here sees, do not make it another one.
+        first = seen.setdefault(digest(bare(atoms)), k)
         if first != k:
             name = where[first] if where else f"frame {first}"
             difference = _difference(atoms, frames[first])
@@ -100,7 +100,7 @@ def broken_rule(atoms: Atoms) -> str | None:
             return f"{label} has shape {np.shape(known[label])}, must be {shape}"
         if not np.isfinite(known[label]).all():
             return f"{label} is not finite"
-    if not np.isfinite(atoms.positions).all() or not np.isfinite(_lattice(atoms)).all():
+    if not np.isfinite(atoms.positions).all() or not np.isfinite(lattice(atoms)).all():
         return "positions or cell are not finite"
     if atoms.pbc.any() and not atoms.pbc.all():
         return "is periodic along some cell vectors only, must be along all or none"
@@ -199,18 +199,6 @@ def _apart(frames: Sequence[Atoms], sound: Sequence[int]) -> Iterator[tuple[int,
             "energy of the whole cell?)",
         )
         left = others
-
-
-def _configuration(atoms: Atoms) -> bytes:
-    digest = hashlib.sha256()
-    for array in (atoms.numbers, atoms.positions, _lattice(atoms), atoms.pbc):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
-
-
-def _lattice(atoms: Atoms) -> np.ndarray:
-    """Cell vectors of periodic axes, Angstrom; zero for the others, whose vectors say nothing."""
-    return np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
 
 
 def _difference(atoms: Atoms, other: Atoms) -> str:

@@ -3,6 +3,7 @@
 - :mod:`~kdlib.distill.plan`: all settings, in one frozen dataclass;
 - :mod:`~kdlib.distill.sampling`: first cells, and configurations from the students' own MD;
 - :mod:`~kdlib.distill.labeled`: frames that the teacher has labeled, and the user's own;
+- :mod:`~kdlib.distill.beginning`: structures, teacher and own frames that a folder builds on;
 - :mod:`~kdlib.distill.students`: training of the ensemble;
 - :mod:`~kdlib.distill.workflow`: the rounds, from the first frame to the finished student;
 - :mod:`~kdlib.distill.measures`: measurements of the student against its teacher;

@@ -29,7 +29,7 @@ def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
     ``kdlib.hipnn.load`` reads the model from it.
     """
     home = Path(folder)
-    pool = Pool(home / "labels")
+    pool = Pool(home / labeled.LABELS)
     learned = pool.frames(pool.before(outcome.final))
     learned += labeled.learned(outcome.data)
     readers.write(learned, home / TRAINING_SET)

@@ -1,7 +1,8 @@
 r"""The labeled frames of a distillation: the teacher's, one file each, and the user's own (DFT).
 
 The name of a frame tells its origin: `r03/t12/fresh` is the fresh frame of trajectory 12 in round
-3, and the path of its file.
+3, and the path of its file. A label counts only for the configuration in that file; the user's
+frames are named after their content, so that they keep their labels when their file is edited.
 
 A student learns the user's frames from their own energies and forces and the teacher's atomic
 energies: the paper's case. The two kinds of energies differ by a constant for each species (from
@@ -28,14 +29,19 @@ from kdlib.datasets.checks import broken_rule
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
 from kdlib.files import replacing
-from kdlib.geometry.cells import unlabeled
+from kdlib.geometry.cells import digest, same, unlabeled
 from kdlib.hipnn import Potential
 from kdlib.teachers import BadLabels, Teacher, TeacherError
 from kdlib.training import accuracy
 from kdlib.training.accuracy import errors_of
 from kdlib.training.references import AtomReferences
 
+#: Folders of the teacher's labels: on its own frames and on the user's.
+LABELS, OWN = "labels", "data"
+#: File with the frames that got bad labels.
 BAD = "bad_labels.json"
+#: File with the user's frames in the order in which they came, and a hash of their labels.
+KNOWN = "frames.json"
 #: A teacher that has labeled frames but fails for so many of them is out of order.
 TRIALS = 3
 #: Where the teacher fails for all of so many frames, it is of no use for them.
@@ -52,7 +58,6 @@ class Pool:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def names(self) -> list[str]:
@@ -69,8 +74,8 @@ class Pool:
         return [one for one in self.names if one.startswith(f"{name}/")]
 
     @property
-    def bad(self) -> dict[str, str]:
-        """Name -> rule that the teacher's labels of a frame break; such frames are left out."""
+    def bad(self) -> dict[str, list[str]]:
+        """Name -> rule that the labels of a frame broke, and digest of its configuration."""
         path = self.folder / BAD
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -91,25 +96,28 @@ class Pool:
             The teacher fails for all frames, and nothing is written; or it has ceased to work:
             what it has labeled is kept.
         """
-        bad = self.bad
-        before = set(self.names)
-        missing = [n for n in sorted(wanted, key=order) if n not in before and n not in bad]
+        is_first = not self.names
+        missing = self._missing(wanted)
         errors = self._ask(missing, wanted, teacher)
         failed = [name for name, error in errors.items() if not isinstance(error, BadLabels)]
         if failed and self.names:
             self.asked_again(teacher)
             errors = {name: error for name, error in errors.items() if name not in failed}
             errors |= self._ask(failed, wanted, teacher)
-        if errors and len(errors) == len(missing) and (len(errors) >= HOPELESS or not before):
+        labels_none = bool(errors) and not set(wanted) & set(self.names)
+        if labels_none and (len(errors) >= HOPELESS or is_first):
             raise InputError(
                 f"{teacher.name} labels none of {len(missing)} frames: {_first(errors)}"
             )
         for name, error in errors.items():
             progress.line(f"frame {name} is left out: {error}")
-        rules = {name: str(e) for name, e in errors.items() if isinstance(e, BadLabels)}
-        if rules:
-            with replacing(self.folder / BAD) as part:
-                part.write_text(json.dumps(bad | rules, indent=1) + "\n", encoding="utf-8")
+        self._keep_bad(
+            {
+                name: [str(error), digest(wanted[name])]
+                for name, error in errors.items()
+                if isinstance(error, BadLabels)
+            }
+        )
         return len(missing) - len(errors)
 
     def asked_again(self, teacher: Teacher) -> tuple[Atoms, Atoms]:
@@ -134,7 +142,26 @@ class Pool:
         """Labeled frames in order, by default all; those without labels are skipped."""
         wanted = None if names is None else set(names)
         chosen = [name for name in self.names if wanted is None or name in wanted]
-        return [atoms for name in chosen for atoms in readers.frames_of(self._path(name))]
+        return [self._frame(name) for name in chosen]
+
+    def _frame(self, name: str) -> Atoms:
+        (frame,) = readers.frames_of(self._path(name))
+        return frame
+
+    def _missing(self, wanted: Mapping[str, Atoms]) -> list[str]:
+        """Names of frames whose configuration has no labels, neither good nor bad."""
+        labeled, bad = set(self.names), self.bad
+        return [
+            name
+            for name in sorted(wanted, key=order)
+            if not (name in labeled and same(self._frame(name), wanted[name]))
+            and not (name in bad and bad[name][1] == digest(wanted[name]))
+        ]
+
+    def _keep_bad(self, found: Mapping[str, list[str]]) -> None:
+        if found:
+            with replacing(self.folder / BAD) as part:
+                part.write_text(json.dumps(self.bad | found, indent=1) + "\n", encoding="utf-8")
 
     def _ask(
         self, names: Sequence[str], wanted: Mapping[str, Atoms], teacher: Teacher
@@ -186,17 +213,52 @@ def prepare(
     """Shift frames of :func:`read` to the teacher's energy scale and add its atomic energies.
 
     ``info["part"]`` is ``"train"`` or, if held out, ``"test"``. Frames that the teacher cannot
-    label are skipped. ``folder`` stores the teacher's labels.
+    label are skipped. ``folder`` stores the teacher's labels, and the order in which frames first
+    came: in an edited file, a frame keeps its place and its part.
     """
     if not given:
         return []
-    pool = Pool(folder)
-    wanted = {f"data/{k:06d}": unlabeled(atoms) for k, atoms in enumerate(given)}
-    pool.label(wanted, teacher)
-    taught = {k: atoms for k, name in enumerate(wanted) for atoms in pool.frames([name])}
-    own = [given[k] for k in taught]
-    shift = _shift(own, list(taught.values()))
-    return [_joined(plan, k, given[k], atoms, shift) for k, atoms in taught.items()]
+    pool, own = Pool(folder), _named(given)
+    known = _known(folder)
+    places = {name: k for k, name in enumerate({**known, **own})}
+    pool.label({name: unlabeled(atoms) for name, atoms in own.items()}, teacher)
+    with replacing(folder / KNOWN) as part:
+        prints = {name: _print(own[name]) if name in own else "" for name in places}
+        part.write_text(json.dumps(prints, indent=1) + "\n", encoding="utf-8")
+    taught = {name: atoms for name in own for atoms in pool.frames([name])}
+    shift = _shift([own[name] for name in taught], list(taught.values()))
+    return [
+        _joined(plan, places[name], own[name], taught[name], shift)
+        for name in sorted(taught, key=places.__getitem__)
+    ]
+
+
+def changes(given: Sequence[Atoms], folder: Path) -> str:
+    """How the user's frames differ from those of the last call, in words; empty if they do not."""
+    then = {name: value for name, value in _known(folder).items() if value}
+    now = {name: _print(atoms) for name, atoms in _named(given).items()}
+    counts = {
+        "new": len(now.keys() - then.keys()),
+        "missing": len(then.keys() - now.keys()),
+        "with other labels": sum(then[name] != now[name] for name in then.keys() & now.keys()),
+    }
+    said = [f"{count} {what}" for what, count in counts.items() if count]
+    return f"{', '.join(said)} of {len(now)} frames" if said else ""
+
+
+def _named(given: Sequence[Atoms]) -> dict[str, Atoms]:
+    """Frames by a name that follows from their configuration."""
+    return {f"data/{digest(atoms)[:16]}": atoms for atoms in given}
+
+
+def _known(folder: Path) -> dict[str, str]:
+    """Name -> hash of the user's labels, empty for a frame that was removed; in order."""
+    path = folder / KNOWN
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _print(atoms: Atoms) -> str:
+    return datasets.fingerprint([atoms], ("energy", "forces", "stress"))
 
 
 def learned(frames: Sequence[Atoms]) -> list[Atoms]:

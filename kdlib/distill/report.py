@@ -141,7 +141,7 @@ def _measurements(
     potential, given = hipnn.load(home), structures(plan.structures)
     student = potential.calculator()
     teacher = cache(lambda: teachers.load(plan.teacher).calculator())  # loaded only if needed
-    pool = Pool(home / "labels")
+    pool = Pool(home / labeled.LABELS)
     fresh = pool.frames(pool.of(outcome.final))
     hot = m.hot or plan.temperatures[1]
     jobs = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from ase import Atoms
 
 from kdlib import files, processes, progress, teachers
-from kdlib.distill import labeled, sampling, students
+from kdlib.distill import beginning, labeled, sampling, students
 from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, keep
 from kdlib.distill.sampling import Round, structures
@@ -116,12 +116,13 @@ def _run(plan: Plan, folder: str | Path) -> Outcome:
             progress.line(f"{name}: the teacher sees its {' and '.join(unseen)}; the student's "
                           "energy depends on species and positions alone")  # fmt: skip
     keep(plan, home)
+    beginning.check(plan, given, own, teacher, home)
     path = home / RECORD
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    data = labeled.prepare(plan, own, home / "data", teacher)
+    data = labeled.prepare(plan, own, home / labeled.OWN, teacher)
     with processes.pool() as executor:
         work = _Work(
-            plan, home, teacher, given, Pool(home / "labels"), data, executor, record,
+            plan, home, teacher, given, Pool(home / labeled.LABELS), data, executor, record,
             time.monotonic(),
         )  # fmt: skip
         _begin(work)
@@ -146,6 +147,9 @@ def _begin(work: _Work) -> None:
             work.pool.asked_again(work.teacher)  # if it fails for good, the call ends here
     n = len(work.pool.of(sampling.FIRST.name))
     progress.line(f"{n} first frames labeled by {work.teacher.name}, {work.minutes:.1f} min")
+    if not work.teacher.atomic_energies:
+        why = work.teacher.about()["atomic energies"]
+        progress.line(f"atomic energies of {work.teacher.name}: {why}")
 
 
 def _rounds(work: _Work, references: AtomReferences) -> str:

@@ -5,6 +5,7 @@ tags (:data:`STATES`). Supercells and deformed cells keep these; they move with 
 change no energy and are dropped.
 """
 
+import hashlib
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
 from numbers import Real
@@ -60,11 +61,43 @@ def unlabeled(atoms: Atoms) -> Atoms:
     return frame
 
 
+def lattice(atoms: Atoms) -> np.ndarray:
+    """Cell vectors of periodic axes, (3, 3), Angstrom; zero for the others, which say nothing."""
+    return np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+
+
+def digest(atoms: Atoms) -> str:
+    """sha256 of all that an energy may depend on, the order of the atoms included."""
+    frame = unlabeled(atoms)
+    total = hashlib.sha256(np.asarray(frame.pbc).tobytes())
+    for name in sorted(frame.arrays):
+        values = np.asarray(frame.arrays[name], dtype=float) + 0.0  # no zero with a sign
+        total.update(f"{name}{values.shape}".encode() + values.tobytes())
+    total.update((lattice(frame) + 0.0).tobytes())
+    total.update(repr(sorted((key, str(value)) for key, value in frame.info.items())).encode())
+    return total.hexdigest()
+
+
+def same(one: Atoms, other: Atoms) -> bool:
+    """Whether two frames are one configuration, up to the rounding of files and of processors."""
+    first, second = unlabeled(one), unlabeled(other)
+    if set(first.arrays) != set(second.arrays) or len(first) != len(second):
+        return False
+    arrays = [(first.arrays[name], second.arrays[name]) for name in first.arrays]
+    arrays += [(lattice(first), lattice(second)), (first.pbc, second.pbc)]
+    notes = [{k: str(v) for k, v in frame.info.items()} for frame in (first, second)]
+    return notes[0] == notes[1] and all(
+        a.shape == b.shape and np.allclose(a, b, rtol=0, atol=ROUNDING) for a, b in arrays
+    )
+
+
 def states(atoms: Atoms) -> list[str]:
     """Words for the states that some atom has, e.g. ``magnetic moments``."""
     return [word for name, word in STATES.items() if name in unlabeled(atoms).arrays]
 
 
+#: Files round positions (Angstrom) and states of atoms to less than this.
+ROUNDING = 1e-6
 #: A site occupied to this share is whole: refined occupancies stay a little below one.
 WHOLE = 0.99
 

@@ -27,6 +27,7 @@ from kdlib import hipnn
 from kdlib.errors import InputError
 from kdlib.files import named
 from kdlib.hipnn.calculator import drop_stale, torch_device
+from kdlib.hipnn.potential import WEIGHTS
 from kdlib.teachers.packages import quiet, require, silent_loading
 from kdlib.teachers.teacher import Card, Ensemble, Teacher
 
@@ -202,6 +203,7 @@ def _sevennet(model: str, device: str) -> Teacher:
         "sevenn",
         "SevenNet's output for each atom, with the element's reference (property energies)",
         _MPTRJ if model in SEVENNET else (),
+        () if model in SEVENNET else (model,),
     )
     return Teacher(f"sevennet:{model}", SevenNetCalculator(model, device=device), card)
 
@@ -232,6 +234,7 @@ def _mace(path: str, device: str) -> Teacher:
         "mace-torch",
         "MACE's node energies, with the energy of the isolated atom (property energies)",
         ("kdlib's adapter was not tested with MACE itself", "the model file may execute code"),
+        (path,),
     )
     return Teacher(f"mace:{path}", MACECalculator(model_paths=path, device=device), card)
 
@@ -249,18 +252,21 @@ def _eam(path: str, device: str) -> Teacher:
     if not Path(path).is_file():
         raise InputError(f"eam:{path}: no such file")
     how = "embedding energy and half of each pair's energy"
-    return Teacher(f"eam:{path}", AtomicEAM(potential=path), Card("ase", how))
+    return Teacher(f"eam:{path}", AtomicEAM(potential=path), Card("ase", how, files=(path,)))
 
 
 def _kdlib(run_dir: str, device: str) -> Teacher:
     calculator = hipnn.load(run_dir).calculator(device=device)
-    return Teacher(f"kdlib:{run_dir}", calculator, Card("kdlib", "HIP-NN's atomic energies"))
+    files = tuple(str(Path(run_dir) / name) for name in (hipnn.CONFIG, WEIGHTS))
+    card = Card("kdlib", "HIP-NN's atomic energies", files=files)
+    return Teacher(f"kdlib:{run_dir}", calculator, card)
 
 
 def _from_factory(spec: str, module: str, name: str) -> Teacher:
     try:
         with quiet():
-            calculator = getattr(import_module(module), name)()
+            home = import_module(module)
+            calculator = getattr(home, name)()
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise InputError(f"teacher {spec!r}: needs {error.name}, which is missing") from None
@@ -269,7 +275,9 @@ def _from_factory(spec: str, module: str, name: str) -> Teacher:
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
         raise InputError(f"teacher {spec!r}: {type(error).__name__}: {reason}") from error
-    return Teacher(spec, calculator)
+    code = getattr(home, "__file__", None)
+    card = Card(files=(code,) if code else (), is_complete=False)
+    return Teacher(spec, calculator, card)
 
 
 _KINDS: dict[str, Callable[[str, str], Teacher]] = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -11,6 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from kdlib.errors import InputError
+from kdlib.results import hashes
 from kdlib.teachers.packages import quiet, version_of
 
 #: Atomic energies may miss the energy by this share of the sum of their magnitudes, the rounding of
@@ -39,6 +41,10 @@ class Card:
     """Origin of the atomic energies."""
     caveats: tuple[str, ...] = ()
     """Facts that users of the labels must know."""
+    files: tuple[str, ...] = ()
+    """Files that the labels depend on beside the package."""
+    is_complete: bool = True
+    """Whether nothing but package and files decides the labels; nobody knows of a factory."""
 
 
 class Teacher:
@@ -114,13 +120,28 @@ class Teacher:
         self._tried = True
         return _labeled(atoms, results, self.name)
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What the labels depend on: calculator, version of its package, sha256 of its files."""
+        files = {path: hashes.file(Path(path)) for path in self._card.files if Path(path).is_file()}
+        return {f"{self.name}, {type(self._calculator).__name__}": self._package} | files
+
+    @property
+    def is_traceable(self) -> bool:
+        """Whether another teacher of this name must differ in its :attr:`origin`."""
+        return self._card.is_complete
+
+    @property
+    def _package(self) -> str:
+        package = self._card.package or type(self._calculator).__module__.partition(".")[0]
+        return f"{package} {version_of(package)}".strip()
+
     def about(self) -> dict[str, str]:
         """Facts about the teacher for a report."""
-        package = self._card.package or type(self._calculator).__module__.partition(".")[0]
         partition = f"none: {self._unpartitioned}"
         return {
             "name": self.name,
-            "package": f"{package} {version_of(package)}".strip(),
+            "package": self._package,
             "calculator": type(self._calculator).__name__,
             "atomic energies": self._card.atomic_energies if self.atomic_energies else partition,
             "stress": "of periodic configurations" if self.stress else "none",
@@ -237,6 +258,16 @@ class Ensemble:
     def stress(self) -> bool:
         """Whether every member gives a stress."""
         return all(member.stress for member in self.members)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What the labels of all members depend on."""
+        return {key: value for member in self.members for key, value in member.origin.items()}
+
+    @property
+    def is_traceable(self) -> bool:
+        """Whether every member is."""
+        return all(member.is_traceable for member in self.members)
 
     def calculator(self) -> BaseCalculator:
         """ASE calculator of the mean."""

@@ -51,7 +51,7 @@ def test_bad_labels_are_left_out_for_good(tmp_path):
     """The other frames are labeled; the reason is kept, and the frame is not asked for again."""
     moody, pool = Moody(2, how="nan"), Pool(tmp_path)
     assert pool.label(wanted(), teachers.load(moody)) == 4
-    assert "not finite" in pool.bad[NAMES[2]]
+    assert "not finite" in pool.bad[NAMES[2]][0]
     assert pool.names == [NAMES[k] for k in (0, 1, 3, 4)]
     before = moody.calls
     assert Pool(tmp_path).label(wanted(), teachers.load(moody)) == 0
@@ -74,6 +74,15 @@ def test_a_frame_that_failed_is_asked_for_in_the_next_call(tmp_path):
     assert not pool.bad
     assert Pool(tmp_path).label(wanted(), teachers.load(moody)) == 1
     assert pool.names == NAMES
+
+
+def test_frames_that_always_fail_do_not_stop_a_teacher_that_works(tmp_path):
+    """Four of five frames fail whenever they are asked for; the call still resumes without them."""
+    moody = Moody(*range(4), *range(6, 10), *range(10, 14), *range(15, 19))
+    for n_labeled in (1, 0):
+        assert Pool(tmp_path).label(wanted(), teachers.load(moody)) == n_labeled
+    assert moody.calls == 19
+    assert Pool(tmp_path).names == NAMES[4:]
 
 
 def test_a_teacher_that_fails_in_the_middle_ends_the_call_and_loses_nothing(tmp_path):

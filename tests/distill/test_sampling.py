@@ -103,6 +103,27 @@ def test_md_in_which_the_teacher_fails_is_tried_in_the_next_call(tiny, tmp_path)
     assert (tmp_path / "rounds" / "r00" / "done").exists()
 
 
+class Odd(EMT):
+    """EMT with atomic energies for two atoms only."""
+
+    def calculate(self, *args, **kwargs):
+        """Energies and forces."""
+        super().calculate(*args, **kwargs)
+        self.results["energies"] = self.results["energies"][:2]
+
+
+@pytest.mark.parametrize(("calculator", "said"), [(Odd, [r"(2,), must be (8,)"]), (EMT, [])])
+def test_why_there_are_no_atomic_energies_is_said(calculator, said, tiny, tmp_path, monkeypatch):
+    """One line gives the reason; the frames have all their other labels."""
+    teacher, lines, pool = teachers.load(calculator()), [], Pool(tmp_path)
+    monkeypatch.setattr(workflow.progress, "line", lines.append)
+    plan = replace(tiny, n_start=4, n_teacher_runs=0)
+    given = [bulk("Cu", cubic=True)]
+    workflow._begin(workflow._Work(plan, tmp_path, teacher, given, pool, [], None, [], 0.0))
+    assert [line.partition("have shape ")[2] for line in lines if "atomic ene" in line] == said
+    assert all(("energies" in a.calc.results) != bool(said) for a in pool.frames())
+
+
 @pytest.mark.parametrize(
     ("record", "asked"),
     [

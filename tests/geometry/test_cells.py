@@ -140,6 +140,30 @@ def test_states_of_atoms_stay_with_them():
     assert atoms.get_tags().tolist() == [{"Ni": 1, "Al": 2}[s] for s in atoms.symbols]
 
 
+def test_an_energy_may_depend_on_all_that_a_configuration_is():
+    """Each of these makes another one; velocities, notes and the sign of zero do not."""
+    base = magnet() * (1, 1, 2)
+    names = ("species", "position", "cell", "pbc", "moment", "note")
+    changed = {name: base.copy() for name in names}
+    changed["species"].numbers[0] = 27
+    changed["position"].positions[1, 2] += 1e-4
+    changed["cell"].cell[0, 0] += 1e-4
+    changed["pbc"].pbc = [True, True, False]
+    changed["moment"].arrays["initial_magmoms"][0] = 0.7
+    changed["order"] = base[[1, 0, 2, 3]]
+    changed["note"].info["charge"] = 1
+    for name, atoms in changed.items():
+        assert not cells.same(base, atoms), name
+    assert len({cells.digest(atoms) for atoms in (base, *changed.values())}) == 8
+    equal = base.copy()
+    equal.set_momenta(np.ones((4, 3)))
+    equal.info["note"] = "again"
+    equal.positions[0] = -0.0
+    assert cells.digest(equal) == cells.digest(base)
+    equal.positions += 3e-9
+    assert cells.same(equal, base)
+
+
 def test_what_no_energy_depends_on_is_not_copied():
     """Velocities, labels, notes and masses are dropped, and arrays of zeros are none."""
     atoms = magnet()

@@ -236,9 +236,6 @@ def test_partial_occupancy_is_refused(tmp_path):
         structures([str(path)])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="The teacher's labels are kept by the position of a frame in its file."
-)
 def test_edited_data_do_not_get_the_labels_of_other_frames(tmp_path, refusal):
     """After frames of ``--data`` change places, each has its own label of the teacher, or refusal.
 

@@ -143,6 +143,26 @@ def test_labels_are_a_partition_and_its_gradients(kind, tmp_path):
     assert all(isinstance(text, str) for text in teacher.about().values())
 
 
+@pytest.mark.parametrize("kind", ["emt", "eam", "kdlib", "factory"])
+def test_origin_of_labels_changes_with_the_files(kind, tmp_path):
+    """It names the package's version and the content of every file that the labels depend on."""
+    spec = local(kind, tmp_path)
+    teacher = teachers.load(spec)
+    package, *files = teacher.origin.values()
+    assert package.startswith("kdlib" if kind == "kdlib" else "ase 3.")
+    assert len(files) == {"emt": 0, "eam": 1, "kdlib": 2, "factory": 1}[kind]
+    assert teacher.is_traceable == (kind != "factory")
+    pair = teachers.load([teacher, "emt"])
+    assert teacher.origin.items() <= pair.origin.items()
+    assert pair.is_traceable == teacher.is_traceable
+    before = teacher.origin
+    for path in tmp_path.rglob("*.*"):
+        path.write_bytes(path.read_bytes() + b"\n")
+    changed = {key for key, value in teacher.origin.items() if before[key] != value}
+    assert changed == {key for key in before if key.startswith(str(tmp_path))}
+    assert bool(changed) == (kind in ("eam", "kdlib"))
+
+
 def test_eam_shares_each_pair_between_its_atoms(tmp_path):
     """A dimer of one element has two equal atomic energies, F(rho(r)) + phi(r) / 2."""
     teacher = teachers.load(local("eam", tmp_path))
