@@ -7,7 +7,7 @@ import numpy as np
 from ase import Atoms
 
 from kdlib.errors import InputError
-from kdlib.geometry.cells import OVERLAP, closest_pair
+from kdlib.geometry.cells import OVERLAP, closest_pair, half_open
 
 #: A larger force (eV/Angstrom) on an atom means a failed calculation or another unit.
 LARGEST_FORCE = 1e3
@@ -68,8 +68,8 @@ def broken_rule(atoms: Atoms) -> str | None:
             return f"{label} is not finite"
     if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
         return "positions or cell are not finite"
-    if atoms.pbc.any() and not atoms.pbc.all():
-        return "is periodic along some cell vectors only, must be along all or none"
+    if rule := half_open(atoms):
+        return rule
     if atoms.pbc.all() and abs(np.linalg.det(atoms.cell.array)) < 1e-6:
         return "is periodic without a cell"
     return _too_close(atoms) or _impossible_forces(np.asarray(known["forces"]))

@@ -23,7 +23,7 @@ from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.geometry import cells
-from kdlib.geometry.cells import OVERLAP, bare, closest_pair
+from kdlib.geometry.cells import OVERLAP, bare, closest_pair, half_open
 from kdlib.md import exploration
 from kdlib.md.exploration import Excursion
 from kdlib.teachers import Teacher
@@ -291,6 +291,8 @@ def _structure(name: str) -> Atoms:
             atoms = ase.io.read(name)
         except Exception as error:  # ASE's readers raise anything
             raise InputError(f"{name}: ASE cannot read it ({error})") from error
+    if rule := half_open(atoms):
+        raise InputError(f"{name}: {rule}")
     if not atoms.pbc.all() or atoms.cell.rank != 3:
         raise InputError(f"{name}: is not periodic in three directions")
     if closest_pair(atoms).distance < OVERLAP:

@@ -10,6 +10,8 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 
 from kdlib.datasets import WEIGHT, atomic_energies
+from kdlib.errors import InputError
+from kdlib.geometry.cells import half_open
 from kdlib.geometry.neighbors import neighbor_pairs
 
 
@@ -93,6 +95,8 @@ def from_atoms(atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float32) 
     dtype
         Type of vectors and targets. Displacements are formed in float64 and cast afterwards.
     """
+    if rule := half_open(atoms):
+        raise InputError(f"the configuration {rule}")
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     known = atoms.calc.results if atoms.calc is not None else {}
     as_tensor = lambda x: None if x is None else torch.as_tensor(np.asarray(x), dtype=dtype)  # noqa: E731

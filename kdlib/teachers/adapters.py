@@ -25,6 +25,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from kdlib import hipnn
 from kdlib.errors import InputError
+from kdlib.geometry.cells import half_open
 from kdlib.hipnn.calculator import torch_device
 from kdlib.teachers.packages import quiet, require, silent_loading
 from kdlib.teachers.teacher import Card, Ensemble, Teacher
@@ -79,6 +80,8 @@ def calculator(version: str, device: str) -> "CHGNetCalculator":
         """CHGNet's calculator for periodic cells, in float64 and Voigt's order."""
 
         def calculate(self, atoms: Atoms | None = None, *args: Any, **kwargs: Any) -> None:
+            if rule := half_open(atoms):
+                raise InputError(f"CHGNet: the configuration {rule}")
             if not atoms.pbc.all():
                 raise InputError("CHGNet needs a cell that is periodic in three directions")
             with quiet():

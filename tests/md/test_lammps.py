@@ -500,7 +500,7 @@ def _isotopes(atoms: Atoms) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda atoms: atoms.set_pbc([True, True, False]), "periodic in three directions"),
+        (lambda atoms: atoms.set_pbc([True, True, False]), "periodic along some cell vectors"),
         (lambda atoms: atoms.set_cell(np.zeros((3, 3))), "periodic in three directions"),
         (lambda atoms: atoms.set_constraint(FixAtoms([0])), "FixAtoms cannot hold atoms there"),
         (_isotopes, "atoms of Al have different masses"),

@@ -19,6 +19,7 @@ from torch import Tensor
 from kdlib import units
 from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
 from kdlib.geometry import freedom
+from kdlib.geometry.cells import half_open
 from kdlib.geometry.freedom import Freedom
 from kdlib.hipnn.device import motion
 from kdlib.hipnn.device.cells import ATOMS, WARPS, Box, Cells
@@ -264,6 +265,8 @@ class DeviceDynamics:
 
 
 def _box(atoms: Atoms, cutoff: float, skin: float) -> Box:
+    if rule := half_open(atoms):
+        raise InputError(f"device dynamics: the configuration {rule}")
     box = Box.around(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, cutoff + skin)
     if not atoms.pbc.all() or max(box.repeats) > 1:
         raise InputError(
