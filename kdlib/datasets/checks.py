@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 from kdlib import units
 from kdlib.datasets.reserved import broken_information
 from kdlib.errors import InputError
-from kdlib.geometry.cells import OVERLAP, bare, closest_pair, digest, lattice
+from kdlib.geometry.cells import OVERLAP, bare, closest_pair, digest, half_open, lattice
 from kdlib.geometry.neighbors import spans
 
 
@@ -102,8 +102,8 @@ def broken_rule(atoms: Atoms) -> str | None:
             return f"{label} is not finite"
     if not np.isfinite(atoms.positions).all() or not np.isfinite(lattice(atoms)).all():
         return "positions or cell are not finite"
-    if atoms.pbc.any() and not atoms.pbc.all():
-        return "is periodic along some cell vectors only, must be along all or none"
+    if rule := half_open(atoms):
+        return rule
     if not spans(atoms.cell.array, atoms.pbc):
         return "is periodic without a cell"
     rules = (_no_elements, _too_close, _impossible_energies, _impossible_forces, _impossible_stress)

@@ -28,6 +28,7 @@ from kdlib.geometry.cells import (
     CELL_STATES,
     OVERLAP,
     closest_pair,
+    half_open,
     partly_occupied,
     unlabeled,
 )
@@ -316,6 +317,8 @@ def _structure(name: str) -> Atoms:
 
 def _no_crystal(atoms: Atoms) -> str:
     """Rule that a structure breaks, as the end of a sentence; empty if there is none."""
+    if rule := half_open(atoms):
+        return rule
     if not atoms.pbc.all() or atoms.cell.rank != 3:
         return "is not periodic in three directions"
     if site := partly_occupied(atoms):

@@ -184,6 +184,21 @@ def mass_density(atoms: Atoms) -> float:
     return float(atoms.get_masses().sum() * GRAM_PER_CM3 / atoms.get_volume())
 
 
+def half_open(atoms: Atoms) -> str:
+    """End of a sentence on a cell that is periodic along some vectors only, and the way out.
+
+    Empty for cells that are periodic along all vectors or along none.
+    """
+    if atoms.pbc.all() or not atoms.pbc.any():
+        return ""
+    along = tuple(np.flatnonzero(~atoms.pbc).tolist())
+    axis = along if len(along) > 1 else along[0]
+    return (
+        "is periodic along some cell vectors only, must be along all or none; give it vacuum by "
+        f"atoms.center(vacuum=10, axis={axis}); atoms.pbc = True"
+    )
+
+
 def supercell(atoms: Atoms, n_atoms: int) -> Atoms:
     """Supercell with about this many atoms, as nearly cubic as its multiples allow.
 

@@ -10,6 +10,8 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 
 from kdlib.datasets import atomic_energies, loss_weight
+from kdlib.errors import InputError
+from kdlib.geometry.cells import half_open
 from kdlib.geometry.neighbors import neighbor_pairs
 
 
@@ -97,6 +99,8 @@ def from_atoms(
     e0
         Energy of each free atom, (n_atoms,), eV; subtracted from the energies before they are cast.
     """
+    if rule := half_open(atoms):
+        raise InputError(f"the configuration {rule}")
     pairs = neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     known = atoms.calc.results if atoms.calc is not None else {}
     as_tensor = lambda x: None if x is None else torch.as_tensor(np.asarray(x), dtype=dtype)  # noqa: E731

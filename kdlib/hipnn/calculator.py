@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdlib._hippynn import HippynnCalculator
 from kdlib.errors import InputError
-from kdlib.geometry.cells import OVERLAP
+from kdlib.geometry.cells import OVERLAP, half_open
 from kdlib.geometry.neighbors import NeighborList, spans
 from kdlib.hipnn import kernels
 from kdlib.hipnn.batches import Batch
@@ -45,6 +45,10 @@ class HipnnCalculator(Calculator):
     The neighbor list is rebuilt when an atom has moved by half the skin, or when the cell, the
     periodicity or the species changed. Forces come with the energy; the stress is computed on
     request.
+
+    Relax with ASE's FIRE: where symmetry makes a vector of the l = 1 invariants vanish, as on the
+    sites of a perfect crystal, the energy of a model with a small ``cusp_reg`` has a cusp, from
+    which BFGS learns curvatures that it never gets rid of, above all with a variable cell.
 
     Parameters
     ----------
@@ -154,11 +158,8 @@ class HipnnCalculator(Calculator):
         if strays.any():
             raise InputError(f"atom {strays.argmax()} is at a position that is not finite")
         self._check_species(atoms.numbers, "calculator")
-        if atoms.pbc.any() and not atoms.pbc.all():
-            raise InputError(
-                f"periodicity {atoms.pbc.tolist()} is mixed; a cell is periodic in all three "
-                "directions or in none"
-            )
+        if rule := half_open(atoms):
+            raise InputError(f"the configuration {rule}")
         if not spans(atoms.cell.array, atoms.pbc):
             raise InputError("a periodic configuration needs a cell of three independent vectors")
 

@@ -26,6 +26,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from kdlib import hipnn
 from kdlib.errors import InputError
 from kdlib.files import named
+from kdlib.geometry.cells import half_open
 from kdlib.hipnn.calculator import drop_stale, torch_device
 from kdlib.hipnn.potential import WEIGHTS
 from kdlib.teachers.packages import quiet, require, silent_loading
@@ -85,6 +86,8 @@ def calculator(version: str, device: str) -> "CHGNetCalculator":
 
         def calculate(self, atoms: Atoms | None = None, *args: Any, **kwargs: Any) -> None:
             atoms = self.atoms if atoms is None else atoms
+            if rule := half_open(atoms):
+                raise InputError(f"CHGNet: the configuration {rule}")
             if not atoms.pbc.all():
                 raise InputError("CHGNet needs a cell that is periodic in three directions")
             with quiet():

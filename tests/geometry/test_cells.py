@@ -9,7 +9,7 @@ from ase.calculators.emt import EMT
 from kdlib.distill.sampling import structures
 from kdlib.errors import InputError
 from kdlib.geometry import cells
-from kdlib.geometry.cells import closest_pair
+from kdlib.geometry.cells import closest_pair, half_open
 
 
 @pytest.mark.parametrize(
@@ -197,6 +197,32 @@ def closest_like_pair(atoms):
     like = atoms.numbers[:, None] == atoms.numbers
     distances = atoms.get_all_distances(mic=True)
     return distances[like & ~np.eye(len(atoms), dtype=bool)].min()
+
+
+@pytest.mark.parametrize("open_axes", [(0,), (1,), (2,), (0, 1), (1, 2)])
+@pytest.mark.parametrize("missing", [False, True], ids=["cell", "cell vectors missing"])
+def test_the_advice_on_half_open_cells_helps(open_axes, missing):
+    """What the message tells to do makes a periodic cell with 20 Angstrom of vacuum."""
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    inside, extent = atoms.get_all_distances(mic=False), np.ptp(atoms.positions, axis=0)
+    for axis in open_axes:
+        atoms.pbc[axis] = False
+        atoms.cell[axis] *= not missing
+    _, advice = half_open(atoms).split(" give it vacuum by ")
+    exec(advice, {"atoms": atoms})
+    assert half_open(atoms) == ""
+    assert atoms.pbc.all()
+    heights = 1 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
+    np.testing.assert_allclose(heights[list(open_axes)], extent[list(open_axes)] + 20)
+    np.testing.assert_allclose(atoms.get_all_distances(mic=False), inside)
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_cells_and_molecules_are_not_half_open(periodic):
+    """Periodicity along all vectors, or along none, breaks no rule."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.pbc = periodic
+    assert half_open(atoms) == ""
 
 
 def test_faults_of_structures_name_the_file(tmp_path):

@@ -428,7 +428,7 @@ def strange(atoms: Atoms) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (mixed, "is mixed"),
+        (mixed, "is periodic along some cell vectors only"),
         (flat, "three independent vectors"),
         (unknown_cell, "three independent vectors"),
         (too_close, "atom 4 is 0.3 Angstrom from another; the least allowed is 0.5"),

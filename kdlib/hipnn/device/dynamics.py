@@ -19,6 +19,7 @@ from torch import Tensor
 from kdlib import units
 from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
 from kdlib.geometry import freedom
+from kdlib.geometry.cells import half_open
 from kdlib.geometry.freedom import Freedom
 from kdlib.geometry.neighbors import spans
 from kdlib.hipnn.device import motion
@@ -265,6 +266,8 @@ class DeviceDynamics:
 
 
 def _box(atoms: Atoms, cutoff: float, skin: float) -> Box:
+    if rule := half_open(atoms):
+        raise InputError(f"device dynamics: the configuration {rule}")
     if not spans(atoms.cell.array, atoms.pbc):
         raise InputError("device dynamics: the cell vectors span no volume")
     box = Box.around(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, cutoff + skin)

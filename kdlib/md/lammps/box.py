@@ -22,6 +22,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from kdlib import units
 from kdlib.errors import InputError
 from kdlib.geometry import freedom
+from kdlib.geometry.cells import half_open
 from kdlib.geometry.freedom import Freedom
 from kdlib.geometry.neighbors import spans
 
@@ -214,6 +215,8 @@ def series(samples: list[dict[str, float]], n_atoms: int) -> xr.Dataset:
 
 def check(atoms: Atoms, calculator: Calculator, virial: bool) -> None:
     """Raise InputError for a configuration or a calculator that LAMMPS cannot run with."""
+    if rule := half_open(atoms):
+        raise InputError(f"LAMMPS: the configuration {rule}")
     if len(atoms) == 0 or not (atoms.pbc.all() and spans(atoms.cell.array, atoms.pbc)):
         raise InputError("LAMMPS: a driver needs atoms in a cell periodic in three directions")
     if atoms.constraints:
