@@ -112,14 +112,13 @@ class Frames:
         outputs = self.gradients.forces(chosen, strained)
         where, known = outputs.where, self.references
         isolated = self._e0[where.species]
-        atomic, labels = outputs.energies + isolated, known.atomic_energies[where.atoms]
-        energy = np.bincount(where.frame, atomic)
-        cell = energy - known.energy[chosen]
-        errors = {"cell_energy": cell, "energy": cell / np.diff(where.begin)}
-        errors["force"] = outputs.forces - known.forces[where.atoms]
-        if not np.isnan(labels).any():
-            errors["atomic_energy"] = atomic - labels
-        totals = energy - np.bincount(where.frame, labels)
+        cell, totals, atomic, force = _differences(
+            outputs.energies, isolated, outputs.forces, where.frame, where.atoms, chosen,
+            known.energy, known.atomic_energies, known.forces,
+        )  # fmt: skip
+        errors = {"cell_energy": cell, "energy": cell / np.diff(where.begin), "force": force}
+        if not np.isnan(totals).any():
+            errors["atomic_energy"] = atomic
         volume = known.volume[chosen, None, None]
         stressed = np.zeros(len(chosen), bool)
         if strained:
@@ -129,6 +128,21 @@ class Frames:
         return Found(
             outputs, isolated, known.weight[chosen], stressed, volume[stressed], errors, totals
         )
+
+
+@compiled()
+def _differences(own, isolated, forces, frame, atoms, chosen, energy, labels, reference):
+    """Predicted minus reference: energies of cells, teacher's totals, atomic energies, forces."""
+    cell, totals = -energy[chosen].astype(np.float64), np.zeros(chosen.size)
+    atomic, force = np.empty_like(own), np.empty_like(forces)
+    for i in range(own.size):
+        energy_i, label = own[i] + isolated[i], labels[atoms[i]]
+        cell[frame[i]] += energy_i
+        atomic[i] = energy_i - label
+        totals[frame[i]] += atomic[i]
+        for c in range(3):
+            force[i, c] = forces[i, c] - reference[atoms[i], c]
+    return cell, totals, atomic, force
 
 
 @dataclass(frozen=True)
@@ -212,6 +226,7 @@ class DirectStep:
         self._moments = {
             name: torch.zeros_like(self.flat.values) for name in ("exp_avg", "exp_avg_sq")
         }
+        self._vectors = [moment.numpy() for moment in self._moments.values()]
         self.adopt()
 
     def adopt(self) -> None:
@@ -260,10 +275,11 @@ class DirectStep:
 
     def move(self) -> None:
         """Let Adam take a step along the last gradient."""
-        group, self._step[...] = self._optimizer.param_groups[0], self._step + 1
+        group = self._optimizer.param_groups[0]
+        self._step += 1
         adam(
-            self._values, self._gradient, *(m.numpy() for m in self._moments.values()),
-            int(self._step), group["lr"], *group["betas"], group["eps"],
+            self._values, self._gradient, *self._vectors, self._step.item(), group["lr"],
+            *group["betas"], group["eps"],
         )  # fmt: skip
 
 

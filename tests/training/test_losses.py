@@ -116,6 +116,23 @@ def test_error_has_zero_gradient_where_it_is_zero():
     assert torch.equal(slope, torch.zeros(2))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_closed_form_of_the_error_is_that_of_autograd(weighted):
+    """Value and derivative, which is added up; where all differences are zero, so are both."""
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.normal(size=(4, 3)), requires_grad=True)
+    weight = torch.tensor(rng.uniform(0.5, 2, size=4)) if weighted else None
+    value = losses.error(x, torch.zeros_like(x), weight)
+    (expected,) = torch.autograd.grad(value, x)
+    share = weight.numpy() if weighted else np.ones(4)
+    slope = np.ones((4, 3))
+    found = losses.error_and_slope(x.detach().numpy(), share, 2.5, slope)
+    assert found == pytest.approx(value.item(), rel=1e-14)
+    np.testing.assert_allclose(slope, 1 + 2.5 * expected.numpy(), rtol=1e-13)
+    assert losses.error_and_slope(np.zeros((4, 3)), share, 2.5, slope) == 0
+    np.testing.assert_allclose(slope, 1 + 2.5 * expected.numpy(), rtol=1e-13)
+
+
 def test_gradient_of_error_by_differences():
     """The guarded square root has the gradient of the plain one away from zero."""
     reference = torch.zeros(3, dtype=torch.float64)

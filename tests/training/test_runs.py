@@ -608,14 +608,15 @@ def test_ten_epochs_with_fused_kernels_are_those_of_hippynn(emt_frames, split, s
 def test_first_step_in_single_precision_is_that_of_hippynn(emt_frames, split, small_config):
     """Loss and gradients of a student's first batch, float32."""
     config = dataclasses.replace(small_config, dtype="float32")
-    found = {}
-    for backend in ("hippynn", "fused"):
-        begun = _after(0, emt_frames, split, config, backend)
-        batch = batches.collate(begun.train)
-        weights = begun.schedule.at(1)
-        prediction = begun.module(batch, create_graph=True)
-        loss = losses.total(losses.terms(begun.module, prediction, batch, weights), weights)
-        found[backend] = (loss, *torch.autograd.grad(loss, begun.trainable))
+    stock, fused = (_after(0, emt_frames, split, config, b) for b in ("hippynn", "fused"))
+    weights = stock.schedule.at(1)
+    batch = batches.collate(stock.train)
+    prediction = stock.module(batch, create_graph=True)
+    loss = losses.total(losses.terms(stock.module, prediction, batch, weights), weights)
+    found = {"hippynn": (loss, *torch.autograd.grad(loss, stock.trainable))}
+    values, _ = fused._direct.gradient(np.arange(len(stock.train)), weights)
+    slopes = [fused._direct.flat.both(p)[1] for p in fused.trainable]
+    found["fused"] = (torch.tensor(values["loss"], dtype=torch.float32), *slopes)
     for fused, stock in zip(found["fused"], found["hippynn"], strict=True):
         scale = float(stock.detach().abs().max())
         torch.testing.assert_close(fused, stock, rtol=1e-4, atol=1e-4 * scale)

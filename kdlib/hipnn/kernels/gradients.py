@@ -40,6 +40,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdlib._numba import compiled
 from kdlib.hipnn.kernels import trainlayers, trainsums
 from kdlib.hipnn.kernels.layer import supports
 from kdlib.hipnn.kernels.pairtable import PairTable
@@ -70,8 +71,7 @@ class Selection:
     begin: np.ndarray
     """Atoms of frame k are ``begin[k]:begin[k + 1]``, (n_frames + 1,) int64."""
     column: np.ndarray
-    """First column of each frame, (n_frames,) int64."""
-    n_columns: int
+    """Columns of frame k start at ``column[k]``, (n_frames + 1,) int64."""
     frame: np.ndarray
     """Place of each atom's frame among the chosen ones, (n_atoms,) int64."""
     atoms: np.ndarray
@@ -82,12 +82,24 @@ class Selection:
     @classmethod
     def of(cls, table: PairTable, chosen: np.ndarray) -> "Selection":
         """Select frames by number."""
-        begin, column = np.zeros((2, len(chosen) + 1), np.int64)
-        np.cumsum(table.atoms[chosen + 1] - table.atoms[chosen], out=begin[1:])
-        np.cumsum(table.columns(chosen), out=column[1:])
-        frame = np.repeat(np.arange(len(chosen)), np.diff(begin))
-        atoms = np.arange(begin[-1]) + (table.atoms[chosen] - begin[:-1])[frame]
-        return cls(chosen, begin, column[:-1], int(column[-1]), frame, atoms, table.species[atoms])
+        return cls(chosen, *_laid_out(table.atoms, table.start, table.species, chosen))
+
+
+@compiled()
+def _laid_out(atoms, start, species, chosen):
+    n_species = (start.size - 1) // species.size
+    begin, column = np.zeros((2, chosen.size + 1), np.int64)
+    for k, frame in enumerate(chosen):
+        first, last = atoms[frame], atoms[frame + 1]
+        begin[k + 1] = begin[k] + last - first
+        column[k + 1] = column[k] + start[last * n_species] - start[first * n_species]
+    place, number, channel = np.empty((3, begin[-1]), np.int64)
+    for k, frame in enumerate(chosen):
+        for i in range(begin[k], begin[k + 1]):
+            place[i] = k
+            number[i] = atoms[frame] + i - begin[k]
+            channel[i] = species[number[i]]
+    return begin, column, place, number, channel
 
 
 @dataclass(frozen=True)
@@ -215,7 +227,7 @@ class Gradients:
 
     def _environments(self) -> None:
         where, room, table, layer = self._where, self._room, self._table, self._interaction
-        n_kept = where.n_columns * len(layer.mu)
+        n_kept = int(where.column[-1]) * len(layer.mu)
         if n_kept > len(self._gauss):
             self._gauss = np.empty(n_kept + n_kept // 4, self._gauss.dtype)
         self._radial = 1 / layer.mu, layer.sigma

@@ -68,11 +68,6 @@ class PairTable:
             _fill(*pairs, n_species, start[a * n_species :], real(cutoff), second, rows)
         return cls(atoms, species, start, count, second, rows, n_species)
 
-    def columns(self, frames: np.ndarray) -> np.ndarray:
-        """Columns of frames, (n_frames,)."""
-        ends = self.start[self.atoms * self.n_species]
-        return ends[frames + 1] - ends[frames]
-
 
 @compiled()
 def _counts(row, second, species, n_species):

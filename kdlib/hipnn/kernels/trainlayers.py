@@ -100,25 +100,33 @@ def backward(s_g, slope, above, z_g, x_g):
 @compiled(**_OPTIONS)
 def interaction_backward(s_g, slope, y, norm, scales, z_g, y_g):
     """Derivatives of the energy through the interaction layer."""
+    # Loops with few arrays each: before it vectorizes one, the compiler compares their addresses.
+    w = np.empty(slope.shape[1], slope.dtype)
     for i in range(s_g.shape[0]):
-        for f in range(s_g.shape[1]):
-            g = s_g[i, f] * slope[i, f]
-            z_g[i, f] = g
-            w = g * scales[f] / norm[i, f]
-            y_g[i, 0, f] = g
-            y_g[i, 1, f] = w * y[i, 1, f]
-            y_g[i, 2, f] = w * y[i, 2, f]
-            y_g[i, 3, f] = w * y[i, 3, f]
+        for f in range(w.size):
+            z_g[i, f] = s_g[i, f] * slope[i, f]
+        for f in range(w.size):
+            w[f] = z_g[i, f] * scales[f] / norm[i, f]
+            y_g[i, 0, f] = z_g[i, f]
+        for c in range(1, 4):
+            for f in range(w.size):
+                y_g[i, c, f] = w[f] * y[i, c, f]
 
 
 @compiled(**_OPTIONS)
 def interaction_tangent(y, y_t, norm, scales, slope, norm_t, z_t, s_t):
     """Change of the interaction layer."""
     for i in range(slope.shape[0]):
-        for f in range(slope.shape[1]):
-            dot = y[i, 1, f] * y_t[i, 1, f] + y[i, 2, f] * y_t[i, 2, f] + y[i, 3, f] * y_t[i, 3, f]
-            norm_t[i, f] = dot / norm[i, f]
-            z_t[i, f] = y_t[i, 0, f] + scales[f] * norm_t[i, f]
+        dot = norm_t[i]
+        dot[:] = 0
+        for c in range(1, 4):
+            for f in range(dot.size):
+                dot[f] += y[i, c, f] * y_t[i, c, f]
+        for f in range(dot.size):
+            dot[f] /= norm[i, f]
+        for f in range(dot.size):
+            z_t[i, f] = y_t[i, 0, f] + scales[f] * dot[f]
+        for f in range(dot.size):
             s_t[i, f] = slope[i, f] * z_t[i, f]
 
 
@@ -194,22 +202,26 @@ def interaction_loss_backward(
 ):  # fmt: skip
     """Derivatives of the loss through the interaction layer."""
     # n = |y|, n' = y . y' / n:  y_b = z_b t y / n + z_g t (y' / n - n' y / n^2)
-    real = slope.dtype.type
+    one = slope.dtype.type(1)
     own, adjust = np.zeros(by_own.T.shape, slope.dtype), np.zeros(by_own.T.shape, slope.dtype)
+    along, across = np.empty((2, slope.shape[1]), slope.dtype)
     by_scales[:] = 0
-    for i in range(s_b.shape[0]):
-        k = species[i]
-        for f in range(s_b.shape[1]):
-            d, g, inverse = slope[i, f], z_g[i, f], real(1) / norm[i, f]
-            b = d * s_b[i, f] + (real(1) - d) * g * z_t[i, f]
-            along = scales[f] * (b - g * norm_t[i, f] * inverse) * inverse
-            across = scales[f] * g * inverse
-            y_b[i, 0, f] = b
-            y_b[i, 1, f] = along * y[i, 1, f] + across * y_t[i, 1, f]
-            y_b[i, 2, f] = along * y[i, 2, f] + across * y_t[i, 2, f]
-            y_b[i, 3, f] = along * y[i, 3, f] + across * y_t[i, 3, f]
-            by_scales[f] += b * norm[i, f] + g * norm_t[i, f]
-            own[k, f] += b
+    for i in range(slope.shape[0]):
+        k, b = species[i], y_b[i, 0]
+        for f in range(b.size):
+            d = slope[i, f]
+            b[f] = d * s_b[i, f] + (one - d) * z_g[i, f] * z_t[i, f]
+        for f in range(b.size):
+            n, g = norm[i, f], z_g[i, f]
+            across[f] = scales[f] * g / n
+            along[f] = scales[f] * (b[f] - g * norm_t[i, f] / n) / n
+        for c in range(1, 4):
+            for f in range(b.size):
+                y_b[i, c, f] = along[f] * y[i, c, f] + across[f] * y_t[i, c, f]
+        for f in range(b.size):
+            by_scales[f] += b[f] * norm[i, f] + z_g[i, f] * norm_t[i, f]
+        for f in range(b.size):
+            own[k, f] += b[f]
             adjust[k, f] += above[i, f]
     by_bias[:] = own.sum(axis=0)
     by_shift[:] = adjust.sum(axis=0)

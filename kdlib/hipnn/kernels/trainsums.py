@@ -11,7 +11,7 @@ Threads share out the frames, and sums over frames are added in the order of the
 a result depends on the number of threads.
 
 Arguments shared by the passes: ``chosen`` (n_frames) frames of the table; ``begin``
-(n_frames + 1) their first atoms in the batch; ``column`` (n_frames) their first columns in
+(n_frames + 1) their first atoms in the batch; ``column`` (n_frames + 1) their columns in
 ``gauss`` (n_columns * n_sensitivities), which holds :math:`G_k`; environments and what belongs to
 them are (n_atoms, 4, n_species, n_sensitivities).
 """

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from kdlib.hipnn.kernels.elementary import cosine, exp2, sine
+from kdlib.hipnn.kernels.elementary import cosine, exp2, log1p, sine
 
 
 @njit
@@ -18,6 +18,11 @@ def _sine(x):
 @njit
 def _cosine(x):
     return [cosine(a) for a in x]
+
+
+@njit
+def _log1p(x):
+    return [log1p(a) for a in x]
 
 
 @pytest.fixture(params=[np.float32, np.float64])
@@ -49,3 +54,10 @@ def test_sine_and_cosine_are_accurate_to_the_last_bit(real):
     eps = np.finfo(real).eps
     assert np.max(np.abs(np.array(_sine(phi)) / np.sin(exact) - 1)) < eps
     assert np.max(np.abs(np.array(_cosine(phi)) - np.cos(exact))) < eps
+
+
+def test_log1p_is_accurate_to_the_last_bits(real):
+    """The relative error stays below two units in the last place, down to zero."""
+    t = np.append(np.logspace(-30, 0, 4001), np.linspace(0.01, 1, 1000)).astype(real)
+    exact = np.log1p(t.astype(np.longdouble))
+    assert np.max(np.abs(np.array(_log1p(t)) / exact - 1)) < 2 * np.finfo(real).eps

@@ -1,0 +1,234 @@
+"""The step without autograd against autograd, and against torch's optimizer."""
+
+import copy
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from kdlib import datasets, hipnn
+from kdlib.hipnn import HipnnConfig, batches, kernels
+from kdlib.hipnn.kernels.gradients import obstacle
+from kdlib.training import TrainingConfig, loop, losses
+from kdlib.training.directstep import DirectStep, adam
+from kdlib.training.loop import Loop
+from kdlib.training.losses import TABLE_1, TERMS, LossWeights, WeightSchedule
+from kdlib.training.references import fit_e0
+
+SMALL = HipnnConfig(
+    6, 5, 1, dtype="float64", cutoff=5.0, soft_max=4.5, species=("Al", "Cu"), cusp_reg=1e-4
+)
+#: Odd and even counts, one species or more, with and without a change of width.
+NETWORKS = {
+    "one layer": SMALL,
+    "three layers": dataclasses.replace(SMALL, n_features=9, n_atom_layers=3),
+    "scalar": dataclasses.replace(SMALL, l_max=0, n_sensitivities=4, n_atom_layers=2),
+    "width of the species": dataclasses.replace(SMALL, n_features=2, n_sensitivities=3),
+}
+EVERYTHING = LossWeights(
+    energy=2.0,
+    force=3.0,
+    atomic_energy=5.0,
+    l2=0.1,
+    hierarchicality=0.7,
+    total_energy=1.3,
+    stress=40,
+)
+NOTHING = {field.name: 0.0 for field in dataclasses.fields(LossWeights)}
+SPLIT = SimpleNamespace(train=np.arange(6), valid=np.arange(6, 8))
+
+
+def labeled(atoms, k, weight=None):
+    """Frame with every label; every third one without a stress."""
+    rng = np.random.default_rng(k)
+    labels = {
+        "energy": float(rng.normal()) - 3 * len(atoms),
+        "forces": rng.normal(size=(len(atoms), 3)),
+        "energies": rng.normal(size=len(atoms)) - 3,
+    }
+    if k % 3:
+        labels["stress"] = rng.normal(size=6) * 0.05
+    atoms.calc = SinglePointCalculator(atoms, **labels)
+    atoms.info["frame"] = k
+    if weight is not None:
+        atoms.info[datasets.WEIGHT] = weight
+    return atoms
+
+
+@pytest.fixture
+def frames():
+    """Alloy cells of 4, 8 and 12 atoms, a dimer, and an atom that has no neighbor."""
+    found = []
+    for k in range(6):
+        atoms = bulk("Al", a=4.0, cubic=True) * (1, 1, 1 + k % 3)
+        atoms.rattle(0.2, seed=k)
+        atoms.symbols[k % 2 :: 3] = "Cu"
+        found.append(atoms)
+    found[2:2] = [Atoms("AlCu", [[0, 0, 0], [1.0, 2.0, 0.3]]), Atoms("Cu", [[0, 0, 0]])]
+    return [labeled(atoms, k) for k, atoms in enumerate(found)]
+
+
+def direct_and_autograd(config, frames, weights):
+    """Values and gradients by name: those of the step, and those of autograd."""
+    module = hipnn.build(config, seed=2)
+    single = [batches.from_atoms(a, config.cutoff, config.torch_dtype) for a in frames]
+    fit_e0(module, single, 0.3)
+    kernels.accelerate(module)
+    other = copy.deepcopy(module)
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad])
+    step = DirectStep(module, optimizer, single)
+    values, _ = step.gradient(np.arange(len(frames))[::-1].copy(), weights)
+    found = {n: step.flat.both(p)[1] for n, p in module.named_parameters() if p.requires_grad}
+    batch = batches.collate(single[::-1])
+    prediction = other(batch, stress=weights.stress > 0, create_graph=True)
+    terms = losses.terms(other, prediction, batch, weights)
+    loss = losses.total(terms, weights)
+    loss.backward(inputs=[p for p in other.parameters() if p.requires_grad])
+    expected = {n: p.grad for n, p in other.named_parameters() if p.requires_grad}
+    return (values, found), ({"loss": loss, **{f"loss_{k}": v for k, v in terms.items()}}, expected)
+
+
+def assert_same(one, other):
+    """Every value and gradient to 1e-9 of its size; of the largest gradient where it vanishes."""
+    (values, slopes), (expected, gradients) = one, other
+    assert list(values) == list(expected)
+    for name, value in expected.items():
+        assert values[name] == pytest.approx(value.item(), rel=1e-9), name
+    largest = max(float(g.abs().max()) for g in gradients.values() if g is not None)
+    for name, slope in slopes.items():
+        if gradients[name] is None:
+            assert not slope.any(), name
+            continue
+        scale = max(float(gradients[name].abs().max()), 1e-6 * largest)
+        torch.testing.assert_close(
+            slope, gradients[name], rtol=0, atol=1e-9 * scale, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("term", TERMS)
+def test_gradient_of_a_term_is_that_of_autograd(frames, network, term):
+    """Each term of the loss alone, for alloys, molecules and a lone atom in one batch."""
+    weights = LossWeights(**NOTHING | {term: getattr(EVERYTHING, term)})
+    assert_same(*direct_and_autograd(NETWORKS[network], frames, weights))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_gradient_of_all_terms_with_weights_of_frames(frames, network):
+    """All terms at once; some frames count more than others."""
+    for k in (0, 2, 5):
+        frames[k].info[datasets.WEIGHT] = 0.5 + k
+    assert_same(*direct_and_autograd(NETWORKS[network], frames, EVERYTHING))
+
+
+@pytest.mark.parametrize("stage", [1, 250, 400])
+def test_gradient_in_the_stages_of_table_1(frames, stage):
+    """The Born-Again schedule turns terms on and off."""
+    assert_same(*direct_and_autograd(SMALL, frames, TABLE_1.at(stage)))
+
+
+@pytest.mark.parametrize("real", ["float32", "float64"])
+def test_adam_is_torchs(real):
+    """Twenty steps under a changing rate, against torch's fused Adam."""
+    rng = np.random.default_rng(0)
+    ours = rng.normal(size=50).astype(real)
+    theirs = torch.nn.Parameter(torch.from_numpy(ours.copy()))
+    optimizer = torch.optim.Adam([theirs], fused=True)
+    mean, square = np.zeros_like(ours), np.zeros_like(ours)
+    for n in range(1, 21):
+        slope, rate = rng.normal(size=50).astype(real), 1e-2 / n
+        optimizer.param_groups[0]["lr"] = rate
+        theirs.grad = torch.from_numpy(slope.copy())
+        optimizer.step()
+        adam(ours, slope, mean, square, n, rate, 0.9, 0.999, 1e-8)
+    bound = {"float32": 1e-6, "float64": 1e-14}[real]
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=bound)
+
+
+def trained(frames, dtype, n_epochs, checkpoint=None):
+    """Loop of a student after some epochs, perhaps resumed from a checkpoint."""
+    config = dataclasses.replace(SMALL, dtype=dtype)
+    # stages and learning rates change within these epochs
+    settings = TrainingConfig(batch_size=4, learning_rate=1e-2, lr_patience=1)
+    weights = LossWeights(energy=1, force=30, atomic_energy=10, stress=20)
+    later = LossWeights(energy=2, force=10)
+    schedule = WeightSchedule(((1, weights), (4, later)))
+    made = Loop(config, settings, schedule, frames, SPLIT)
+    if checkpoint is not None:
+        made.restore(checkpoint, "key")
+    while made.epoch < n_epochs:
+        made.run_epoch()
+    return made
+
+
+def weights_and_rows(made):
+    """Everything that a finished training hands over, but for the time it took."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in made.rows]
+    return {k: v for k, v in made.module.state_dict().items() if torch.is_tensor(v)}, rows
+
+
+def test_resumed_training_is_the_unbroken_one_to_the_last_bit(frames, tmp_path):
+    """Weights, best weights, moments and history after six epochs, three of them resumed."""
+    whole = trained(frames, "float32", 6)
+    trained(frames, "float32", 3).checkpoint(tmp_path / "checkpoint", "key")
+    resumed = trained(frames, "float32", 6, tmp_path / "checkpoint")
+    (one, rows), (other, others) = weights_and_rows(whole), weights_and_rows(resumed)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(whole.best_state[n], resumed.best_state[n]) for n in one)
+    np.testing.assert_equal(rows, others)
+    assert whole.learning_rate < 1e-2
+    moments = [loop.optimizer_tensors(made.optimizer) for made in (whole, resumed)]
+    assert all(torch.equal(moments[0][name], moments[1][name]) for name in moments[0])
+
+
+@pytest.mark.parametrize("direct_first", [True, False])
+def test_checkpoints_pass_between_both_kinds_of_steps(frames, tmp_path, monkeypatch, direct_first):
+    """Three epochs one way and three the other are six one way, to rounding."""
+    whole = trained(frames, "float64", 6)
+    assert whole._direct is not None
+    for k, direct in enumerate((direct_first, not direct_first)):
+        with monkeypatch.context() as patch:
+            if not direct:
+                patch.setattr(loop, "obstacle", lambda module: "not today")
+            made = trained(frames, "float64", 3 * k + 3, tmp_path / "checkpoint" if k else None)
+            assert (made._direct is not None) == direct
+            made.checkpoint(tmp_path / "checkpoint", "key")
+    (one, rows), (other, others) = weights_and_rows(whole), weights_and_rows(made)
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-8, atol=1e-10)
+    for row, expected in zip(others, rows, strict=True):
+        assert row == pytest.approx(expected, rel=1e-8, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"l_max": 2}, {"n_interaction_layers": 2}, {"resnet": False}], ids=str
+)
+def test_other_networks_train_by_autograd(frames, changes):
+    """What the gradient kernels do not cover takes the steps of autograd."""
+    config = dataclasses.replace(SMALL, **changes)
+    assert obstacle(hipnn.build(config))
+    schedule = WeightSchedule.constant(LossWeights())
+    made = Loop(config, TrainingConfig(batch_size=4), schedule, frames, SPLIT)
+    made.run_epoch()
+    assert made._direct is None
+    assert np.isfinite(made.rows[-1]["loss"])
+
+
+def test_threads_change_no_bit_of_the_passes_over_pairs(frames):
+    """Frames are shared out among threads; sums over frames keep their order."""
+    found = []
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        single = [batches.from_atoms(a, SMALL.cutoff, torch.float64) for a in frames]
+        module = kernels.accelerate(hipnn.build(SMALL, seed=2))
+        module.henergy.layers[0].weight.requires_grad_(False)
+        step = DirectStep(module, torch.optim.Adam(module.network.parameters()), single)
+        step.gradient(np.arange(len(frames)), EVERYTHING)
+        found.append(step.flat.gradient.clone())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-13, atol=1e-13)
