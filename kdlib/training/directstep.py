@@ -94,7 +94,7 @@ class Frames:
         table = PairTable.of(frames, species, len(config.species), config.cutoff)
         self.gradients, self.references = Gradients(module, table, flat), References.of(frames)
         self._atoms = table.atoms
-        self._e0 = module.henergy.layers[0].weight.detach().numpy()[0]
+        self._e0 = module.e0.numpy()
 
     def chunks(self, max_atoms: int) -> list[np.ndarray]:
         """Numbers of consecutive frames of at most ``max_atoms`` atoms together (or one frame)."""
@@ -113,7 +113,7 @@ class Frames:
         where, known = outputs.where, self.references
         isolated = self._e0[where.species]
         cell, totals, atomic, force = _differences(
-            outputs.energies, isolated, outputs.forces, where.frame, where.atoms, chosen,
+            outputs.energies, outputs.forces, where.frame, where.atoms, chosen,
             known.energy, known.atomic_energies, known.forces,
         )  # fmt: skip
         errors = {"cell_energy": cell, "energy": cell / np.diff(where.begin), "force": force}
@@ -131,14 +131,13 @@ class Frames:
 
 
 @compiled()
-def _differences(own, isolated, forces, frame, atoms, chosen, energy, labels, reference):
+def _differences(own, forces, frame, atoms, chosen, energy, labels, reference):
     """Predicted minus reference: energies of cells, teacher's totals, atomic energies, forces."""
     cell, totals = -energy[chosen].astype(np.float64), np.zeros(chosen.size)
     atomic, force = np.empty_like(own), np.empty_like(forces)
     for i in range(own.size):
-        energy_i, label = own[i] + isolated[i], labels[atoms[i]]
-        cell[frame[i]] += energy_i
-        atomic[i] = energy_i - label
+        cell[frame[i]] += own[i]
+        atomic[i] = own[i] - labels[atoms[i]]
         totals[frame[i]] += atomic[i]
         for c in range(3):
             force[i, c] = forces[i, c] - reference[atoms[i], c]
@@ -151,7 +150,7 @@ class Found:
 
     outputs: Outputs
     isolated: np.ndarray
-    """Energies of the isolated atoms, (n_atoms,), eV."""
+    """Energies of the free atoms, (n_atoms,), eV; no other energy here contains them."""
     weight: np.ndarray
     """Weights of the frames, (n_frames,)."""
     stressed: np.ndarray
@@ -165,18 +164,22 @@ class Found:
 
     def loss(self, weights: LossWeights, slopes: "Slopes") -> dict[str, float]:
         """Terms of the loss that depend on the outputs; adds to its slopes."""
-        frames, atoms = self.weight, self.weight[self.outputs.where.frame]
+        where = self.outputs.where
+        frames, atoms = self.weight, self.weight[where.frame]
+        # Energies count as those of cells of so many atoms, if the weights refer to a size.
+        size = weights.cell_atoms / np.diff(where.begin) if weights.cell_atoms else 1.0
         terms = {
-            "energy": (self.errors["cell_energy"], frames, slopes.energy),
+            "energy": (size * self.errors["cell_energy"], frames, slopes.energy),
             "force": (self.errors["force"], atoms, slopes.forces),
             "atomic_energy": (self.errors.get("atomic_energy"), atoms, slopes.atomic),
-            "total_energy": (self.totals, frames, slopes.energy),
+            "total_energy": (size * self.totals, frames, slopes.energy),
         }
         values = {}
         for name, (errors, share, slope) in terms.items():
             if weight := getattr(weights, name):
                 difference = errors.reshape(len(share), -1)
                 values[name] = error_and_slope(difference, share, weight, slope)
+        slopes.energy *= np.reshape(size, (-1, 1))
         if weight := weights.hierarchicality:
             values["hierarchicality"] = hierarchicality_and_slope(
                 self.outputs.energies, self.isolated, len(frames), weight, slopes.atomic[:, 0]

@@ -76,8 +76,8 @@ def frames():
 def direct_and_autograd(config, frames, weights):
     """Values and gradients by name: those of the step, and those of autograd."""
     module = hipnn.build(config, seed=2)
-    single = [batches.from_atoms(a, config.cutoff, config.torch_dtype) for a in frames]
-    fit_e0(module, single, 0.3)
+    fit_e0(module, frames, 0.3)
+    single = [module.batch(atoms) for atoms in frames]
     kernels.accelerate(module)
     other = copy.deepcopy(module)
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad])
@@ -124,6 +124,12 @@ def test_gradient_of_all_terms_with_weights_of_frames(frames, network):
     for k in (0, 2, 5):
         frames[k].info[datasets.WEIGHT] = 0.5 + k
     assert_same(*direct_and_autograd(NETWORKS[network], frames, EVERYTHING))
+
+
+def test_gradient_with_weights_at_a_cell_size(frames):
+    """Energies of cells of different sizes, counted as those of 130 atoms."""
+    weights = dataclasses.replace(EVERYTHING, cell_atoms=130)
+    assert_same(*direct_and_autograd(SMALL, frames, weights))
 
 
 @pytest.mark.parametrize("stage", [1, 250, 400])
