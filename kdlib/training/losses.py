@@ -183,7 +183,7 @@ class LossWeights:
         for name, weight in asdict(self).items():
             if not 0 <= weight < float("inf"):
                 raise InputError(f"LossWeights: {name} is {weight}, must be finite and >= 0")
-        if not any(asdict(self).values()):
+        if not any(getattr(self, name) for name in TERMS):
             raise InputError("LossWeights: all are 0, nothing would be learned")
 
     @property
@@ -217,7 +217,8 @@ def _energy_scale(batch: Batch, cell_atoms: float) -> Tensor | float:
     """Factor of each frame's energy error, (n_frames,); 1 where cells count as they are."""
     if not cell_atoms:
         return 1.0
-    return cell_atoms / torch.bincount(batch.frame, minlength=batch.n_frames)
+    sizes = torch.bincount(batch.frame, minlength=batch.n_frames)
+    return cell_atoms / sizes.to(batch.vectors.dtype)
 
 
 def total(values: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
