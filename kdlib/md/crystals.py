@@ -26,7 +26,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import BaseCalculator
 from ase.eos import EquationOfState
-from ase.optimize import BFGS
+from ase.optimize import FIRE
 
 from kdlib import progress, units
 from kdlib.md.structure import Model
@@ -55,7 +55,7 @@ class CrystalProtocol:
     """Cubic fcc cells along each axis of the cell with the vacancy."""
     vacancy_force: float = 0.02
     """Largest force at the end of the relaxation, eV/Angstrom."""
-    vacancy_steps: int = 60
+    vacancy_steps: int = 200
     """Limit of the relaxation's steps."""
 
 
@@ -234,7 +234,8 @@ def _vacancy_energy(calculators: Calculators, volume: float, p: CrystalProtocol)
     del defective[0]  # at the origin: the point group stays
     perfect.calc = calculators(perfect.copy())
     defective.calc = calculators(perfect.copy())
-    BFGS(defective, logfile=None).run(fmax=p.vacancy_force, steps=p.vacancy_steps)
+    # FIRE, because BFGS does not come to rest where the energy of a model has a cusp
+    FIRE(defective, logfile=None).run(fmax=p.vacancy_force, steps=p.vacancy_steps)
     n = len(perfect)
     return _energy(defective) - (n - 1) / n * _energy(perfect)
 

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from ase.build import bulk
 
+from kdlib import hipnn
 from kdlib.distill import plan
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
@@ -12,9 +14,34 @@ GOOD = Plan("emt", ("Cu",))
 
 
 def test_sizes_are_architectures():
-    """A word and three numbers name a HIP-NN; the cutoff is the plan's."""
-    assert GOOD.architecture(("Cu",)).label == "32-16-2-Cu"
-    assert replace(GOOD, size="12-8-1", cutoff=6.0).architecture(("Cu",)).cutoff == 6.0
+    """A word and three numbers name a HIP-NN; cutoff and rounding of cusps are the plan's."""
+    assert GOOD.architecture(("Cu",)).label == "32-16-2-Cu-cusp0.001"
+    sharp = replace(GOOD, size="12-8-1", cutoff=6.0, cusp_reg=1e-8).architecture(("Cu",))
+    assert (sharp.label, sharp.cutoff) == ("12-8-1-max5.5-c6.0-Cu", 6.0)
+
+
+def test_a_student_is_smooth_on_symmetric_sites():
+    """Along a displacement from a crystal's site the force grows linearly; at 1e-8 it jumps.
+
+    The atom's own vector vanishes on its site, and so do those of its neighbors.
+    """
+
+    def stiffness(cusp_reg: float) -> float:
+        """Ratio of the curvatures within 1e-4 and within 0.02 Angstrom of the site."""
+        config = replace(GOOD, size="16-8-1", cusp_reg=cusp_reg).architecture(("Cu",))
+        potential = hipnn.Potential(hipnn.build(replace(config, dtype="float64"), seed=1))
+        atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+        atoms.calc = potential.calculator(device="cpu")
+        curvatures = []
+        for way in (1e-4, 0.02):
+            moved = atoms.copy()
+            moved.calc = atoms.calc
+            moved.positions[0, 0] += way
+            curvatures.append(moved.get_forces()[0, 0] / way)
+        return abs(curvatures[0] / curvatures[1])
+
+    assert stiffness(GOOD.cusp_reg) == pytest.approx(1, abs=0.2)
+    assert stiffness(1e-8) > 5
 
 
 @pytest.mark.parametrize(
