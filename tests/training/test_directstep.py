@@ -224,17 +224,3 @@ def test_other_networks_train_by_autograd(frames, changes):
     made.run_epoch()
     assert made._direct is None
     assert np.isfinite(made.rows[-1]["loss"])
-
-
-def test_threads_change_no_bit_of_the_passes_over_pairs(frames):
-    """Frames are shared out among threads; sums over frames keep their order."""
-    found = []
-    for n_threads in (1, 2):
-        torch.set_num_threads(n_threads)
-        single = [batches.from_atoms(a, SMALL.cutoff, torch.float64) for a in frames]
-        module = kernels.accelerate(hipnn.build(SMALL, seed=2))
-        module.henergy.layers[0].weight.requires_grad_(False)
-        step = DirectStep(module, torch.optim.Adam(module.network.parameters()), single)
-        step.gradient(np.arange(len(frames)), EVERYTHING)
-        found.append(step.flat.gradient.clone())
-    torch.testing.assert_close(found[0], found[1], rtol=1e-13, atol=1e-13)

@@ -90,6 +90,7 @@ def _fill(vectors, row, second, species, n_species, start, cutoff, seconds, rows
             begin = start[i * n_species + s]
             width = padded(n)
             for r in range(ROWS):
-                rows[ROWS * begin + r * width : ROWS * begin + (r + 1) * width] = table[r, :width]
+                for p in range(width):
+                    rows[ROWS * begin + r * width + p] = table[r, p]
             for p in range(n):
                 seconds[begin + p] = second[index[p]]

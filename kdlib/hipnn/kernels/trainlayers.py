@@ -38,10 +38,11 @@ def _activate(z):
 def interaction(y, scales, cusp, own, bias, adjust, shift, species, s, slope, norm, x):
     """Activation of the interaction layer, and what its residual connection adds to."""
     # z = y_0 + t |y| + W_s + b;   x = adjust_s + c
-    base, rest = own.T.copy(), adjust.T.copy()
+    base, rest = np.empty((2, own.shape[1], own.shape[0]), own.dtype)
     for k in range(base.shape[0]):
-        base[k] += bias
-        rest[k] += shift
+        for f in range(base.shape[1]):
+            base[k, f] = own[f, k] + bias[f]
+            rest[k, f] = adjust[f, k] + shift[f]
     for i in range(s.shape[0]):
         k = species[i]
         for f in range(s.shape[1]):
@@ -202,10 +203,10 @@ def interaction_loss_backward(
 ):  # fmt: skip
     """Derivatives of the loss through the interaction layer."""
     # n = |y|, n' = y . y' / n:  y_b = z_b t y / n + z_g t (y' / n - n' y / n^2)
-    one = slope.dtype.type(1)
-    own, adjust = np.zeros(by_own.T.shape, slope.dtype), np.zeros(by_own.T.shape, slope.dtype)
+    one, zero = slope.dtype.type(1), slope.dtype.type(0)
+    own, adjust = np.zeros((2, by_own.shape[1], slope.shape[1]), slope.dtype)
     along, across = np.empty((2, slope.shape[1]), slope.dtype)
-    by_scales[:] = 0
+    by_scales[:] = zero
     for i in range(slope.shape[0]):
         k, b = species[i], y_b[i, 0]
         for f in range(b.size):
@@ -223,7 +224,10 @@ def interaction_loss_backward(
         for f in range(b.size):
             own[k, f] += b[f]
             adjust[k, f] += above[i, f]
-    by_bias[:] = own.sum(axis=0)
-    by_shift[:] = adjust.sum(axis=0)
-    by_own[:] = own.T
-    by_adjust[:] = adjust.T
+    for f in range(slope.shape[1]):
+        by_bias[f] = by_shift[f] = zero
+        for k in range(own.shape[0]):
+            by_own[f, k] = own[k, f]
+            by_adjust[f, k] = adjust[k, f]
+            by_bias[f] += own[k, f]
+            by_shift[f] += adjust[k, f]

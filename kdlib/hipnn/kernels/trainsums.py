@@ -166,8 +166,11 @@ def forces(
         for q in range(first * n_species, last * n_species):
             longest = max(longest, padded(count[q]))
         work = np.empty((5, longest), m.dtype)
-        out[begin[f] : begin[f + 1]] = 0
-        virial[f] = 0
+        for c in range(3):
+            for i in range(begin[f], begin[f + 1]):
+                out[i, c] = 0
+            for d in range(3):
+                virial[f, c, d] = 0
         for i in range(begin[f], begin[f + 1]):
             for s in range(n_species):
                 q = (first + i - begin[f]) * n_species + s
@@ -276,7 +279,11 @@ def tangents(
                 _sum_tangent(
                     table, width, m, sigma, kept, g[i, :, s], work, out[i, :, s], by_m, by_sigma
                 )
-    return partial.sum(axis=0)
+    for f in range(1, chosen.size):
+        for k in range(m.size):
+            partial[0, 0, k] += partial[f, 0, k]
+            partial[0, 1, k] += partial[f, 1, k]
+    return partial[0]
 
 
 @compiled(fastmath=FASTMATH, error_model="numpy")
