@@ -5,7 +5,7 @@ functions that it calls has. Ours call functions of other files, so the whole fo
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import numba
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
     """Compile a function as ``numba.njit`` does, and cache the code until its folder changes.
 
-    Where the cache cannot be written to, or numba has changed its inside, the function is compiled
-    in every process.
+    Where the cache cannot be read or written, then or later, or numba has changed its inside, the
+    function is compiled in every process.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -27,11 +27,26 @@ def compiled(**options: Any) -> Callable[[Callable], Callable]:
                 file._source_stamp,
                 *_stamp(Path(function.__code__.co_filename).parent),
             )
+            for name in ("load_overload", "save_overload"):
+                setattr(kept._cache, name, _if_possible(getattr(kept._cache, name)))
         except (RuntimeError, AttributeError):  # no folder, or another numba
             return numba.njit(**options)(function)
         return kept
 
     return decorate
+
+
+def _if_possible(access: Callable[..., Any]) -> Callable[..., Any]:
+    """Access to the cache that finds and keeps nothing on a full disk, say, instead of failing."""
+
+    @wraps(access)
+    def attempt(*arguments: Any) -> Any:
+        try:
+            return access(*arguments)
+        except (OSError, EOFError):
+            return None
+
+    return attempt
 
 
 @cache

@@ -1,10 +1,12 @@
 """Cached machine code follows all sources of its folder, and needs no folder to be kept in."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numba.core.caching
 import numba.core.dispatcher
 import pytest
 
@@ -57,3 +59,23 @@ def test_without_a_cache_functions_are_compiled(broken, monkeypatch):
     doubled = _numba.compiled()(lambda x: 2 * x)
     assert doubled(21) == 42
     assert type(doubled._cache) is numba.core.dispatcher.NullCache
+
+
+@pytest.mark.parametrize(
+    ("access", "error"),
+    [
+        ("save", OSError(errno.ENOSPC, "No space left on device")),
+        ("save", PermissionError(errno.EACCES, "Permission denied")),
+        ("load", PermissionError(errno.EACCES, "Permission denied")),
+        ("load", EOFError("Ran out of input")),
+    ],
+)
+def test_a_cache_that_fails_later_fails_nobody(access, error, monkeypatch):
+    """A disk that fills up, or a file of another user, costs the cache and not the calculation."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(numba.core.caching.IndexDataCacheFile, "save", lambda *_: None)
+    monkeypatch.setattr(numba.core.caching.IndexDataCacheFile, access, fail)
+    assert _numba.compiled()(lambda x: 2 * x)(21) == 42

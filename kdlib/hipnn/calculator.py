@@ -22,6 +22,7 @@ from kdlib.hipnn import kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.device import obstacle
 from kdlib.hipnn.kernels import ForceField, VerletList
+from kdlib.hipnn.kernels.threads import torch_threads
 from kdlib.hipnn.network import HipnnModule, hippynn_graph
 
 if TYPE_CHECKING:  # Potential.calculator is the way from there to here
@@ -320,7 +321,8 @@ class StockCalculator(HippynnCalculator):
     ) -> None:
         """Time hippynn's calculation; all time beyond the neighbor list counts as the model's."""
         start, listed = perf_counter(), self.timings["neighbor_list"]
-        super().calculate(atoms, properties, system_changes)
+        with torch_threads():
+            super().calculate(atoms, properties, system_changes)
         inside_list = self.timings["neighbor_list"] - listed
         self.timings["model"] += perf_counter() - start - inside_list
         self.timings["calls"] += 1

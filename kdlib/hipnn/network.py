@@ -30,6 +30,7 @@ from kdlib.geometry.cells import closest_pair
 from kdlib.hipnn.batches import Batch, from_atoms
 from kdlib.hipnn.device import obstacle
 from kdlib.hipnn.kernels.layer import Prepared
+from kdlib.hipnn.kernels.threads import torch_threads
 
 # hippynn draws initial weights from torch's global generator: two threads at once would mix seeds.
 _DRAWING = threading.Lock()
@@ -208,6 +209,14 @@ class HipnnModule(torch.nn.Module):
 
         ``create_graph`` keeps the graph of the derivatives, which a loss on forces needs.
         """
+        if batch.vectors.device.type != "cpu":
+            return self._predicted(batch, forces, stress, create_graph)
+        with torch_threads():  # hippynn's layers have compiled loops of their own
+            return self._predicted(batch, forces, stress, create_graph)
+
+    def _predicted(
+        self, batch: Batch, forces: bool, stress: bool, create_graph: bool
+    ) -> Prediction:
         vectors = batch.vectors.detach().requires_grad_(forces or stress)
         atomic, hierarchicality = self._atomic(self._features(batch, vectors))
         empty = atomic.new_zeros(batch.n_frames, 2)

@@ -31,6 +31,7 @@ from kdlib.hipnn import HipnnConfig, HipnnModule, batches, kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.calculator import torch_device
 from kdlib.hipnn.kernels.gradients import obstacle
+from kdlib.hipnn.kernels.threads import torch_threads
 from kdlib.training import losses
 from kdlib.training.accuracy import TARGETS, TargetErrors
 from kdlib.training.directstep import DirectStep
@@ -309,6 +310,10 @@ class Loop:
 
     def run_epoch(self) -> None:
         """One pass over the training part, then validation, selection and learning rate."""
+        with torch_threads():  # also for the loops that hippynn's layers run backward
+            self._run_epoch()
+
+    def _run_epoch(self) -> None:
         started = time.perf_counter()
         self.epoch += 1
         # Under other weights the model heads elsewhere: a best epoch of an earlier stage, and the
