@@ -46,6 +46,8 @@ class References:
     """(n_frames,)"""
     weight: np.ndarray
     """(n_frames,)"""
+    labeled: np.ndarray
+    """Whether a frame has atomic energies, (n_frames,) bool."""
 
     @classmethod
     def of(cls, frames: Sequence[Batch]) -> "References":
@@ -61,6 +63,7 @@ class References:
             stress=joined("stress"),
             volume=joined("volume"),
             weight=np.array([1.0 if f.weight is None else float(f.weight) for f in frames]),
+            labeled=np.array([frame.atomic_energies is not None for frame in frames]),
         )
 
     @property
@@ -117,7 +120,7 @@ class Frames:
             known.energy, known.atomic_energies, known.forces,
         )  # fmt: skip
         errors = {"cell_energy": cell, "energy": cell / np.diff(where.begin), "force": force}
-        if not np.isnan(totals).any():
+        if known.labeled[chosen].all():
             errors["atomic_energy"] = atomic
         volume = known.volume[chosen, None, None]
         stressed = np.zeros(len(chosen), bool)

@@ -4,6 +4,9 @@ Everything random follows from the seed: initial weights from ``seed``, the mini
 from ``(seed, epoch)``. A checkpoint holds all that the next epoch depends on: one safetensors file,
 replaced whole, with weights, optimizer moments and the best weights so far as tensors, and history
 and counters as JSON. Reading one executes no code.
+
+Steps are those of :mod:`kdlib.training.directstep` where it covers network and device, captured
+ones (:mod:`kdlib.training.graphedstep`) on a GPU, and otherwise steps of torch's autograd.
 """
 
 import json

@@ -14,7 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from kdlib import datasets, hipnn
 from kdlib.hipnn import HipnnConfig, batches, kernels
 from kdlib.hipnn.kernels.gradients import obstacle
-from kdlib.training import TrainingConfig, loop, losses
+from kdlib.training import TrainingConfig, TrainingError, loop, losses
 from kdlib.training.directstep import DirectStep, adam
 from kdlib.training.loop import Loop
 from kdlib.training.losses import TABLE_1, TERMS, LossWeights, WeightSchedule
@@ -210,6 +210,15 @@ def test_checkpoints_pass_between_both_kinds_of_steps(frames, tmp_path, monkeypa
         torch.testing.assert_close(other[name], one[name], rtol=1e-8, atol=1e-10)
     for row, expected in zip(others, rows, strict=True):
         assert row == pytest.approx(expected, rel=1e-8, nan_ok=True)
+
+
+def test_exploding_loss_is_named(frames):
+    """A loss that is not finite stops the training before the optimizer moves."""
+    settings = TrainingConfig(batch_size=4, learning_rate=1e300)
+    weights = LossWeights(atomic_energy=1, total_energy=1, stress=1)
+    made = Loop(SMALL, settings, WeightSchedule.constant(weights), frames, SPLIT)
+    with pytest.raises(TrainingError, match=r"epoch 1, batch 1: the loss is (nan|inf) \(frames \d"):
+        made.run_epoch()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class BenchProtocol:
     """Numbers of atoms for the slope of the peak memory."""
     layered_memory_sizes: tuple[int, ...] = (1000, 2000, 4000)
     """The same for hippynn's layers, which need much more."""
-    batch_sizes: tuple[int, ...] = (1, 16, 64)
+    batch_sizes: tuple[int, ...] = (1, 4, 16, 64)
     """Frames per optimizer step of the timed epochs; the last is the paper's."""
     n_epochs: int = 5
     """Number of timed epochs."""

@@ -35,6 +35,11 @@ derivatives of :math:`e` by :math:`m_k = 1/\mu_k` and :math:`\sigma_k` (from
 environment along d), by :math:`m_k, \sigma_k`, and, where requested, by :math:`\mathbf r` (the
 Hessian of the pair's energy times d). The kernels carry these equations beside their code.
 
+On the CPU, a training step needs no second differentiation by torch:
+:mod:`~kdlib.hipnn.kernels.gradients` derives the gradient of a loss of energies and forces as one
+backward pass of a value and its change, over pairs that are prepared once
+(:mod:`~kdlib.hipnn.kernels.pairtable`).
+
 Covered: one interaction layer, l_max 0 and 1, inverse-distance sensitivities with the cosine
 cutoff, any number of species, float32 and float64, on the CPU (numba) and on CUDA devices (Triton).
 :func:`supports` says what is not.
@@ -43,7 +48,10 @@ Modules: :mod:`~kdlib.hipnn.kernels.layer` swaps the layers, :mod:`~kdlib.hipnn.
 makes the sums differentiable, :mod:`~kdlib.hipnn.kernels.loops` runs the
 :mod:`~kdlib.hipnn.kernels.sums` over atoms; :mod:`~kdlib.hipnn.kernels.forcefield` is the path for
 molecular dynamics, with its :mod:`~kdlib.hipnn.kernels.mdloops`,
-:mod:`~kdlib.hipnn.kernels.verlet` and :mod:`~kdlib.hipnn.kernels.celllist`.
+:mod:`~kdlib.hipnn.kernels.verlet` and :mod:`~kdlib.hipnn.kernels.celllist`;
+:mod:`~kdlib.hipnn.kernels.gradients` is that of training, with its passes over pairs
+:mod:`~kdlib.hipnn.kernels.trainsums`, loops between matrix products
+:mod:`~kdlib.hipnn.kernels.trainlayers` and memory :mod:`~kdlib.hipnn.kernels.trainmemory`.
 
 On a device, :mod:`~kdlib.hipnn.device.loops` runs the kernels of
 :mod:`~kdlib.hipnn.device.gradients` in the place of the loops; :mod:`~kdlib.hipnn.device.field` is
