@@ -195,7 +195,7 @@ def expand(path: _Path) -> list[Path]:
         There is none.
     """
     text = os.fspath(path)
-    if Path(text).is_file():
+    if os.path.isfile(text):
         return [Path(text)]
     matches = [Path(name) for name in sorted(glob(text, recursive=True)) if Path(name).is_file()]
     if matches and has_magic(text):

@@ -28,7 +28,7 @@ from kdlib.datasets import WEIGHT
 from kdlib.datasets.checks import broken_rule
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import made, replacing
 from kdlib.geometry.cells import bare
 from kdlib.hipnn import Potential
 from kdlib.teachers import Teacher, TeacherError
@@ -48,8 +48,7 @@ class Pool:
     """Frames in a folder that a teacher has labeled, by their name."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = made(folder)
 
     @property
     def names(self) -> list[str]:
@@ -119,7 +118,7 @@ class Pool:
         if rule := broken_rule(labeled):
             return rule
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made(path.parent)
         with replacing(path) as part:
             ase.io.write(part, labeled, format="extxyz")
         return ""

@@ -6,6 +6,7 @@ the most disputed frame of trajectory 12 in round 3, and `test1/t12/fresh` tests
 Random numbers follow from the plan's seed, the round and the trajectory.
 """
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from kdlib import hipnn, progress
 from kdlib.distill import labeled
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import made, replacing
 from kdlib.geometry import cells
 from kdlib.geometry.cells import OVERLAP, bare, closest_pair
 from kdlib.md import exploration
@@ -184,12 +185,12 @@ def explore(
     """
     frames_file, series_file = folder / "configurations.extxyz", folder / "trajectories.nc"
     if not series_file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        made(folder)
         found, ds = _explored(plan, given, run_dirs, current, executor)
         with replacing(frames_file) as part:
             ase.io.write(part, list(found.values()), format="extxyz")
         with replacing(series_file) as part:
-            ds.to_netcdf(part, engine="h5netcdf")
+            part.write_bytes(ds.to_netcdf(engine="h5netcdf"))
     read = ase.io.read(frames_file, ":")
     return {a.info["frame"]: a for a in read}, xr.load_dataset(series_file, engine="h5netcdf")
 
@@ -279,7 +280,7 @@ def structures(named: Sequence[str]) -> list[Atoms]:
 
 
 def _structure(name: str) -> Atoms:
-    if not Path(name).is_file():
+    if not os.path.isfile(name):
         try:
             atoms = bulk(name)
         except (ValueError, KeyError, RuntimeError):

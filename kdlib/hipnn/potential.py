@@ -20,12 +20,13 @@ import torch
 import xarray as xr
 from ase import Atoms
 from ase.data import chemical_symbols
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from kdlib.datasets import with_energies
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import made, replacing
 from kdlib.geometry.cells import bare
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import batches
@@ -259,11 +260,10 @@ def complete_state(module: HipnnModule, tensors: dict[str, Tensor]) -> dict:
 
 def save(module: HipnnModule, run_dir: str | Path, settings: dict | None = None) -> None:
     """Write weights (safetensors) and configuration (JSON), with JSON-able ``settings``."""
-    folder = Path(run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made(run_dir)
     tensors = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
     with replacing(folder / WEIGHTS) as part:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part)
+        part.write_bytes(serialized({k: v.contiguous() for k, v in tensors.items()}))
     record = {"hipnn": asdict(module.config), **(settings or {})}
     with replacing(folder / CONFIG) as part:
         part.write_text(json.dumps(record, indent=1) + "\n")

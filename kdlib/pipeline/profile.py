@@ -6,6 +6,7 @@ values for it alone, which override the common ones. A `dataset` that is not reg
 a pattern, relative to the profile.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ def load(name_or_path: str | Path) -> Profile:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name_or_path}.yaml"
-        if not path.is_file():
+        if not os.path.isfile(path):
             known = ", ".join(available())
             raise InputError(f"no profile '{name_or_path}' (there are: {known}, or a .yaml file)")
     try:
