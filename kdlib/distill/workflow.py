@@ -93,15 +93,14 @@ def run(plan: Plan, folder: str | Path) -> Outcome:
     ------
     InputError
         When plan, structures or teacher cannot be used, before any computation if possible.
-    OSError
-        When the disk is full; with more space, repeating the call resumes.
+    InputError
+        When the disk is full, or another process works in the folder.
     """
-    with files.full_disk_reported(folder):
-        return _run(plan, folder)
+    with files.locked(folder), files.full_disk_reported(folder):
+        return _run(plan, files.tidied(folder))
 
 
-def _run(plan: Plan, folder: str | Path) -> Outcome:
-    home = Path(folder)
+def _run(plan: Plan, home: Path) -> Outcome:
     given, own = structures(plan.structures), labeled.read(plan)
     teacher = teachers.load(plan.teacher)
     keep(plan, home)
@@ -128,8 +127,8 @@ def _begin(work: _Work) -> None:
     if not (kept / "done").exists():
         found = sampling.by_teacher(plan, work.given, work.teacher)
         work.pool.label(found, work.teacher)
-        kept.mkdir(parents=True, exist_ok=True)
-        (kept / "done").touch()
+        with files.replacing(files.made(kept) / "done") as part:
+            part.touch()
     n = len(work.pool.of(sampling.FIRST.name))
     progress.line(f"{n} first frames labeled by {work.teacher.name}, {work.minutes:.1f} min")
 

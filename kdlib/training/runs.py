@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets, hipnn, progress, results
+from kdlib import datasets, files, hipnn, progress, results
 from kdlib.datasets import Split, atomic_energies, identity
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, Potential
@@ -56,7 +56,8 @@ def fit(
     Raises
     ------
     InputError
-        A frame lacks a label that the loss needs, or ``run_dir`` holds another run.
+        A frame lacks a label that the loss needs, ``run_dir`` holds another run, or another
+        command works in it.
     TrainingError
         The loss is not finite; names epoch, batch and frames.
     """
@@ -67,17 +68,32 @@ def fit(
     if found not in (None, key):
         raise InputError(f"{folder}: holds another run (other settings, data or code); remove it "
                          "or choose another folder")  # fmt: skip
-    if found == key and (folder / HISTORY).exists():
-        return load_run(folder)
+    if found != key or not (folder / HISTORY).exists():
+        with files.locked(folder):
+            _fit(config, training, schedule, frames, split, folder, key)
+    return load_run(folder)
+
+
+def _fit(
+    config: HipnnConfig,
+    training: TrainingConfig,
+    schedule: WeightSchedule,
+    frames: Sequence[Atoms],
+    split: Split,
+    folder: Path,
+    key: str,
+) -> None:
+    """Train from the last checkpoint on, or from the start, and write the finished run."""
     loop = Loop(config, training, schedule, frames, split)
+    files.tidied(folder)
     settings = {"key": key, "training": asdict(training), "split_sha256": split.sha256,
                 "weights": [[e, asdict(w)] for e, w in schedule.stages]}  # fmt: skip
     hipnn.save(loop.module, folder, settings)
     _train(loop, folder, key)
     hipnn.save(loop.best_module(), folder, settings)
     results.save(loop.history(), folder / HISTORY, kind="run", split_sha256=split.sha256)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    return load_run(folder)
+    with files.writing(folder):
+        (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def load_run(run_dir: str | Path) -> Run:
@@ -144,10 +160,11 @@ def _code() -> tuple[str, ...]:
 
 
 def _stored_key(folder: Path) -> str | None:
-    try:
-        return json.loads((folder / hipnn.CONFIG).read_text()).get("key")
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+    with files.writing(folder):  # a folder that cannot be read cannot be written, either
+        try:
+            return json.loads((folder / hipnn.CONFIG).read_text()).get("key")
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
 
 
 def _train(loop: Loop, folder: Path, key: str) -> None:
