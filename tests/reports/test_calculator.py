@@ -21,7 +21,6 @@ from ase.optimize import BFGS, FIRE
 
 import kdlib
 from kdlib import datasets, distill, hipnn, pipeline, training
-from kdlib.errors import InputError
 from kdlib.geometry.cells import half_open
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import HipnnConfig, Potential
