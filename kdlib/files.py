@@ -136,10 +136,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            is_ours = error.errno in REFUSALS
-        else:
-            is_ours = _is_near(os.fsdecode(error.filename), Path(path))
+        is_ours = error.errno in REFUSALS
+        if error.filename is not None:
+            is_ours &= _is_near(os.fsdecode(error.filename), Path(path))
         if is_ours:
             raise _cannot_write(path, error.errno) from error
         raise
@@ -187,7 +186,9 @@ def full_disk_reported(folder: str | os.PathLike[str]) -> Iterator[None]:
 def _is_near(name: str, path: Path) -> bool:
     """Whether a name is the path, its temporary name, or a folder above or below it."""
     named, wanted = Path(os.path.abspath(name)), Path(os.path.abspath(path))
-    return named.parent == wanted.parent or wanted in named.parents or named in wanted.parents
+    temporary = named.parent == wanted.parent and named.name.startswith(f".{wanted.name}.")
+    inside, above = named.is_relative_to(wanted), wanted.is_relative_to(named)
+    return temporary or inside or above
 
 
 def _cannot_write(path: str | os.PathLike[str], number: int) -> InputError:

@@ -148,8 +148,9 @@ def test_a_place_that_cannot_be_written_is_one_sentence(place, tmp_path):
 def test_an_error_about_another_path_passes(tmp_path):
     """A missing library or a bug while a file is written is no fault of the file's folder."""
     (tmp_path / "a").mkdir()
-    with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "a" / "x"):
-        Path("/nowhere/else").read_text()
+    for other in (Path("/nowhere/else"), tmp_path / "a" / "y"):
+        with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "a" / "x"):
+            other.read_text()
     with pytest.raises(ConnectionRefusedError), files.writing(tmp_path):
         raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
     with pytest.raises(ValueError, match="13"), files.replacing(tmp_path / "x"):
