@@ -16,7 +16,7 @@ DFT_LIBRARIES := g++ libxc-dev libopenblas-dev libfftw3-dev
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: reproduce figures dft test test-all test-device lint clean help
+.PHONY: reproduce figures dft test test-all test-device test-faults lint clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -43,6 +43,9 @@ test-all: $(STAMP)  ## all tests: the smoke run of the notebooks, killed and res
 
 test-device: $(STAMP) $(TRITON)/.installed  ## kernels of a GPU, by Triton's interpreter on the CPU
 	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(PYTEST) tests/hipnn/device
+
+test-faults: $(STAMP)  ## kdlib run and kdlib distill killed at many moments and resumed; hours
+	$(THREADS) $(BIN)/python tests/faults/moments.py
 
 lint: $(STAMP)  ## style of code and notebooks, and which room imports which
 	$(BIN)/ruff check .

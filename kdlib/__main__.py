@@ -1,18 +1,17 @@
 """The `kdlib` command; `python -m kdlib` is the same."""
 
 import argparse
-import errno
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import kdlib
-from kdlib import progress
-from kdlib.errors import InputError
+from kdlib import files, progress
+from kdlib.errors import InputError, Unfinished
 from kdlib.files import named
 
 FAILED = 1
-"""Exit code when a notebook stopped with an error, or the disk is full."""
+"""Exit code when the work broke off: a notebook stopped with an error, or a worker was killed."""
 BAD_INPUT = 2
 """Exit code when the user has to change something; argparse uses it, too."""
 INTERRUPTED = 130
@@ -29,11 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"kdlib: {' '.join(str(error).split())}\n")
         return BAD_INPUT
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        sys.stderr.write(f"kdlib: the disk is full{where}; free some space and rerun to resume\n")
+    except Unfinished as error:
+        sys.stderr.write(f"kdlib: {' '.join(str(error).split())}\n")
         return FAILED
     except KeyboardInterrupt:
         sys.stderr.write("kdlib: interrupted; rerun the same command to resume\n")
@@ -48,18 +44,14 @@ def run(options: argparse.Namespace) -> int:
     chosen = profile.load(options.profile)
     default = results.project_root() / "results" / chosen.name
     folder = options.results.resolve() if options.results else default
-    try:
-        outcomes = pipeline.run(
-            chosen,
-            folder,
-            notebooks=options.notebooks,
-            only=options.only,
-            force=options.force,
-            workers=options.workers,
-        )
-    except pipeline.StepFailed as error:
-        sys.stderr.write(f"kdlib: {error}\n")
-        return FAILED
+    outcomes = pipeline.run(
+        chosen,
+        folder,
+        notebooks=options.notebooks,
+        only=options.only,
+        force=options.force,
+        workers=options.workers,
+    )
     ran = sum(not outcome.skipped for outcome in outcomes)
     progress.line(f"{ran} notebooks run, {len(outcomes) - ran} up to date: {folder}")
     return 0
@@ -78,26 +70,29 @@ def figures(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Time stock hippynn, both backends and LAMMPS side by side."""
+    out = options.out or Path("benchmark_gpu.nc" if options.gpu else "benchmark.nc")
+    with files.locked(out.resolve().parent):
+        return (_bench_gpu if options.gpu else _bench_cpu)(options, out.resolve())
+
+
+def _bench_cpu(options: argparse.Namespace, out: Path) -> int:
+    """Time everything on this machine's cores."""
     from dataclasses import replace
 
     from kdlib import figures
     from kdlib.benchmarks import side_by_side
 
-    options.out = options.out or Path("benchmark_gpu.nc" if options.gpu else "benchmark.nc")
-    if options.gpu:
-        return _bench_gpu(options)
     names = {"sizes": options.sizes, "n_steps": options.steps, "repeats": options.repeats}
     chosen = {name: value for name, value in names.items() if value}
     chosen |= {"sizes": tuple(options.sizes)} if options.sizes else {}
     protocol = replace(side_by_side.QUICK if options.quick else side_by_side.FULL, **chosen)
-    out, lammps = options.out.resolve(), options.lammps or ""
-    ds = side_by_side.run(out, protocol, options.results or "", lammps)
+    ds = side_by_side.run(out, protocol, options.results or "", options.lammps or "")
     figures.save(figures.benchmark(ds), ds, out.parent, "benchmark")
     sys.stdout.write(side_by_side.table(ds))
     return 0
 
 
-def _bench_gpu(options: argparse.Namespace) -> int:
+def _bench_gpu(options: argparse.Namespace, out: Path) -> int:
     """Time our kernels and hippynn's on a GPU, or in Triton's interpreter if that is asked for."""
     from kdlib import figures, hipnn, results
     from kdlib.benchmarks.side_by_side import IN_MD, MODELS, gpu, gpu_table
@@ -117,7 +112,6 @@ def _bench_gpu(options: argparse.Namespace) -> int:
             for label, (config, role) in MODELS.items()
             if label in IN_MD
         }
-    out = options.out.resolve()
     ds = gpu_table.dataset(gpu.run(out.with_suffix(".json"), trained, protocol, where))
     results.save(ds, out, **ds.attrs)
     figures.save(figures.benchmark_gpu(ds), ds, out.parent, "benchmark_gpu")
@@ -142,12 +136,13 @@ def distill(options: argparse.Namespace) -> int:
     given = {f.name: getattr(options, f.name, None) for f in fields(distill.Plan)}
     plan = distill.Plan(**{name: value for name, value in given.items() if value is not None})
     folder = options.out.resolve()
-    outcome = distill.run(plan, folder)
-    distill.deliver(plan, outcome, folder)
-    sys.stdout.write(distill.summary(plan, outcome, folder))
-    if not options.no_report:
-        measured = {"rdf_ps": options.rdf_ps, "label_seeds": options.label_seeds}
-        sys.stdout.write(f"the report is in {distill.write_report(plan, folder, measured)}\n")
+    with files.locked(folder):
+        outcome = distill.run(plan, folder)
+        distill.deliver(plan, outcome, folder)
+        sys.stdout.write(distill.summary(plan, outcome, folder))
+        if not options.no_report:
+            measured = {"rdf_ps": options.rdf_ps, "label_seeds": options.label_seeds}
+            sys.stdout.write(f"the report is in {distill.write_report(plan, folder, measured)}\n")
     return 0
 
 

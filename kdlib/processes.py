@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 from kdlib import progress
+from kdlib.errors import WorkerKilled
 
 #: Variables that set the number of threads of torch, BLAS and numba.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -60,21 +60,37 @@ def call(function: Callable[..., Any], *arguments: Any, threads: int = 1) -> Any
     try:
         with pool(1, threads=threads) as executor:
             return executor.submit(function, *arguments).result()
-    except BrokenExecutor as error:
+    except (BrokenExecutor, WorkerKilled) as error:
         raise MemoryError(f"the process of {function.__name__} was killed") from error
 
 
+@contextmanager
 def pool(
     workers: int | None = None, tasks_per_process: int | None = None, threads: int = 1
-) -> ProcessPoolExecutor:
-    """Return an executor of spawned processes, by default one per core.
+) -> Iterator[ProcessPoolExecutor]:
+    """Yield an executor of spawned processes, by default one per core.
 
     Each has ``threads`` threads in torch, BLAS and numba. After ``tasks_per_process`` tasks, if
     given, a fresh process replaces it.
+
+    Raises
+    ------
+    WorkerKilled
+        When the block ends with an executor that broke because a process was killed.
     """
-    return ProcessPoolExecutor(
-        workers or cores(), _spawning(threads), _start, max_tasks_per_child=tasks_per_process
-    )
+    context = _Spawning(threads)
+    try:
+        with ProcessPoolExecutor(
+            workers or cores(), context, _start, max_tasks_per_child=tasks_per_process
+        ) as executor:
+            yield executor
+    except BrokenExecutor as error:
+        if any(process.exitcode == -signal.SIGKILL for process in context.started):
+            raise WorkerKilled(
+                "a worker process was killed, as the system does when memory runs out; repeat the "
+                "command, which resumes"
+            ) from error
+        raise
 
 
 def _start() -> None:
@@ -100,16 +116,23 @@ def _end_with(pipe: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _spawning(n_threads: int) -> SpawnContext:
+class _Spawning(SpawnContext):
     """Context whose processes have ``n_threads`` threads from the start.
 
     A spawned process first imports the user's script, and with it perhaps torch and numba, which
     read the number of threads once and for all. So the parent sets the number while it starts
     the process.
     """
-    context = SpawnContext()
-    context.Process = partial(_Limited, settings=thread_settings(n_threads))
-    return context
+
+    def __init__(self, n_threads: int) -> None:
+        super().__init__()
+        self.settings = thread_settings(n_threads)
+        self.started: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # noqa: N802 - multiprocessing's
+        """Make a process, and remember it for its exit code."""
+        self.started.append(_Limited(*args, settings=self.settings, **kwargs))
+        return self.started[-1]
 
 
 class _Limited(SpawnProcess):

@@ -1,5 +1,6 @@
 """Small physical systems, models and notebooks that several test modules share."""
 
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -147,3 +148,21 @@ def write_notebook(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, and a function that sets its size, or makes it read-only."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+
+    def resize(size, options="remount,"):
+        command = ["mount", "-t", "tmpfs", "-o", f"{options}size={size}", "tmpfs", mount]
+        subprocess.run(command, check=True, capture_output=True)
+
+    try:
+        resize("60k", "")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield mount, resize
+    subprocess.run(["umount", "-l", mount], check=True)

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
 
 from kdlib import processes, progress
+from kdlib.errors import WorkerKilled
 
 
 def threads() -> tuple[int, int, int]:
@@ -74,6 +76,23 @@ def test_killed_process_is_a_memory_error():
     """The system kills a process that outgrows the memory: the benchmark goes on."""
     with pytest.raises(MemoryError, match="was killed"):
         processes.call(_killed)
+
+
+def _shot() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _use(function) -> None:
+    with processes.pool(2) as pool:
+        pool.submit(function).result()
+
+
+def test_a_worker_that_was_killed_is_one_sentence():
+    """As when memory runs out: the command ends with a sentence; a worker that crashed does not."""
+    with pytest.raises(WorkerKilled, match="when memory runs out; repeat the command, which res"):
+        _use(_shot)
+    with pytest.raises(BrokenExecutor):
+        _use(_killed)
 
 
 def _speak() -> None:

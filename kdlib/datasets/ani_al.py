@@ -6,6 +6,7 @@ energy is not documented, so the data decide: the closest pairs of atoms must re
 """
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from kdlib import units
 from kdlib.datasets import registry
 from kdlib.datasets.checks import broken
 from kdlib.errors import InputError
+from kdlib.files import locked
 from kdlib.geometry.cells import Closest, closest_pair
 
 logger = logging.getLogger(__name__)
@@ -49,14 +51,19 @@ def folder() -> Path:
 
 def is_fetched() -> bool:
     """Whether the files are in the cache."""
-    return (folder() / registry.MANIFEST).is_file()
+    return os.path.isfile(folder() / registry.MANIFEST)  # False for whatever cannot be a file
 
 
 def fetch(base_url: str = "") -> Path:
     """Download and unpack the archive unless the cache has it; return the folder."""
-    home, card = folder(), registry.entry(NAME)
-    if is_fetched():
-        return home
+    if not is_fetched():
+        with locked(registry.cache()):
+            _fetch(folder(), base_url)
+    return folder()
+
+
+def _fetch(home: Path, base_url: str) -> None:
+    card = registry.entry(NAME)
     if home.exists():
         raise InputError(f"{home}: incomplete, remove it and fetch again")
     archive = home.with_suffix(".tgz")
@@ -65,7 +72,6 @@ def fetch(base_url: str = "") -> Path:
         registry.extract(archive, home)
     finally:
         archive.unlink()
-    return home
 
 
 def load() -> Loaded:

@@ -23,7 +23,7 @@ from ase import Atoms
 
 from kdlib import progress
 from kdlib.errors import InputError
-from kdlib.files import named, replacing
+from kdlib.files import made, named, replacing, writing
 
 
 def folder() -> resources.abc.Traversable:
@@ -112,7 +112,7 @@ def download(path: str, target: Path, git_blob: str, base_url: str = "") -> None
         The connection failed or was cut, or the content is another one.
     """
     url = f"{(base_url or os.environ.get(MIRROR_VARIABLE) or GITHUB).rstrip('/')}/{path}"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    made(target.parent)
     fetch = _pooch().HTTPDownloader(progressbar=progress.is_shown(), chunk_size=_CHUNK)
     try:
         with replacing(target) as part:
@@ -159,7 +159,7 @@ def extract(archive: Path, folder: Path) -> None:
     InputError
         Names archive, member and rule, or says that the archive is damaged.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    made(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
         content = Path(temporary) / "content"
         content.mkdir()
@@ -168,7 +168,8 @@ def extract(archive: Path, folder: Path) -> None:
                 for member in tar.getmembers():
                     if rule := _refused(member, content):
                         raise InputError(f"{archive.name}: member {member.name!r} {rule}")
-                tar.extractall(content, filter="data")
+                with writing(folder):
+                    tar.extractall(content, filter="data")
         except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{archive.name}: not a readable archive ({reason})") from error

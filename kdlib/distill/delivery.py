@@ -13,6 +13,7 @@ from kdlib.distill import labeled
 from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, read
 from kdlib.distill.workflow import Outcome
+from kdlib.files import locked, made, replacing
 from kdlib.geometry.cells import mass_density
 from kdlib.hipnn.potential import Validity
 from kdlib.pipeline import notebook
@@ -28,7 +29,11 @@ def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
 
     ``kdlib.hipnn.load`` reads the model from it.
     """
-    home = Path(folder)
+    with locked(folder):
+        return _deliver(plan, outcome, Path(folder))
+
+
+def _deliver(plan: Plan, outcome: Outcome, home: Path) -> Path:
     pool = Pool(home / labeled.LABELS)
     learned = pool.frames(pool.before(outcome.final))
     learned += labeled.learned(outcome.data)
@@ -44,7 +49,8 @@ def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
     hipnn.save(module, home, settings)
     for name in SCRIPTS:
         source = resources.files("kdlib.distill") / "handout" / f"{name}.txt"
-        (home / name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+        with replacing(home / name) as part:
+            part.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     return home
 
 
@@ -106,19 +112,24 @@ def write_report(plan: Plan, folder: str | Path, measured: dict | None = None) -
     :class:`kdlib.distill.Measures`. A :class:`kdlib.pipeline.StepFailed` names the notebook that
     holds the traceback.
     """
-    home = Path(folder).resolve()
+    with locked(folder):
+        return _write_report(plan, Path(folder).resolve(), measured or {})
+
+
+def _write_report(plan: Plan, home: Path, measured: dict) -> Path:
     step = notebook.read(pipeline.notebooks_folder() / f"{NOTEBOOK}.ipynb")
     results = home / "report"
     for part in ("notebooks", "logs"):
-        (results / part).mkdir(parents=True, exist_ok=True)
+        made(results / part)
     fields = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(plan).items()}
     own = {name: fields.pop(name) for name in [*fields] if name in step.parameters}
     parameters = own | {
         "profile": "distill", "results_dir": str(results), "out": str(home), "options": fields,
-        "measured": measured or {},
+        "measured": measured,
     }  # fmt: skip
     for name, value in parameters.items():
         notebook.check_value(step, name, value)
     done = pipeline.execute(step, parameters, results)
-    shutil.copyfile(done, home / REPORT)
+    with replacing(home / REPORT) as part:
+        shutil.copyfile(done, part)
     return home / REPORT

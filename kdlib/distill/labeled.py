@@ -28,7 +28,7 @@ from kdlib.datasets import WEIGHT, readers
 from kdlib.datasets.checks import broken_rule
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import made, replacing
 from kdlib.geometry.cells import digest, same, unlabeled
 from kdlib.hipnn import Potential
 from kdlib.teachers import BadLabels, Teacher, TeacherError
@@ -182,7 +182,7 @@ class Pool:
         if rule := broken_rule(labeled):
             raise BadLabels(rule)
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made(path.parent)
         readers.write(labeled, path)
 
     def _path(self, name: str) -> Path:

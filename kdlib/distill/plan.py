@@ -1,12 +1,13 @@
 """The plan of a distillation: all its settings."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from kdlib import teachers
 from kdlib.errors import InputError
-from kdlib.files import named, replacing
+from kdlib.files import made, named, replacing
 from kdlib.hipnn import HipnnConfig
 
 #: Name -> features, sensitivities, atom layers of a student, within the paper's range.
@@ -133,7 +134,7 @@ class Plan:
     """Seed of all random numbers."""
 
     def __post_init__(self) -> None:
-        given = [str(named(s).resolve()) if named(s).is_file() else s for s in self.structures]
+        given = [str(p.resolve()) if os.path.isfile(p := named(s)) else s for s in self.structures]
         object.__setattr__(self, "structures", given)
         object.__setattr__(self, "data", [str(named(s).resolve()) for s in self.data])
         # The report is executed in another folder.
@@ -179,14 +180,13 @@ def keep(plan: Plan, folder: Path) -> None:
 
     Only budgets may change between calls: the frames in the folder depend on all other fields.
     """
-    path = folder / FILE
+    path = made(folder) / FILE
     if path.exists():
         there = read(folder)
         changed = [f.name for f in fields(Plan) if getattr(there, f.name) != getattr(plan, f.name)]
         if strict := [name for name in changed if name not in BUDGETS]:
             raise InputError(f"{folder}: holds a distillation with another {', '.join(strict)}; "
                              "choose another folder")  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         part.write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
 

@@ -21,6 +21,7 @@ from kdlib.distill.measures import FULL, Measures
 from kdlib.distill.plan import Plan
 from kdlib.distill.sampling import structures
 from kdlib.distill.workflow import Outcome
+from kdlib.files import full_disk_reported, locked
 from kdlib.geometry.cells import unlabeled
 from kdlib.hipnn.potential import WEIGHTS
 from kdlib.results import hashes
@@ -118,7 +119,16 @@ def report(
         Parity on fresh frames that no model was trained on, errors by round, and the measurements
         of :mod:`kdlib.distill.measures`.
     """
-    home = Path(folder)
+    with locked(folder), full_disk_reported(folder):
+        parts = _parts(plan, outcome, Path(folder), m)
+    whole = xr.merge(parts, combine_attrs="no_conflicts", compat="no_conflicts", join="outer")
+    return whole.assign_attrs(
+        teacher=plan.teacher, ending=outcome.ending, target=plan.target_force_rmse
+    )
+
+
+def _parts(plan: Plan, outcome: Outcome, home: Path, m: Measures) -> list[xr.Dataset]:
+    """All measurements, those of an earlier call from their files."""
     jobs = _measurements(plan, outcome, home, m)
     weights, parts = (home / WEIGHTS).read_bytes(), []
     with progress.bar(total=len(jobs), desc="report", unit="measurement") as bar:
@@ -128,10 +138,7 @@ def report(
             key = hashes.digest(weights, plan.teacher, repr(asked), str(EDITION.get(name, 0)))
             parts.append(_kept(home / MEASURED / f"{name}.nc", key, measure))
             bar.update()
-    whole = xr.merge(parts, combine_attrs="no_conflicts", compat="no_conflicts", join="outer")
-    return whole.assign_attrs(
-        teacher=plan.teacher, ending=outcome.ending, target=plan.target_force_rmse
-    )
+    return parts
 
 
 def _measurements(

@@ -6,6 +6,7 @@ the most disputed frame of trajectory 12 in round 3, and `test1/t12/fresh` tests
 Random numbers follow from the plan's seed, the round and the trajectory.
 """
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, as_completed
@@ -22,7 +23,7 @@ from kdlib.datasets import readers
 from kdlib.distill import labeled
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
-from kdlib.files import named, replacing
+from kdlib.files import made, named, replacing
 from kdlib.geometry import cells
 from kdlib.geometry.cells import (
     CELL_STATES,
@@ -200,11 +201,11 @@ def explore(
     """
     frames_file, series_file = folder / "configurations.extxyz", folder / "trajectories.nc"
     if not series_file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        made(folder)
         found, ds = _explored(plan, given, run_dirs, current, executor)
         readers.write(list(found.values()), frames_file)
         with replacing(series_file) as part:
-            ds.to_netcdf(part, engine="h5netcdf")
+            part.write_bytes(ds.to_netcdf(engine="h5netcdf"))
     read = readers.frames_of(frames_file)
     return {a.info["frame"]: a for a in read}, xr.load_dataset(series_file, engine="h5netcdf")
 
@@ -298,7 +299,7 @@ def structures(names: Sequence[str]) -> list[Atoms]:
 
 def _structure(name: str) -> Atoms:
     path = named(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         try:
             atoms = bulk(name)
         except (ValueError, KeyError, RuntimeError):

@@ -100,15 +100,14 @@ def run(plan: Plan, folder: str | Path) -> Outcome:
     ------
     InputError
         When plan, structures or teacher cannot be used, before any computation if possible.
-    OSError
-        When the disk is full; with more space, repeating the call resumes.
+    InputError
+        When the disk is full, or another process works in the folder.
     """
-    with files.full_disk_reported(folder):
-        return _run(plan, folder)
+    with files.locked(folder), files.full_disk_reported(folder):
+        return _run(plan, files.tidied(folder))
 
 
-def _run(plan: Plan, folder: str | Path) -> Outcome:
-    home = Path(folder)
+def _run(plan: Plan, home: Path) -> Outcome:
     given, own = structures(plan.structures), labeled.read(plan)
     teacher = teachers.load(plan.teacher)
     for name, atoms in zip(plan.structures, given, strict=True):
@@ -141,8 +140,8 @@ def _begin(work: _Work) -> None:
         found = sampling.by_teacher(plan, work.given, work.teacher)
         work.label(sampling.FIRST, found)
         if len({name.split("/")[1] for name in found}) == plan.n_teacher_runs:
-            kept.mkdir(parents=True, exist_ok=True)
-            (kept / "done").touch()
+            with files.replacing(files.made(kept) / "done") as part:
+                part.touch()
         else:
             work.pool.asked_again(work.teacher)  # if it fails for good, the call ends here
     n = len(work.pool.of(sampling.FIRST.name))

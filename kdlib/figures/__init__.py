@@ -31,7 +31,7 @@ from kdlib.figures.rdf import rdf
 from kdlib.figures.reference import reference
 from kdlib.figures.style import ROLE_LOOKS, style
 from kdlib.figures.table1_schedule import schedule_data, table1_schedule
-from kdlib.files import replacing
+from kdlib.files import locked, replacing
 
 __all__ = [
     "REDRAW",
@@ -109,10 +109,11 @@ def redraw(folder: str | os.PathLike[str], only: str = "") -> list[Path]:
     if not paths or not paths[0].is_file():
         raise InputError(f"{target}: holds no {only or 'figure'}.nc to draw from")
     written = []
-    for path in paths:
-        if path.stem not in REDRAW:
-            raise InputError(f"{path}: no function draws a figure of this name")
-        written += _paint(REDRAW[path.stem](results.load(path, "figure")), target / path.stem)
+    with locked(folder):
+        for path in paths:
+            if path.stem not in REDRAW:
+                raise InputError(f"{path}: no function draws a figure of this name")
+            written += _paint(REDRAW[path.stem](results.load(path, "figure")), target / path.stem)
     return written
 
 

@@ -13,6 +13,7 @@ ranges need not be wrong, but were never checked.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +23,13 @@ import torch
 import xarray as xr
 from ase import Atoms
 from ase.data import chemical_symbols
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from kdlib.datasets import with_energies
 from kdlib.errors import InputError
-from kdlib.files import named, replacing
+from kdlib.files import made, named, replacing
 from kdlib.geometry.cells import bare
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import batches
@@ -267,18 +269,16 @@ def complete_state(module: HipnnModule, tensors: dict[str, Tensor]) -> dict:
 
 def save(module: HipnnModule, run_dir: str | Path, settings: dict | None = None) -> None:
     """Write weights (safetensors) and configuration (JSON), with JSON-able ``settings``."""
-    folder = Path(run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made(run_dir)
     tensors = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
     with replacing(folder / WEIGHTS) as part:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part)
+        part.write_bytes(serialized({k: v.contiguous() for k, v in tensors.items()}))
     announce(module.config, folder, settings)
 
 
 def announce(config: HipnnConfig, run_dir: str | Path, settings: dict | None = None) -> None:
     """Write the configuration of a model whose weights are still to come."""
-    folder = Path(run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made(run_dir)
     record = {"hipnn": asdict(config), **(settings or {})}
     with replacing(folder / CONFIG) as part:
         part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -287,7 +287,7 @@ def announce(config: HipnnConfig, run_dir: str | Path, settings: dict | None = N
 def is_finished(run_dir: str | Path) -> bool:
     """Whether a folder holds the weights that a training ended with."""
     folder = Path(run_dir)
-    return (folder / WEIGHTS).is_file() and not (folder / CHECKPOINT).exists()
+    return os.path.isfile(folder / WEIGHTS) and not os.path.exists(folder / CHECKPOINT)
 
 
 def load(run_dir: str | Path) -> Potential:
@@ -300,7 +300,7 @@ def load(run_dir: str | Path) -> Potential:
         configuration.
     """
     folder = named(run_dir)
-    if (folder / CONFIG).is_file() and not is_finished(folder):
+    if os.path.isfile(folder / CONFIG) and not is_finished(folder):
         raise InputError(f"{folder}: its training is not finished; repeat the call or command that "
                          "trains it to resume, or take the best weights so far with "
                          "kdlib.training.load_unfinished")  # fmt: skip

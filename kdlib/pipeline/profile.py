@@ -7,6 +7,7 @@ a pattern, relative to the profile.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,7 @@ def load(name_or_path: str | Path) -> Profile:
     path = named(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name_or_path}.yaml"
-        if not path.is_file():
+        if not os.path.isfile(path):
             known = ", ".join(available())
             raise InputError(f"no profile '{name_or_path}' (there are: {known}, or a .yaml file)")
     try:

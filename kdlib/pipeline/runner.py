@@ -8,6 +8,7 @@ moment repeats the step that it was in.
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tqdm.std import tqdm
 
 import kdlib
 from kdlib import files, progress
-from kdlib.errors import InputError
+from kdlib.errors import InputError, Unfinished, WorkerKilled
 from kdlib.pipeline import notebook
 from kdlib.pipeline.notebook import Step
 from kdlib.pipeline.profile import Profile
@@ -28,7 +29,7 @@ NOT_IN_KEY = frozenset({"results_dir", "workers"})
 """Parameters that decide where and with how many processes, but not what is computed."""
 
 
-class StepFailed(RuntimeError):
+class StepFailed(Unfinished):
     """A notebook stopped with an error; the message names the copy that holds its traceback."""
 
 
@@ -77,20 +78,27 @@ def run(
     profile.validate(ordered)
     chosen = _choose(ordered, only, results)
     outcomes = []
-    for folder in (results, results / "notebooks", results / "logs"):
-        folder.mkdir(parents=True, exist_ok=True)
     with (
-        files.locked(results, "kdlib run"),
+        files.locked(results),
         progress.bar(total=len(chosen), desc="notebooks", unit="nb") as bar,
     ):
-        for stale in (results / "notebooks").glob("*.part*"):
-            stale.unlink()
+        _tidy(results)
         for step in chosen:
             bar.set_description_str(step.name)
             outcome = _run_step(step, _parameters(profile, step, results, workers), results, force)
             _report(bar, outcome)
             outcomes.append(outcome)
     return outcomes
+
+
+def _tidy(results: Path) -> None:
+    """Make the folders of a run, and remove what a killed one has left half-written."""
+    for name in ("notebooks", "logs"):
+        files.made(results / name)
+    files.tidied(results)
+    with files.writing(results):
+        for stale in (results / "notebooks").glob(".*.partial.ipynb"):
+            stale.unlink()
 
 
 def _choose(ordered: list[Step], only: str, results: Path) -> list[Step]:
@@ -103,7 +111,7 @@ def _choose(ordered: list[Step], only: str, results: Path) -> list[Step]:
     coming = {name for step in chosen for name in step.writes}
     for step in chosen:
         for name in step.reads:
-            if name not in coming and not (results / name).is_file():
+            if name not in coming and not os.path.isfile(results / name):
                 raise InputError(
                     f"{step.name} reads {results / name}, which is missing: "
                     f"run notebook {made[name].name} first"
@@ -148,7 +156,8 @@ def _run_step(step: Step, parameters: dict[str, Any], results: Path, force: bool
     reason = "forced" if force else _why(step, parts, record_path, results)
     if not reason:
         return Outcome(step.name, skipped=True, seconds=0.0, reason="")
-    record_path.unlink(missing_ok=True)
+    with files.writing(record_path):
+        record_path.unlink(missing_ok=True)
     start = time.monotonic()
     execute(step, parameters, results)
     missing = [name for name in step.writes if not (results / name).is_file()]
@@ -200,45 +209,68 @@ def execute(step: Step, parameters: Mapping[str, Any], results: Path) -> Path:
 
     The copy appears when it is complete; a failed one is kept as `<name>.failed.ipynb`.
     """
-    import papermill
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+
+    folder = results / "notebooks"
+    partial = folder / f".{step.name}.partial.ipynb"
+    done, failed = folder / f"{step.name}.ipynb", folder / f"{step.name}.failed.ipynb"
+    with files.writing(results):
+        try:
+            _through_papermill(step, parameters, results, partial)
+            partial.replace(done)
+            failed.unlink(missing_ok=True)
+        except PapermillExecutionError as error:
+            partial.replace(failed)
+            raise _stopped(step, error.ename, error.evalue, failed) from error
+        except RuntimeError as error:
+            if "Kernel died" not in str(error):  # nbclient has a class for it only in a cell
+                raise
+            if partial.exists():
+                partial.replace(failed)
+            raise StepFailed(
+                f"{step.name}: its kernel died, perhaps because memory ran out; repeat the "
+                "command, which resumes"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+    return done
+
+
+def _through_papermill(
+    step: Step, parameters: Mapping[str, Any], results: Path, copy: Path
+) -> None:
+    """Execute a notebook in a kernel; `copy` is written after each cell."""
+    import papermill
 
     from kdlib.pipeline import kernel
 
-    folder, logs = results / "notebooks", results / "logs"
-    partial = folder / f".{step.name}.partial.ipynb"
-    done, failed = folder / f"{step.name}.ipynb", folder / f"{step.name}.failed.ipynb"
-    try:
-        with (logs / f"{step.name}.log").open("w", encoding="utf-8") as log:
-            papermill.execute_notebook(
-                _literal(step.path),
-                _literal(partial),
-                parameters=dict(parameters),
-                kernel_name=kernel.NAME,
-                language="python",
-                kernel_manager_class=kernel.ThisPython,
-                progress_bar=False,
-                stdout_file=log,
-                stderr_file=log,
-                cwd=results,
-            )
-    except PapermillExecutionError as error:
-        partial.replace(failed)
-        if error.ename == InputError.__name__:
-            raise InputError(f"{step.name}: {error.evalue}") from error
-        raise StepFailed(f"{step.name} failed ({error.ename}); open {failed}") from error
-    except DeadKernelError as error:
-        partial.replace(failed)
-        raise StepFailed(f"{step.name}: its kernel died (memory?); open {failed}") from error
-    partial.replace(done)
-    failed.unlink(missing_ok=True)
-    return done
+    with (results / "logs" / f"{step.name}.log").open("w", encoding="utf-8") as log:
+        papermill.execute_notebook(
+            _literal(step.path),
+            _literal(copy),
+            parameters=dict(parameters),
+            kernel_name=kernel.NAME,
+            language="python",
+            kernel_manager_class=kernel.ThisPython,
+            progress_bar=False,
+            stdout_file=log,
+            stderr_file=log,
+            cwd=results,
+        )
 
 
 def _literal(path: Path) -> str:
     """Path whose braces papermill does not take for places of parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _stopped(step: Step, name: str, message: str, failed: Path) -> Exception:
+    """Error of the command for one that was raised in a notebook."""
+    if name == InputError.__name__:
+        return InputError(f"{step.name}: {message}")
+    if name in (WorkerKilled.__name__, MemoryError.__name__):
+        return StepFailed(f"{step.name}: {message or name}")
+    return StepFailed(f"{step.name} failed ({name}); open {failed}")
 
 
 def _report(bar: tqdm, outcome: Outcome) -> None:

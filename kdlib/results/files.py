@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import made, replacing
 from kdlib.results import schema
 
 #: Packages whose versions a result records.
@@ -56,8 +56,7 @@ def folder(profile: str, results_dir: str | os.PathLike[str] = "") -> Path:
     It is ``results_dir``, or else ``results/<profile>`` of the project.
     """
     path = Path(results_dir) if str(results_dir) else project_root() / "results" / profile
-    path.mkdir(parents=True, exist_ok=True)
-    return path.resolve()
+    return made(path).resolve()
 
 
 def project_root() -> Path:
@@ -88,9 +87,10 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], kind: str = "", **attrs: 
     ds.attrs = {key: _plain(value) for key, value in merged.items() if key != "content_sha256"}
     ds.attrs["content_sha256"] = _digest(ds, ds.attrs)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made(path.parent)
     with replacing(path) as part:
-        ds.to_netcdf(part, engine=_ENGINE, encoding=_encoding(ds))
+        # In memory first: HDF5 crashes the process when the disk refuses what it writes.
+        part.write_bytes(ds.to_netcdf(engine=_ENGINE, encoding=_encoding(ds)))
         load(part)
     return path
 
@@ -104,7 +104,7 @@ def load(path: str | os.PathLike[str], kind: str = "") -> xr.Dataset:
         The file is missing, truncated, altered, of another kind, or breaks the schema.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such result file; run the step that writes it first")
     try:
         with h5py.File(path, "r") as file:  # h5netcdf would report damage on stderr

@@ -171,7 +171,7 @@ def load(
 def anchored(spec: str) -> str:
     """Name of a teacher that another working folder understands, too: its path is absolute."""
     kind, _, rest = spec.partition(":")
-    is_path = kind in _OF_FILES and rest not in ("", *SEVENNET) and named(rest).exists()
+    is_path = kind in _OF_FILES and rest not in ("", *SEVENNET) and os.path.exists(named(rest))
     return f"{kind}:{named(rest).resolve()}" if is_path else spec
 
 

@@ -23,7 +23,7 @@ import torch
 import xarray as xr
 from ase import Atoms
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from kdlib import hipnn
@@ -54,7 +54,7 @@ def save(path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any
         for name, tensor in members.items()
     }
     with replacing(path) as part:
-        save_file(flat, part, metadata={"state": json.dumps(state)})
+        part.write_bytes(serialized(flat, metadata={"state": json.dumps(state)}))
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -7,6 +7,7 @@ unbroken one (same machine, one thread).
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ import torch
 import xarray as xr
 from ase import Atoms
 
-from kdlib import datasets, hipnn, progress, results
+from kdlib import datasets, files, hipnn, progress, results
 from kdlib.datasets import PARTS, Split, atomic_energies, identity, loss_weight
 from kdlib.errors import InputError
 from kdlib.files import named
@@ -60,8 +61,8 @@ def fit(
     Raises
     ------
     InputError
-        A frame lacks a label that the loss needs, no training frame holds one of the species, or
-        ``run_dir`` holds another run.
+        A frame lacks a label that the loss needs, no training frame holds one of the species,
+        ``run_dir`` holds another run, or another command works in it.
     TrainingError
         The loss is not finite; names epoch, batch and frames.
     """
@@ -72,24 +73,40 @@ def fit(
     if found not in (None, key):
         raise InputError(f"{folder}: holds another run (other settings, data or code); remove it "
                          "or choose another folder")  # fmt: skip
-    if found == key and is_finished(folder):
-        return load_run(folder)
-    _check_taught(config, frames, split)
+    if found != key or not is_finished(folder):
+        _check_taught(config, frames, split)
+        with files.locked(folder):
+            _fit(config, training, schedule, frames, split, folder, key)
+    return load_run(folder)
+
+
+def _fit(
+    config: HipnnConfig,
+    training: TrainingConfig,
+    schedule: WeightSchedule,
+    frames: Sequence[Atoms],
+    split: Split,
+    folder: Path,
+    key: str,
+) -> None:
+    """Train from the last checkpoint on, or from the start, and write the finished run."""
     loop = Loop(config, training, schedule, frames, split)
+    files.tidied(folder)
     settings = {"key": key, "training": asdict(training), "split_sha256": split.sha256,
                 "weights": [[e, asdict(w)] for e, w in schedule.stages]}  # fmt: skip
-    (folder / WEIGHTS).unlink(missing_ok=True)  # of another model, or without its history
+    with files.writing(folder):
+        (folder / WEIGHTS).unlink(missing_ok=True)  # of another model, or without its history
     hipnn.announce(config, folder, settings)
     _train(loop, folder, key)
     results.save(loop.history(), folder / HISTORY, kind="run", split_sha256=split.sha256)
     hipnn.save(loop.best_module(), folder, settings)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    return load_run(folder)
+    with files.writing(folder):
+        (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def is_finished(run_dir: str | Path) -> bool:
     """Whether a folder holds a whole training: its model and its history."""
-    return hipnn.is_finished(run_dir) and (Path(run_dir) / HISTORY).is_file()
+    return hipnn.is_finished(run_dir) and os.path.isfile(Path(run_dir) / HISTORY)
 
 
 def load_unfinished(run_dir: str | Path) -> Potential:
@@ -101,7 +118,7 @@ def load_unfinished(run_dir: str | Path) -> Potential:
         There is no checkpoint: the training is finished, or stopped before the first one.
     """
     folder = named(run_dir)
-    if not (folder / CHECKPOINT).is_file():
+    if not os.path.isfile(folder / CHECKPOINT):
         raise InputError(f"{folder}: holds no checkpoint of a training ({CHECKPOINT})")
     tensors, state = loops.load(folder / CHECKPOINT)
     potential = hipnn.assemble(folder, lambda: tensors["best"])
@@ -193,10 +210,11 @@ def _code() -> tuple[str, ...]:
 
 
 def _stored_key(folder: Path) -> str | None:
-    try:
-        return json.loads((folder / hipnn.CONFIG).read_text(encoding="utf-8")).get("key")
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+    with files.writing(folder):  # a folder that cannot be read cannot be written, either
+        try:
+            return json.loads((folder / hipnn.CONFIG).read_text(encoding="utf-8")).get("key")
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
 
 
 def _train(loop: Loop, folder: Path, key: str) -> None:

@@ -17,8 +17,8 @@ from ase import Atoms
 
 from kdlib import hipnn, processes, progress
 from kdlib.datasets import Split
-from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.errors import InputError, WorkerKilled
+from kdlib.files import locked, replacing, tidied
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.training.accuracy import evaluate
 from kdlib.training.loop import TrainingConfig
@@ -93,9 +93,23 @@ def run(
     Raises
     ------
     InputError
-        Before any training: a task has no frames, or they lack what its loss needs.
+        Before any training: a task has no frames, or they lack what its loss needs; or another
+        command works in the folder.
+    WorkerKilled
+        Worker processes died again and again; the finished trainings are kept.
     """
-    home = Path(folder) / "runs"
+    with locked(folder):
+        return _run(todo, frames, split, tidied(folder) / "runs", executor, workers)
+
+
+def _run(
+    todo: Sequence[Task],
+    frames: Frames,
+    split: Split,
+    home: Path,
+    executor: Executor | None,
+    workers: int | None,
+) -> list[Run]:
     folders = {task.name: home / _folder_name(task, frames, split) for task in todo}
     started = time.perf_counter()
     waiting = [task for task in todo if not is_finished(folders[task.name])]
@@ -112,7 +126,10 @@ def run(
                     progress.line(_line(task, folders[task.name], time.perf_counter() - started))
     if waiting:
         names = ", ".join(task.name for task in waiting)
-        raise RuntimeError(f"worker processes died {MAX_RESTARTS + 1} times; unfinished: {names}")
+        raise WorkerKilled(
+            f"worker processes died {MAX_RESTARTS + 1} times, perhaps because memory ran out; "
+            f"unfinished are {names}: repeat the command, which resumes them"
+        )
     _register(home, folders)
     return [load_run(folders[task.name]) for task in todo]
 

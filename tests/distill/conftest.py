@@ -1,6 +1,5 @@
-"""A tiny distillation of ASE's EMT copper, made once, and a disk that is full."""
+"""A tiny distillation of ASE's EMT copper, made once."""
 
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -39,21 +38,3 @@ def finished(tiny, tmp_path_factory):
     outcome = distill.run(tiny, folder)
     distill.deliver(tiny, outcome, folder)
     return folder, outcome
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own, and a function that sets its size."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-
-    def resize(size, options="remount,"):
-        command = ["mount", "-t", "tmpfs", "-o", f"{options}size={size}", "tmpfs", mount]
-        subprocess.run(command, check=True, capture_output=True)
-
-    try:
-        resize("60k", "")
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a tmpfs is not allowed here")
-    yield mount, resize
-    subprocess.run(["umount", "-l", mount], check=True)

@@ -152,7 +152,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ase.io, "write", full)
     pool, teacher = Pool(tmp_path), teachers.load("emt")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):
         pool.label(wanted(), teacher)
     assert pool.names == NAMES[:2]
     assert sum(path.is_file() for path in tmp_path.rglob("*")) == 2

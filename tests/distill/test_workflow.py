@@ -13,6 +13,7 @@ import pytest
 from kdlib import datasets, distill, hipnn, teachers
 from kdlib.distill import sampling, students
 from kdlib.distill.labeled import Pool
+from kdlib.errors import InputError
 from kdlib.training.accuracy import student_parity
 
 
@@ -149,15 +150,20 @@ def test_a_killed_distillation_goes_on(tiny, finished, tmp_path):
 
 
 def test_a_distillation_survives_a_full_disk(tiny, finished, small_disk):
-    """A disk full while labeling or training is reported, and with more space the call resumes."""
+    """A disk full while labeling, training or delivering is reported; with space it resumes."""
     mount, resize = small_disk
     for size in ("60k", "280k"):
         resize(size)
-        with pytest.raises(OSError, match="No space left") as caught:
+        with pytest.raises(InputError, match=f"^{mount / 'out'}.* No space left.*resumes$"):
             distill.run(tiny, mount / "out")
-        assert caught.value.filename == str(mount / "out")
     resize("50m")
     outcome = distill.run(tiny, mount / "out")
+    resize(shutil.disk_usage(mount).used + 8192)
+    with pytest.raises(InputError, match="No space left"):
+        distill.deliver(tiny, outcome, mount / "out")
+    resize("50m")
+    distill.deliver(tiny, outcome, mount / "out")
+    assert hipnn.load(mount / "out").config == outcome.best.potential.config
     for full, unbroken in zip(outcome.record, finished[1].record, strict=True):
         for state, errors in unbroken["errors"].items():
             assert full["errors"][state] == pytest.approx(errors, rel=1e-3, nan_ok=True)

@@ -19,7 +19,7 @@ import xarray as xr
 
 from kdlib import pipeline, results
 from kdlib.errors import InputError
-from kdlib.pipeline import notebook, profile, runner
+from kdlib.pipeline import kernel, notebook, profile, runner
 from kdlib.results import hashes
 
 # papermill and its kernels: about a second for each notebook
@@ -104,8 +104,6 @@ def test_second_run_skips_everything(run: Callable[..., dict], tmp_path: Path) -
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*.*")}
     assert set(run().values()) == {""}
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*.*")}
-    after.pop(tmp_path / "results" / ".lock")
-    before.pop(tmp_path / "results" / ".lock")
     assert after == before
     assert set(run(force=True).values()) == {"forced"}
 
@@ -365,7 +363,35 @@ def test_dead_kernel_is_a_failed_step(
 ) -> None:
     """A kernel that the system kills, for its memory say, ends the run with a message."""
     write_notebook("01_x", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(pipeline.StepFailed, match="01_x: its kernel died"):
+    with pytest.raises(pipeline.StepFailed, match="01_x: its kernel died.*which resumes"):
+        run()
+    write_notebook("01_x", "1 + 1")
+    assert run() == {"01_x": "not run before"}
+
+
+def test_a_kernel_that_dies_as_it_starts_is_a_failed_step(
+    write_notebook: Callable[..., Path], run: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same sentence before any cell has run, and nothing half-written is left."""
+    folder = write_notebook("01_x", "1 + 1").parent.parent / "results"
+    shot = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with monkeypatch.context() as patch:
+        spec = kernel._OneKernel().get_kernel_spec("")
+        spec.argv = [sys.executable, "-c", shot]
+        patch.setattr(kernel._OneKernel, "get_kernel_spec", lambda *_: spec)
+        with pytest.raises(pipeline.StepFailed, match="01_x: its kernel died.*which resumes"):
+            run()
+    assert {path.name for path in (folder / "notebooks").iterdir()} <= {"01_x.failed.ipynb"}
+    assert run() == {"01_x": "not run before"}
+
+
+def test_a_worker_killed_inside_a_notebook_keeps_its_message(
+    write_notebook: Callable[..., Path], run: Callable[..., dict]
+) -> None:
+    """What a sweep says about its workers is what the command says."""
+    raises = "from kdlib.errors import WorkerKilled\nraise WorkerKilled('workers died; repeat')"
+    write_notebook("01_x", raises)
+    with pytest.raises(pipeline.StepFailed, match="^01_x: workers died; repeat$"):
         run()
 
 
@@ -473,9 +499,11 @@ def test_second_run_on_the_same_results_is_refused(
     slow_run: Callable[[float], subprocess.Popen], run: Callable[..., dict], tmp_path: Path
 ) -> None:
     """Two runs at once would write the same files."""
-    slow_run(60)
+    process = slow_run(60)
     _wait_for((tmp_path / "results" / "pids").exists, "cell")
-    with pytest.raises(InputError, match="another kdlib run is writing here"):
+    with pytest.raises(
+        InputError, match=f"another command is writing here: kdlib run .*process {process.pid} on"
+    ):
         run()
 
 

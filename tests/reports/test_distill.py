@@ -50,7 +50,6 @@ def _in_this_process(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="Two distillations work in one folder without a lock.")
 @pytest.mark.usefixtures("_in_this_process")
 def test_a_second_distillation_in_one_folder_is_refused(start, refusal, tmp_path):
     """Of two simultaneous distillations in a folder, the second reports it, the first succeeds.

@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kdlib import datasets, hipnn, training
-from kdlib.errors import InputError
+from kdlib.errors import InputError, WorkerKilled
 from kdlib.results import schema
 from kdlib.training import TrainingConfig, sweep
 from kdlib.training.runs import CHECKPOINT
@@ -171,6 +171,28 @@ def test_sweep_survives_a_dying_worker(tmp_path, emt_frames, split, small_config
     killer.join()
     assert killed
     assert runs[0].history.sizes["epoch"] == 40
+
+
+class Mortal(ThreadPoolExecutor):
+    """An executor whose processes die."""
+
+    def submit(self, *args, **kwargs):
+        """Return a future that never had a chance."""
+        future = Future()
+        future.set_exception(BrokenExecutor())
+        return future
+
+
+def test_workers_that_always_die_are_one_sentence(
+    tmp_path, emt_frames, split, small_config, settings
+):
+    """After some restarts the sweep names what is unfinished, and resumes when it is repeated."""
+    todo = sweep.tasks(["control"], [small_config], settings, [0])
+    who = f"died 4 times.*unfinished are {todo[0].name}: repeat the command"
+    with Mortal(1) as pool, pytest.raises(WorkerKilled, match=who):
+        sweep.run(todo, emt_frames, split, tmp_path, pool)
+    with ThreadPoolExecutor(1) as pool:
+        assert len(sweep.run(todo, emt_frames, split, tmp_path, pool)) == 1
 
 
 def test_training_that_fails_is_not_hidden(tmp_path, emt_frames, split, small_config, settings):

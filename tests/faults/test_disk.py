@@ -1,0 +1,56 @@
+"""Disks that fill up in any phase of a run of notebooks."""
+
+from pathlib import Path
+
+import pytest
+
+from kdlib import files, pipeline
+from kdlib.errors import InputError
+from kdlib.pipeline import profile
+
+#: Kilobytes: room for a lock, for the first result, for its copy, and for the second result.
+SIZES = (4, 28, 80, 150)
+WRITE = """
+from pathlib import Path
+from kdlib import files
+with files.replacing(Path(results_dir, "NAME.txt")) as part:
+    part.write_text("x" * SIZE)
+print("y" * 20_000)
+"""
+
+
+@pytest.fixture
+def notebooks(write_notebook):
+    """Two notebooks, each with a result, and much text in its executed copy."""
+    for name, size, reads in (("01_a", 10_000, ()), ("02_b", 60_000, ("01_a.txt",))):
+        code = WRITE.replace("NAME", name).replace("SIZE", str(size))
+        path = write_notebook(name, code, reads=reads, writes=[f"{name}.txt"])
+    return path.parent
+
+
+@pytest.mark.slow
+def test_a_run_survives_a_full_disk(small_disk, notebooks):
+    """Wherever the space ends, one sentence says so; with more of it, the same call resumes."""
+    mount, resize = small_disk
+    out, reached = mount / "out", set()
+    full = pytest.raises(InputError, match=f"{out}.*No space left on device; make room.*resumes$")
+    for kilobytes in SIZES:
+        resize(f"{kilobytes}k")
+        with full:
+            pipeline.run(profile.Profile("p"), out, notebooks)
+        reached.add(frozenset(_names(out)))
+    assert len(reached) >= 3
+    resize("10m")
+    outcomes = pipeline.run(profile.Profile("p"), out, notebooks)
+    assert [outcome.skipped for outcome in outcomes] == [True, False]
+    assert (out / "02_b.txt").stat().st_size == 60_000
+    parts = {"01_a.ipynb", "01_a.json", "02_b.ipynb", "02_b.json"}
+    assert {path.name for path in (out / "notebooks").iterdir()} == parts
+    assert not (out / files.LOCK).exists()
+
+
+def _names(out: Path) -> list[str]:
+    """Files of a run, none of them half-written."""
+    names = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
+    assert not [name for name in names if ".part" in name]
+    return [name for name in names if not name.endswith((".log", ".failed.ipynb"))]
