@@ -210,9 +210,9 @@ def evaluate(potential: Potential, frames: Sequence[Atoms], split: Split) -> xr.
     squares, sizes = frame_squares(test)
     ds["frame_force_mse"] = ("frame", squares)
     ds["frame_energy_error"] = ("frame", test["energy"])
-    ds["frame_n_atoms"] = ("frame", sizes)
     ds = ds.merge(_by_phase(test, [phase_of(frames[k]) for k in split.test]))
-    return ds.assign_coords(frame=frame_numbers(frames)[split.test])
+    of_frames = {"frame": frame_numbers(frames)[split.test], "frame_n_atoms": ("frame", sizes)}
+    return ds.assign_coords(of_frames)  # which all models share
 
 
 def _by_phase(errors: Mapping[str, np.ndarray], phases: Sequence[str]) -> xr.Dataset:
