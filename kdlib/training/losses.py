@@ -98,7 +98,7 @@ def error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) ->
 
 @compiled(error_model="numpy")
 def error_and_slope(difference, weight, scale, slope):
-    """Eq. 3 of differences (n, m) with weights (n,), as :func:`error`; 0 if there are none.
+    """Eq. 3 of differences (n, m) with weights (n,), as :func:`error`; 0 if none has a weight.
 
     Adds ``scale`` times the derivative by the differences to ``slope`` (n, m). Sums are float64.
     """
@@ -110,7 +110,7 @@ def error_and_slope(difference, weight, scale, slope):
             share += w
             squares += w * d * d
             sizes += w * abs(d)
-    if n == 0:
+    if share == 0:
         return 0.0
     rmse = math.sqrt(squares / share)
     inverse = 1 / rmse if rmse > 0 else 0.0

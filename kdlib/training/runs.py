@@ -27,7 +27,8 @@ from kdlib.hipnn import CHECKPOINT, HipnnConfig, Potential
 from kdlib.hipnn.potential import WEIGHTS
 from kdlib.results import sources
 from kdlib.training import loop as loops
-from kdlib.training.loop import Loop, TrainingConfig, use_backend
+from kdlib.training.config import TrainingConfig
+from kdlib.training.loop import Loop, use_backend
 from kdlib.training.losses import LossWeights, WeightSchedule
 
 HISTORY = "history.nc"

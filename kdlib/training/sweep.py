@@ -21,7 +21,7 @@ from kdlib.errors import InputError, WorkerKilled
 from kdlib.files import locked, replacing, tidied
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.training.accuracy import evaluate
-from kdlib.training.loop import TrainingConfig
+from kdlib.training.config import TrainingConfig
 from kdlib.training.losses import WeightSchedule
 from kdlib.training.roles import role as role_named
 from kdlib.training.runs import Run, fit, is_finished, load_run, run_key

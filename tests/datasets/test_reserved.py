@@ -11,7 +11,11 @@ ODD = [
     ("frame", np.arange(3), "text or a number, since .* the identity of the frame"),
     ("frame", True, "text or a number"),
     ("frame", {"a": 1}, "text or a number"),
-    ("part", "surface", "one of train, valid, test, transfer, since .* the part of the split"),
+    (
+        "part",
+        "surface",
+        "one of train, valid, test, compressed, transfer, since .* the part of the split",
+    ),
     ("part", 3, "one of train, valid"),
     ("part", np.array(["train", "test"]), "one of train, valid"),
     (datasets.WEIGHT, "high", "a finite number of at least 0, since .* the weight of the frame"),

@@ -12,7 +12,8 @@ from kdlib import datasets, hipnn
 from kdlib.hipnn import batches
 from kdlib.training import loop as loop_module
 from kdlib.training.framestore import FrameStore, Room
-from kdlib.training.loop import Loop, TrainingConfig
+from kdlib.training.config import TrainingConfig
+from kdlib.training.loop import Loop
 from kdlib.training.losses import LossWeights, WeightSchedule
 
 CONFIG = hipnn.HipnnConfig(6, 4, 1, dtype="float64", cutoff=4.0, soft_max=3.8)

@@ -130,6 +130,7 @@ def test_closed_form_of_the_error_is_that_of_autograd(weighted):
     assert found == pytest.approx(value.item(), rel=1e-14)
     np.testing.assert_allclose(slope, 1 + 2.5 * expected.numpy(), rtol=1e-13)
     assert losses.error_and_slope(np.zeros((4, 3)), share, 2.5, slope) == 0
+    assert losses.error_and_slope(x.detach().numpy(), np.zeros(4), 2.5, slope) == 0
     np.testing.assert_allclose(slope, 1 + 2.5 * expected.numpy(), rtol=1e-13)
 
 

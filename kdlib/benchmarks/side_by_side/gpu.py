@@ -35,7 +35,8 @@ from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator, torch_device
 from kdlib.md import liquid
 from kdlib.results.files import provenance
-from kdlib.training.loop import Loop, TrainingConfig
+from kdlib.training.config import TrainingConfig
+from kdlib.training.loop import Loop
 from kdlib.training.losses import LossWeights, WeightSchedule
 
 #: Number of atoms -> cubic cells of four atoms along each axis.

@@ -10,7 +10,8 @@ from kdlib import datasets, hipnn, processes, progress
 from kdlib.benchmarks.side_by_side.plan import BenchProtocol
 from kdlib.hipnn import HipnnConfig
 from kdlib.training import roles
-from kdlib.training.loop import Loop, TrainingConfig
+from kdlib.training.config import TrainingConfig
+from kdlib.training.loop import Loop
 
 
 @dataclass(frozen=True)
