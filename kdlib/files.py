@@ -12,7 +12,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import shlex
 import shutil
 import socket
@@ -39,8 +38,6 @@ REFUSALS = frozenset(
         *(errno.ELOOP, errno.EIO, errno.ESTALE),
     }
 )
-#: How libraries write the number of an error into their own messages.
-_NUMBER = re.compile(r"(?:os error|errno ?=?) ?(\d+)", re.IGNORECASE)
 
 
 def named(path: str | os.PathLike[str]) -> Path:
@@ -90,8 +87,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with writing(target):
         try:
-            with _numbered():
-                yield part
+            yield part
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
@@ -141,23 +137,6 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
             is_ours &= _is_near(os.fsdecode(error.filename), Path(path))
         if is_ours:
             raise _cannot_write(path, error.errno) from error
-        raise
-
-
-@contextmanager
-def _numbered() -> Iterator[None]:
-    """Make an OSError of a library's own error that has the number of a refusal in its text."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        said = (int(number) for number in _NUMBER.findall(str(error)))
-        number = next((one for one in said if one in REFUSALS), 0)
-        if number:
-            raise OSError(number, os.strerror(number)) from error
         raise
 
 

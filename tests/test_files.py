@@ -93,7 +93,7 @@ WRITERS = {
 
 @contextmanager
 def small_files():
-    """Let no file grow beyond a thousand bytes in the block; pytest's own output may be a file."""
+    """Let no file grow beyond a thousand bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
@@ -108,8 +108,8 @@ def small_files():
 def test_a_refused_write_is_one_sentence(kind, tmp_path):
     """Whichever library hits a limit of the system: path and reason, and nothing half-written."""
     with (
-        small_files(),
         pytest.raises(InputError, match=f"^{tmp_path}/x: cannot be written: File too large$"),
+        small_files(),
         files.replacing(tmp_path / "x") as part,
     ):
         WRITERS[kind](part)
@@ -120,8 +120,8 @@ def test_a_refused_result_file_does_not_end_the_process(tmp_path):
     """HDF5 crashes when the disk refuses what it writes: results go there as bytes."""
     about = {"units": "1", "long_name": "a"}
     ds = xr.Dataset({"a": ("x", np.random.default_rng(0).random(5000), about)})
-    refused = pytest.raises(InputError, match="x.nc: cannot be written: File too large")
-    with small_files(), refused:
+    too_large = pytest.raises(InputError, match="x.nc: cannot be written: File too large")
+    with too_large, small_files():
         results.save(ds, tmp_path / "x.nc", kind="figure", figure="x")
 
 
@@ -207,7 +207,7 @@ from kdlib import files
 with files.locked(sys.argv[1]):
     child = "import sys; from kdlib import files\\nwith files.locked(sys.argv[1]): print('child')"
     if "--child" in sys.argv:
-        subprocess.run([sys.executable, "-c", child, sys.argv[1]])
+        subprocess.run([sys.executable, "-c", child, sys.argv[1]], check=True)
     print("locked", flush=True)
     sys.stdin.read()
 """
