@@ -60,7 +60,8 @@ def broken_information(info: Mapping[str, object]) -> str | None:
     for name, about in _RESERVED.items():
         value = info.get(name)
         if value is not None and not about.allowed(value):
-            shown = " ".join(repr(value).split())[:40]
+            plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+            shown = " ".join(repr(plain).split())[:40]
             return (
                 f"its {name!r} is {shown}, must be {about.must_be}, since this package takes it "
                 f"for {about.meaning}; rename it"
