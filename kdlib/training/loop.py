@@ -11,7 +11,6 @@ ones (:mod:`kdlib.training.graphedstep`) on a GPU, and otherwise steps of torch'
 
 import json
 import logging
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path

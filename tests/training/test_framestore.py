@@ -11,8 +11,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from kdlib import datasets, hipnn
 from kdlib.hipnn import batches
 from kdlib.training import loop as loop_module
-from kdlib.training.framestore import FrameStore, Room
 from kdlib.training.config import TrainingConfig
+from kdlib.training.framestore import FrameStore, Room
 from kdlib.training.loop import Loop
 from kdlib.training.losses import LossWeights, WeightSchedule
 
