@@ -107,7 +107,7 @@ def test_captured_steps_train_as_those_of_the_cpu(frames):
     for name in ("cpu", "cuda"):
         settings = TrainingConfig(batch_size=2, device=name)
         schedule = WeightSchedule.constant(LossWeights())
-        loop = Loop(CONFIG, settings, schedule, frames, split, None)
+        loop = Loop(CONFIG, settings, schedule, frames, split)
         for _ in range(3):
             loop.run_epoch()
         rows.append(loop.rows[-1])
