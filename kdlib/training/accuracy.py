@@ -47,8 +47,11 @@ class PooledErrors:
         self._parts.append(errors)
 
     def _all(self) -> np.ndarray:
-        parts = [p.cpu().numpy() if isinstance(p, Tensor) else p for p in self._parts]
-        self._parts = [np.concatenate([np.ravel(part) for part in parts], dtype=float)]
+        tensors = [part.flatten() for part in self._parts if isinstance(part, Tensor)]
+        # Joined first: each copy from a device waits for it.
+        parts = [torch.cat(tensors).cpu().numpy()] if tensors else []
+        parts += [np.ravel(part) for part in self._parts if not isinstance(part, Tensor)]
+        self._parts = [np.concatenate(parts, dtype=float)]
         return self._parts[0]
 
     @property

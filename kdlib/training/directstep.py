@@ -20,6 +20,7 @@ from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.kernels.elementary import FASTMATH
 from kdlib.hipnn.kernels.gradients import Gradients, Outputs
 from kdlib.hipnn.kernels.pairtable import PairTable
+from kdlib.hipnn.kernels.passes import Passes
 from kdlib.hipnn.kernels.trainmemory import FlatParameters
 from kdlib.training.accuracy import TargetErrors
 from kdlib.training.losses import (
@@ -95,7 +96,8 @@ class Frames:
         config = module.config
         species = module._species_index[torch.cat([frame.numbers for frame in frames])].numpy()
         table = PairTable.of(frames, species, len(config.species), config.cutoff)
-        self.gradients, self.references = Gradients(module, table, flat), References.of(frames)
+        self._passes, self.references = Passes(table), References.of(frames)
+        self.gradients = Gradients(module, self._passes, flat)
         self._atoms = table.atoms
         self._e0 = module.e0.numpy()
 
@@ -112,7 +114,7 @@ class Frames:
 
     def evaluate(self, chosen: np.ndarray, strained: bool) -> "Found":
         """Predictions for some frames, and their errors."""
-        outputs = self.gradients.forces(chosen, strained)
+        outputs = self.gradients.forces(self._passes.select(chosen), strained)
         where, known = outputs.where, self.references
         isolated = self._e0[where.species]
         cell, totals, atomic, force = _differences(

@@ -5,8 +5,8 @@ from ``(seed, epoch)``. A checkpoint holds all that the next epoch depends on: o
 replaced whole, with weights, optimizer moments and the best weights so far as tensors, and history
 and counters as JSON. Reading one executes no code.
 
-Steps are those of :mod:`kdlib.training.directstep` where it covers network and device, captured
-ones (:mod:`kdlib.training.graphedstep`) on a GPU, and otherwise steps of torch's autograd.
+Steps are those of :mod:`kdlib.training.directstep` or, on a GPU, :mod:`kdlib.training.devicestep`
+where these cover the network, and otherwise steps of torch's autograd.
 """
 
 import json
@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig, HipnnModule, batches, kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.calculator import torch_device
+from kdlib.hipnn.device import on_device
 from kdlib.hipnn.kernels.gradients import obstacle
 from kdlib.hipnn.kernels.threads import torch_threads
 from kdlib.training import losses
@@ -38,9 +39,11 @@ from kdlib.training.accuracy import TARGETS, TargetErrors
 from kdlib.training.config import TrainingConfig
 from kdlib.training.directstep import DirectStep
 from kdlib.training.framestore import FrameStore
-from kdlib.training.graphedstep import GraphedStep
 from kdlib.training.losses import LossWeights, WeightSchedule
 from kdlib.training.references import fit_e0
+
+if TYPE_CHECKING:
+    from kdlib.training.devicestep import DeviceStep
 
 _SEPARATOR = "|"
 
@@ -138,18 +141,13 @@ class Loop:
         use_backend(self.module, training.backend)
         # Gradients are requested by name: those by the pair vectors would cost a kernel.
         self.trainable = [p for p in self.module.parameters() if p.requires_grad]
-        on_device = self.device.type == "cuda"
-        #: Whether steps are captured: they need kernels for the whole network.
-        self._graphs = (
-            on_device and training.backend == "fused" and not kernels.supports(self.module)
-        )
-        self._graphed: tuple[LossWeights, GraphedStep] | None = None
-        rate = torch.tensor(training.learning_rate, device=self.device) if on_device else None
+        on_cuda = self.device.type == "cuda"
+        rate = torch.tensor(training.learning_rate, device=self.device) if on_cuda else None
         self.optimizer = torch.optim.Adam(
             self.trainable,
             lr=training.learning_rate if rate is None else rate,
             fused=True,
-            capturable=on_device,
+            capturable=on_cuda,
         )
         self._place()
         self.epoch = 0
@@ -168,18 +166,30 @@ class Loop:
 
     def _place(self) -> None:
         """Put the frames where and how the steps need them."""
-        #: Steps without autograd; None where they are not covered.
+        #: Steps without autograd on the CPU or on a device; None where they are not covered.
         self._direct: DirectStep | None = None
-        #: The training part where the training runs; None on the CPU.
+        self._on_device: DeviceStep | None = None
+        #: The training part where steps with autograd run; None on the CPU.
         self._store: FrameStore | None = None
         if self.training.backend == "fused" and not obstacle(self.module):
-            self._direct = DirectStep(self.module, self.optimizer, self.train, self.valid)
-            self.train = self.valid = []  # it keeps their pairs
-            return
+            if not on_device(next(self.module.parameters())):
+                self._direct = DirectStep(self.module, self.optimizer, self.train, self.valid)
+            elif not self.schedule.needs_stress:
+                self._on_device = self._device_step()
+            if self._direct or self._on_device:
+                self.train = self.valid = []  # the steps keep their pairs
+                return
         if self.device.type != "cpu":
             self._store = FrameStore(self.train, self.device)
         valid = batches.chunks(self.valid, VALIDATION_ATOMS)
         self.valid = [batch.to(self.device) for batch in valid]
+
+    def _device_step(self) -> "DeviceStep":
+        from kdlib.training.devicestep import DeviceStep  # needs Triton
+
+        return DeviceStep(
+            self.module, self.optimizer, self.train, self.valid, self.training.batch_size
+        )
 
     def _check_stresses(self) -> None:
         for wanted, part, what, name in (
@@ -220,6 +230,8 @@ class Loop:
     def _valid_errors(self) -> TargetErrors:
         if self._direct is not None:
             return self._direct.valid_errors(VALIDATION_ATOMS)
+        if self._on_device is not None:
+            return self._on_device.valid_errors()
         return TargetErrors.of(self.module, self.valid)
 
     def _selection(self, row: dict[str, float]) -> float:
@@ -245,15 +257,10 @@ class Loop:
             len(self.train_ids)
         )
         size = self.training.batch_size
-        errors, collected, graphed = TargetErrors(), [], self._graphed_step(weights)
+        errors, collected = TargetErrors(), []
         for number, start in enumerate(range(0, len(order), size)):
             chosen = order[start : start + size]
-            if graphed is None:
-                collected.append(self._step(weights, number, chosen, errors))
-                continue
-            step = graphed(chosen)
-            errors.add(step.prediction, step.batch)
-            collected.append(dict(zip(graphed.names, step.values, strict=True)))
+            collected.append(self._step(weights, number, chosen, errors))
         found = {name: torch.stack([c[name].detach() for c in collected]) for name in collected[0]}
         for number, loss in enumerate(found["loss"].cpu()):
             self._check(loss, number, order[number * size : (number + 1) * size])
@@ -265,6 +272,10 @@ class Loop:
         """One step of the optimizer; loss and terms."""
         if self._direct is not None:
             return self._direct_step(weights, number, chosen, errors)
+        if self._on_device is not None:
+            values, differences = self._on_device(chosen, weights)
+            errors.add_differences(differences)
+            return values
         batch = self._batch(chosen)
         prediction = self.module(batch, stress=weights.stress > 0, create_graph=True)
         terms = losses.terms(self.module, prediction, batch, weights)
@@ -287,18 +298,6 @@ class Loop:
         self._direct.move()
         errors.add_differences(differences)
         return values
-
-    def _graphed_step(self, weights: LossWeights) -> GraphedStep | None:
-        """Captured steps of a stage, where the device and the network allow them."""
-        if not self._graphs or weights.stress:
-            return None
-        if self._graphed is None or self._graphed[0] != weights:
-            step = GraphedStep(
-                self.module, self.optimizer, self.trainable, weights, self._store,
-                self.training.batch_size,
-            )  # fmt: skip
-            self._graphed = weights, step
-        return self._graphed[1]
 
     def _batch(self, chosen: np.ndarray) -> Batch:
         """Join frames to a batch, where the training runs."""

@@ -15,6 +15,11 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def on_device(tensor: torch.Tensor) -> bool:
+    """Whether the kernels of a device run on a tensor: not on the CPU, or interpreted there."""
+    return tensor.device.type != "cpu" or interpreted()
+
+
 def obstacle(device: torch.device) -> str | None:
     """Why a device has no kernels, those compiled by numba for the CPU included, or None."""
     if device.type == "cpu":

@@ -6,10 +6,13 @@ number a program; gradients of the sensitivity parameters are kept per atom and 
 so that the same input gives the same bits. Symbols and equations are those of
 :mod:`kdlib.hipnn.kernels.sums`.
 
-Arguments shared by the kernels: ``vectors`` (n_pairs, 3); ``row`` (n_atoms + 1); ``second``
-(n_pairs); ``species`` (n_atoms); ``m``, ``sigma`` (K); environment, ``g`` and their gradients
-(n_atoms, 4, S, K); partial gradients by m and sigma (n_atoms, S, 2, K). The grid is atoms times
-(blocks of sensitivities, species).
+Arguments shared by the kernels: ``vectors`` (n_pairs, 3); ``begin``, ``end`` (n_atoms) the pairs of
+an atom; ``second`` (n_pairs), which counts the atoms of ``species``; ``m``, ``sigma`` (K);
+environment, ``g`` and their gradients (n_atoms, 4, S, K); partial gradients by m and sigma
+(n_atoms, S, 2, K). The grid is atoms times (blocks of sensitivities, species).
+
+Pairs may be those of all frames, of which the atoms are a part: atom i is then number
+``i + move[i]`` of all, and so are its neighbors, which belong to the same frame.
 """
 
 import math
@@ -18,6 +21,7 @@ import triton
 import triton.language as tl
 
 from kdlib.hipnn.device.pairs import cutoff_and_slope, cutoff_value, direction
+from kdlib.hipnn.device.sums import load_block, slope_of_block
 
 _SCALE = tl.constexpr(math.sqrt(math.log2(math.e) / 2))
 _PI2 = tl.constexpr(math.pi**2)
@@ -45,19 +49,19 @@ def _of_channel(second, species, p, valid, channel, S: tl.constexpr):
 
 @triton.jit
 def environment(
-    vectors, row, second, species, m, sigma, out,
+    vectors, begin, end, second, species, m, sigma, out,
     CUTOFF: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
     BLOCK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Environment of an atom: e_ck = sum_p G_k C u_c."""
     i = tl.program_id(0).to(tl.int64)
     channel, k0 = tl.program_id(1) % S, (tl.program_id(1) // S) * BLOCK
-    stop = tl.load(row + i + 1)
+    stop = tl.load(end + i)
     zero = tl.zeros((PAIRS,), vectors.dtype.element_ty)
     sums = ()
     for _ in tl.static_range(BLOCK):
         sums = sums + (zero, zero, zero, zero)
-    for start in range(tl.load(row + i), stop, PAIRS):
+    for start in range(tl.load(begin + i), stop, PAIRS):
         p = start + tl.arange(0, PAIRS)
         valid, r, x, ux, uy, uz = _pairs(vectors, p, stop, CUTOFF)
         valid = _of_channel(second, species, p, valid, channel, S)
@@ -81,7 +85,7 @@ def environment(
 
 @triton.jit
 def parameter_gradient(
-    vectors, row, second, species, m, sigma, weight, partial,
+    vectors, begin, end, second, species, m, sigma, weight, partial,
     CUTOFF: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
     BLOCK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
@@ -90,7 +94,7 @@ def parameter_gradient(
     #                        dL/dsigma_k = -sigma   sum_p delta^2 S_k sum_c w_ck u_c
     i = tl.program_id(0).to(tl.int64)
     channel, k0 = tl.program_id(1) % S, (tl.program_id(1) // S) * BLOCK
-    stop = tl.load(row + i + 1)
+    stop = tl.load(end + i)
     zero = tl.zeros((PAIRS,), vectors.dtype.element_ty)
     weight += i * (4 * S * K) + channel * K + k0
     sums, w = (), ()
@@ -98,7 +102,7 @@ def parameter_gradient(
         sums = sums + (zero, zero)
         for d in tl.static_range(4):
             w = w + (tl.load(weight + d * S * K + b),)
-    for start in range(tl.load(row + i), stop, PAIRS):
+    for start in range(tl.load(begin + i), stop, PAIRS):
         p = start + tl.arange(0, PAIRS)
         valid, r, x, ux, uy, uz = _pairs(vectors, p, stop, CUTOFF)
         valid = _of_channel(second, species, p, valid, channel, S)
@@ -120,13 +124,13 @@ def parameter_gradient(
 
 @triton.jit
 def slopes(
-    vectors, row, second, species, m, sigma, g, out,
+    vectors, begin, end, second, species, m, sigma, g, out,
     CUTOFF: tl.constexpr, K: tl.constexpr, S: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Slope of each pair: df/dr = [R - x C (V . u)] u + x C V, into ``out`` (n_pairs, 3)."""
     i = tl.program_id(0).to(tl.int64)
-    stop = tl.load(row + i + 1)
-    for start in range(tl.load(row + i), stop, PAIRS):
+    stop = tl.load(end + i)
+    for start in range(tl.load(begin + i), stop, PAIRS):
         p = start + tl.arange(0, PAIRS)
         valid, r, x, ux, uy, uz = _pairs(vectors, p, stop, CUTOFF)
         c, dc = cutoff_and_slope(r, 1.0 / CUTOFF)
@@ -155,12 +159,23 @@ def slopes(
 
 
 @triton.jit
+def _difference(values, i, j, valid, d: tl.constexpr):
+    """Component of values of atom i less that of atoms j, zero on lanes without a pair."""
+    mine, theirs = tl.load(values + 3 * i + d), tl.load(values + 3 * j + d, mask=valid, other=0.0)
+    return tl.where(valid, mine - theirs, 0.0)
+
+
+@triton.jit
 def slope_gradient(
-    vectors, row, second, species, m, sigma, g, direct, by_g, partial,
+    vectors, begin, end, second, species, m, sigma, g, direct, move, by_g, partial,
     CUTOFF: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
-    BLOCK: tl.constexpr, PAIRS: tl.constexpr,
+    BLOCK: tl.constexpr, PAIRS: tl.constexpr, OF_FORCES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients by g, m and sigma of the slopes times the directions ``direct`` (n_pairs, 3)."""
+    """Gradients by g, m and sigma of the slopes times directions.
+
+    ``direct`` is the direction of each pair, (n_pairs, 3), or with OF_FORCES the derivative of a
+    loss by the forces, (n_atoms, 3), from which they follow.
+    """
     # With a = u . d and t = C x (d - a u):
     # dQ/dg_0k   = sum_p S_k' a
     # dQ/dg_ck   = sum_p (S_k' a u_c + G_k t_c)
@@ -169,7 +184,7 @@ def slope_gradient(
     # where q = S_k' a (g_0k + u . g_k) + G_k g_k . t   and   b = G_k C x^2 a (g_0k + u . g_k)
     i = tl.program_id(0).to(tl.int64)
     channel, k0 = tl.program_id(1) % S, (tl.program_id(1) // S) * BLOCK
-    stop = tl.load(row + i + 1)
+    stop = tl.load(end + i)
     zero = tl.zeros((PAIRS,), vectors.dtype.element_ty)
     at = i * (4 * S * K) + channel * K + k0
     sums, gk = (), ()
@@ -177,13 +192,19 @@ def slope_gradient(
         sums = sums + (zero, zero, zero, zero, zero, zero)
         for d in tl.static_range(4):
             gk = gk + (tl.load(g + at + d * S * K + b),)
-    for start in range(tl.load(row + i), stop, PAIRS):
+    for start in range(tl.load(begin + i), stop, PAIRS):
         p = start + tl.arange(0, PAIRS)
         valid, r, x, ux, uy, uz = _pairs(vectors, p, stop, CUTOFF)
         valid = _of_channel(second, species, p, valid, channel, S)
-        dx = tl.load(direct + 3 * p, mask=valid, other=0.0)
-        dy = tl.load(direct + 3 * p + 1, mask=valid, other=0.0)
-        dz = tl.load(direct + 3 * p + 2, mask=valid, other=0.0)
+        if OF_FORCES:
+            j = tl.load(second + p, mask=valid, other=0) - tl.load(move + i)
+            dx = _difference(direct, i, j, valid, 0)
+            dy = _difference(direct, i, j, valid, 1)
+            dz = _difference(direct, i, j, valid, 2)
+        else:
+            dx = tl.load(direct + 3 * p, mask=valid, other=0.0)
+            dy = tl.load(direct + 3 * p + 1, mask=valid, other=0.0)
+            dz = tl.load(direct + 3 * p + 2, mask=valid, other=0.0)
         c, dc = cutoff_and_slope(r, 1.0 / CUTOFF)
         cx2, xc = c * x * x, x * c
         a = ux * dx + uy * dy + uz * dz
@@ -218,13 +239,13 @@ def slope_gradient(
 
 @triton.jit
 def curvatures(
-    vectors, row, second, species, m, sigma, g, direct, out,
+    vectors, begin, end, second, species, m, sigma, g, direct, out,
     CUTOFF: tl.constexpr, K: tl.constexpr, S: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Hessian of each pair's energy times its direction; see kernels.pair_curvatures."""
     i = tl.program_id(0).to(tl.int64)
-    stop = tl.load(row + i + 1)
-    for start in range(tl.load(row + i), stop, PAIRS):
+    stop = tl.load(end + i)
+    for start in range(tl.load(begin + i), stop, PAIRS):
         p = start + tl.arange(0, PAIRS)
         valid, r, x, ux, uy, uz = _pairs(vectors, p, stop, CUTOFF)
         dx = tl.load(direct + 3 * p, mask=valid, other=0.0)
@@ -270,6 +291,63 @@ def curvatures(
 
 
 @triton.jit
+def forces(
+    vectors, begin, end, second, species, move, m, h, sigma2, g, out, virial,
+    CUTOFF: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
+    BLOCK: tl.constexpr, PAIRS: tl.constexpr, VECTOR: tl.constexpr, STRAINED: tl.constexpr,
+):  # fmt: skip
+    """Force on every atom, (n_atoms, 3); with STRAINED its virial, (n_atoms, 9).
+
+    Every pair needs its mirror image, whose slope is added here; see `sums`.
+    """
+    i = tl.program_id(0).to(tl.int64)
+    begin_of, stop, first = tl.load(begin + i), tl.load(end + i), tl.load(move + i)
+    # Atoms without pairs may be beyond the table.
+    channel = tl.load(species + i + first, mask=stop > begin_of, other=0) * K if S > 1 else 0
+    fx = tl.zeros((PAIRS,), vectors.dtype.element_ty)
+    fy, fz = fx, fx
+    w = (fx, fx, fx, fx, fx, fx, fx, fx, fx)
+    for start in range(begin_of, stop, PAIRS):
+        p = start + tl.arange(0, PAIRS)
+        valid, r, x, ux, uy, uz = _pairs(vectors, p, stop, CUTOFF)
+        c, dc = cutoff_and_slope(r, 1.0 / CUTOFF)
+        j = tl.load(second + p, mask=valid, other=0)
+        mine = i * (4 * S * K)
+        if S > 1:
+            mine += tl.load(species + j) * K
+        theirs = tl.where(valid, j - first, 0).to(tl.int64) * (4 * S * K) + channel
+        sx, sy, sz = tl.zeros_like(x), tl.zeros_like(x), tl.zeros_like(x)
+        for k0 in range(0, K, BLOCK):
+            mk, hk, sk = (), (), ()
+            for b in tl.static_range(BLOCK):
+                mk = mk + (tl.load(m + k0 + b),)
+                hk = hk + (tl.load(h + k0 + b),)
+                sk = sk + (tl.load(sigma2 + k0 + b),)
+            gi = load_block(g, mine, k0, K, S, BLOCK, False)
+            gj = load_block(g, theirs, k0, K, S, BLOCK, VECTOR)
+            ax, ay, az = slope_of_block(gi, gj, mk, hk, sk, x, ux, uy, uz, c, dc, BLOCK)
+            sx += ax
+            sy += ay
+            sz += az
+        fx += sx
+        fy += sy
+        fz += sz
+        if STRAINED:
+            dx, dy, dz = r * ux, r * uy, r * uz
+            w = (
+                w[0] + dx * sx, w[1] + dx * sy, w[2] + dx * sz,
+                w[3] + dy * sx, w[4] + dy * sy, w[5] + dy * sz,
+                w[6] + dz * sx, w[7] + dz * sy, w[8] + dz * sz,
+            )  # fmt: skip
+    tl.store(out + 3 * i, tl.sum(fx))
+    tl.store(out + 3 * i + 1, tl.sum(fy))
+    tl.store(out + 3 * i + 2, tl.sum(fz))
+    if STRAINED:
+        for c in tl.static_range(9):
+            tl.store(virial + 9 * i + c, 0.5 * tl.sum(w[c]))
+
+
+@triton.jit
 def gather_forces(slope, row, incoming, into, out, PAIRS: tl.constexpr):
     """Slopes of pairs that start at an atom minus those that end there (``incoming[into[i]:]``)."""
     i = tl.program_id(0).to(tl.int64)
@@ -295,14 +373,13 @@ def gather_forces(slope, row, incoming, into, out, PAIRS: tl.constexpr):
 
 
 @triton.jit
-def spread_forces(forces, row, second, out, PAIRS: tl.constexpr):
+def spread_forces(forces, begin, end, second, out, PAIRS: tl.constexpr):
     """Adjoint of `gather_forces`: force on the first atom of each pair minus that on the second."""
     i = tl.program_id(0).to(tl.int64)
-    stop = tl.load(row + i + 1)
-    for start in range(tl.load(row + i), stop, PAIRS):
+    stop = tl.load(end + i)
+    for start in range(tl.load(begin + i), stop, PAIRS):
         p = start + tl.arange(0, PAIRS)
         valid = p < stop
         j = tl.load(second + p, mask=valid, other=0)
         for d in tl.static_range(3):
-            difference = tl.load(forces + 3 * i + d) - tl.load(forces + 3 * j + d, mask=valid)
-            tl.store(out + 3 * p + d, difference, mask=valid)
+            tl.store(out + 3 * p + d, _difference(forces, i, j, valid, d), mask=valid)

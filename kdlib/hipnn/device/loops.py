@@ -20,9 +20,9 @@ def environment(
     m: Tensor, sigma: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """Fill ``out`` with the environment of every atom."""
-    grid, shape = _by_block(out, MOST_SUMS)
+    grid, shape = by_block(out, MOST_SUMS)
     kernels.environment[grid](
-        vectors, row, second, species, m, sigma, out, CUTOFF=cutoff, **shape, **_lanes()
+        vectors, row, row[1:], second, species, m, sigma, out, CUTOFF=cutoff, **shape, **lanes()
     )
 
 
@@ -31,11 +31,11 @@ def parameter_gradient(
     m: Tensor, sigma: Tensor, weight: Tensor,
 ) -> Tensor:  # fmt: skip
     """Gradients by m and sigma of the sum of ``weight`` times the environment, (2, K)."""
-    grid, shape = _by_block(weight, MOST_SUMS)
-    partial = _partial(weight)
+    grid, shape = by_block(weight, MOST_SUMS)
+    partial = partial_gradients(weight)
     kernels.parameter_gradient[grid](
-        vectors, row, second, species, m, sigma, weight, partial,
-        CUTOFF=cutoff, **shape, **_lanes(),
+        vectors, row, row[1:], second, species, m, sigma, weight, partial,
+        CUTOFF=cutoff, **shape, **lanes(),
     )  # fmt: skip
     return partial.sum((0, 1))
 
@@ -46,8 +46,8 @@ def slopes(
 ) -> None:  # fmt: skip
     """Fill ``out`` (n_pairs, 3) with dE/dr of each pair, for g = dE/d(environment)."""
     kernels.slopes[(len(g),)](
-        vectors, row, second, species, m, sigma, g, out,
-        CUTOFF=cutoff, K=g.shape[3], S=g.shape[2], **_lanes(),
+        vectors, row, row[1:], second, species, m, sigma, g, out,
+        CUTOFF=cutoff, K=g.shape[3], S=g.shape[2], **lanes(),
     )  # fmt: skip
 
 
@@ -56,11 +56,11 @@ def slope_gradient(
     m: Tensor, sigma: Tensor, g: Tensor, direction: Tensor, out: Tensor,
 ) -> Tensor:  # fmt: skip
     """Gradients of sum_p direction_p . slope_p: by g into ``out``; by m and sigma returned."""
-    grid, shape = _by_block(g, MOST_GRADIENTS)
-    partial = _partial(g)
+    grid, shape = by_block(g, MOST_GRADIENTS)
+    partial = partial_gradients(g)
     kernels.slope_gradient[grid](
-        vectors, row, second, species, m, sigma, g, direction, out, partial,
-        CUTOFF=cutoff, **shape, **_lanes(),
+        vectors, row, row[1:], second, species, m, sigma, g, direction, row, out, partial,
+        CUTOFF=cutoff, OF_FORCES=False, **shape, **lanes(),
     )  # fmt: skip
     return partial.sum((0, 1))
 
@@ -71,8 +71,8 @@ def curvatures(
 ) -> None:  # fmt: skip
     """Fill ``out`` (n_pairs, 3) with the Hessian of each pair's energy times ``direction``."""
     kernels.curvatures[(len(g),)](
-        vectors, row, second, species, m, sigma, g, direction, out,
-        CUTOFF=cutoff, K=g.shape[3], S=g.shape[2], **_lanes(),
+        vectors, row, row[1:], second, species, m, sigma, g, direction, out,
+        CUTOFF=cutoff, K=g.shape[3], S=g.shape[2], **lanes(),
     )  # fmt: skip
 
 
@@ -86,14 +86,14 @@ def incoming(second: Tensor, n_atoms: int) -> tuple[Tensor, Tensor]:
 def gather_forces(slope: Tensor, row: Tensor, order: Tensor, into: Tensor) -> Tensor:
     """Sum of the slopes of pairs that start at an atom minus those that end there, (n_atoms, 3)."""
     out = slope.new_empty(len(row) - 1, 3)
-    kernels.gather_forces[(len(out),)](slope, row, order, into, out, **_lanes())
+    kernels.gather_forces[(len(out),)](slope, row, order, into, out, **lanes())
     return out
 
 
 def spread_forces(forces: Tensor, row: Tensor, second: Tensor) -> Tensor:
     """Adjoint of `gather_forces`: force on the first atom of each pair minus that on the second."""
     out = forces.new_empty(len(second), 3)
-    kernels.spread_forces[(len(forces),)](forces, row, second, out, **_lanes())
+    kernels.spread_forces[(len(forces),)](forces, row, row[1:], second, out, **lanes())
     return out
 
 
@@ -106,7 +106,7 @@ def block_of(n_sensitivities: int, most: int) -> int:
     return max([n for n in sizes if n % 4 == 0] or sizes)
 
 
-def _by_block(environment: Tensor, most: int) -> tuple[tuple[int, int], dict[str, int]]:
+def by_block(environment: Tensor, most: int) -> tuple[tuple[int, int], dict[str, int]]:
     """Grid and sizes of a kernel whose programs hold sums of a block of sensitivities."""
     n_atoms, _, n_species, n_sensitivities = environment.shape
     block = block_of(n_sensitivities, most)
@@ -114,10 +114,12 @@ def _by_block(environment: Tensor, most: int) -> tuple[tuple[int, int], dict[str
     return grid, {"K": n_sensitivities, "S": n_species, "BLOCK": block}
 
 
-def _partial(environment: Tensor) -> Tensor:
+def partial_gradients(environment: Tensor) -> Tensor:
+    """Memory for the gradients by m and sigma of each atom."""
     n_atoms, _, n_species, n_sensitivities = environment.shape
     return environment.new_empty(n_atoms, n_species, 2, n_sensitivities)
 
 
-def _lanes() -> dict[str, int]:
+def lanes() -> dict[str, int]:
+    """Sizes of a program."""
     return {"PAIRS": PAIRS, "num_warps": 1}

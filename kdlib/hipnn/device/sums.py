@@ -144,7 +144,7 @@ def sum_environment(
 
 
 @triton.jit
-def _load_block(
+def load_block(
     g, at, k0, K: tl.constexpr, S: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr
 ):
     """Entries of a block: each of the four components of its sensitivities."""
@@ -186,7 +186,7 @@ def gather_forces(
             mk = mk + (tl.load(m + k0 + b),)
             hk = hk + (tl.load(h + k0 + b),)
             sk = sk + (tl.load(sigma2 + k0 + b),)
-        gi = _load_block(g, mine, k0, K, S, BLOCK, VECTOR)
+        gi = load_block(g, mine, k0, K, S, BLOCK, VECTOR)
         here = table + i
         for p in range(0, longest):
             valid = p < count
@@ -195,10 +195,10 @@ def gather_forces(
             dx, dy, dz = _displacement(q, i0, i1, i2, j, cell)
             r, x, ux, uy, uz = direction(dx, dy, dz, valid, cutoff)
             c, dc = cutoff_and_slope(r, inverse_cutoff)
-            gj = _load_block(g, j.to(tl.int64) * (4 * S * K) + channel, k0, K, S, BLOCK, VECTOR)
+            gj = load_block(g, j.to(tl.int64) * (4 * S * K) + channel, k0, K, S, BLOCK, VECTOR)
             if S > 1:
-                gi = _load_block(g, mine + tl.load(species + j) * K, k0, K, S, BLOCK, VECTOR)
-            sx, sy, sz = _slope(gi, gj, mk, hk, sk, x, ux, uy, uz, c, dc, BLOCK)
+                gi = load_block(g, mine + tl.load(species + j) * K, k0, K, S, BLOCK, VECTOR)
+            sx, sy, sz = slope_of_block(gi, gj, mk, hk, sk, x, ux, uy, uz, c, dc, BLOCK)
             fx += sx
             fy += sy
             fz += sz
@@ -218,7 +218,7 @@ def gather_forces(
 
 
 @triton.jit
-def _slope(gi, gj, mk, hk, sk, x, ux, uy, uz, c, dc, BLOCK: tl.constexpr):
+def slope_of_block(gi, gj, mk, hk, sk, x, ux, uy, uz, c, dc, BLOCK: tl.constexpr):
     """Slope of the energy of a pair, seen from both its atoms."""
     # df/dr = [R - x C (V . u)] u + x C V as in kdlib.hipnn.kernels.sums, of g0 = gi0 + gj0 and
     # g = gi - gj

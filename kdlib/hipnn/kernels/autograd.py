@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from kdlib.hipnn.device import interpreted
+from kdlib.hipnn.device import on_device
 from kdlib.hipnn.kernels import loops
 from kdlib.hipnn.kernels.threads import torch_threads
 
@@ -226,7 +226,7 @@ class _Forces(Function):
     def forward(ctx: FunctionCtx, slopes: Tensor, row: Tensor, second: Tensor) -> Tensor:
         ctx.row, ctx.second = row, second
         slopes = slopes.detach().contiguous()
-        if _on_device(slopes):
+        if on_device(slopes):
             from kdlib.hipnn.device import loops as device_loops
 
             incoming = device_loops.incoming(second, len(row) - 1)
@@ -247,7 +247,7 @@ class _ForcesAdjoint(Function):
     def forward(ctx: FunctionCtx, grad: Tensor, row: Tensor, second: Tensor) -> Tensor:
         ctx.row, ctx.second = row, second
         grad = grad.detach().contiguous()
-        if _on_device(grad):
+        if on_device(grad):
             from kdlib.hipnn.device import loops as device_loops
 
             return device_loops.spread_forces(grad, row, second)
@@ -258,8 +258,3 @@ class _ForcesAdjoint(Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         return _Forces.apply(grad, ctx.row, ctx.second), None, None
-
-
-def _on_device(tensor: Tensor) -> bool:
-    """Whether the kernels of a device run on a tensor: not on the CPU, or interpreted there."""
-    return tensor.device.type != "cpu" or interpreted()

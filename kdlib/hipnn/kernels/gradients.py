@@ -30,22 +30,34 @@ are torch's; :mod:`~kdlib.hipnn.kernels.trainlayers` holds what is between them,
 :mod:`~kdlib.hipnn.kernels.trainsums` the passes. The last layer and the energy head are both linear
 in the last activations: they act as one vector, and cost no matrix product.
 
-Covered, beyond what :func:`kdlib.hipnn.kernels.supports` asks for: residual connections, on the
-CPU; :func:`obstacle` says what is not.
+The passes and what is between the products are given (:mod:`~kdlib.hipnn.kernels.passes` on the
+CPU, :mod:`kdlib.hipnn.device.passes` on a device), and with them the kind of memory: arrays on the
+CPU, tensors on a device.
+
+Covered, beyond what :func:`kdlib.hipnn.kernels.supports` asks for: residual connections;
+:func:`obstacle` says what is not.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdlib._numba import compiled
-from kdlib.hipnn.kernels import trainlayers, trainsums
+from kdlib.hipnn import device
 from kdlib.hipnn.kernels.layer import supports
-from kdlib.hipnn.kernels.pairtable import PairTable
+from kdlib.hipnn.kernels.passes import Passes, Selection
 from kdlib.hipnn.kernels.threads import torch_threads
-from kdlib.hipnn.kernels.trainmemory import Arena, FlatParameters, Sizes
+from kdlib.hipnn.kernels.trainmemory import Arena, FlatParameters, Sizes, plain
+
+if TYPE_CHECKING:
+    from kdlib.hipnn.device.passes import DevicePasses, Layout
+
+#: What loops work on: arrays on the CPU, tensors on a device.
+Memory = np.ndarray | Tensor
 
 
 def obstacle(module: nn.Module) -> str | None:
@@ -57,61 +69,19 @@ def obstacle(module: nn.Module) -> str | None:
         return "no gradient kernels for layers without residual connections"
     if type(network.activation) is not nn.Softplus:
         return f"no gradient kernels for {type(network.activation).__name__}"
-    if next(module.parameters()).device.type != "cpu":
-        return "no gradient kernels outside the CPU"
-    return None
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Frames of a :class:`PairTable` laid end to end."""
-
-    chosen: np.ndarray
-    """(n_frames,) int64."""
-    begin: np.ndarray
-    """Atoms of frame k are ``begin[k]:begin[k + 1]``, (n_frames + 1,) int64."""
-    column: np.ndarray
-    """Columns of frame k start at ``column[k]``, (n_frames + 1,) int64."""
-    frame: np.ndarray
-    """Place of each atom's frame among the chosen ones, (n_atoms,) int64."""
-    atoms: np.ndarray
-    """Number of each atom in the table, (n_atoms,) int64."""
-    species: np.ndarray
-    """Species channel of each atom, (n_atoms,) int64."""
-
-    @classmethod
-    def of(cls, table: PairTable, chosen: np.ndarray) -> "Selection":
-        """Select frames by number."""
-        return cls(chosen, *_laid_out(table.atoms, table.start, table.species, chosen))
-
-
-@compiled()
-def _laid_out(atoms, start, species, chosen):
-    n_species = (start.size - 1) // species.size
-    begin, column = np.zeros((2, chosen.size + 1), np.int64)
-    for k, frame in enumerate(chosen):
-        first, last = atoms[frame], atoms[frame + 1]
-        begin[k + 1] = begin[k] + last - first
-        column[k + 1] = column[k] + start[last * n_species] - start[first * n_species]
-    place, number, channel = np.empty((3, begin[-1]), np.int64)
-    for k, frame in enumerate(chosen):
-        for i in range(begin[k], begin[k + 1]):
-            place[i] = k
-            number[i] = atoms[frame] + i - begin[k]
-            channel[i] = species[number[i]]
-    return begin, column, place, number, channel
+    return device.obstacle(next(module.parameters()).device)
 
 
 @dataclass(frozen=True)
 class Outputs:
     """What a network makes of frames; the arrays hold until it sees other frames."""
 
-    where: Selection
-    energies: np.ndarray
+    where: Selection | Layout
+    energies: Memory
     """The network's energy of each atom, (n_atoms,), eV, without that of the isolated atom."""
-    forces: np.ndarray
+    forces: Memory
     """(n_atoms, 3), eV/Angstrom."""
-    virial: np.ndarray
+    virial: Memory
     """dE/dstrain, (n_frames, 3, 3), eV; zero unless asked for."""
 
 
@@ -139,14 +109,19 @@ class _Interaction(_Layer):
         layer = wrapper.base_layer
         super().__init__(wrapper, layer.selfint, flat)
         self.own, self.by_own = flat.arrays(layer.selfint.weight)
-        self.scales, self.by_scales = np.zeros((2, layer.nf_out), self.own.dtype)
-        self.cusp = self.own.dtype.type(1)
+        self.scales, self.by_scales = plain(flat.values.new_zeros(2, layer.nf_out))
+        cusp = 1.0
         if vectorial := hasattr(layer, "vecscales"):
             self.scales, self.by_scales = flat.arrays(layer.vecscales)
-            self.cusp = self.own.dtype.type(layer.cusp_reg)
+            cusp = float(layer.cusp_reg)
+        # A number of numba's has a precision; a kernel of Triton gives it that of what it meets.
+        self.cusp = self.own.dtype.type(cusp) if isinstance(self.own, np.ndarray) else cusp
         self.mu, self.by_mu = (a[0] for a in flat.arrays(layer.sensitivity.mu))
         self.sigma, self.by_sigma = (a[0] for a in flat.arrays(layer.sensitivity.sigma))
-        self.adjust, self.by_adjust = np.eye(layer.nf_in), np.zeros((layer.nf_in,) * 2)
+        n = layer.nf_in
+        self.adjust, self.by_adjust = map(
+            plain, (torch.eye(n).to(flat.values), flat.values.new_zeros(n, n))
+        )
         if wrapper.needs_size_adjust:
             self.adjust, self.by_adjust = flat.arrays(wrapper.adjust_layer.weight)
         self._weights, self._by_weights = flat.both(layer.int_weights)
@@ -171,28 +146,34 @@ class Gradients:
     ----------
     module
         A :class:`kdlib.hipnn.HipnnModule` without an :func:`obstacle`.
-    table
-        Pairs of the frames.
+    passes
+        The passes over the pairs of the frames.
     flat
         The module's parameters; :meth:`backward` fills their gradient.
     """
 
-    def __init__(self, module: nn.Module, table: PairTable, flat: FlatParameters) -> None:
+    def __init__(
+        self, module: nn.Module, passes: Passes | DevicePasses, flat: FlatParameters
+    ) -> None:
         first, *others = module.network.blocks[0]
-        self._table, self._pairs = table, (table.atoms, table.start, table.count, table.rows)
+        self._passes, self._between = passes, passes.layers
         self._interaction = _Interaction(first, flat)
         self._layers = [_Layer(wrapper, wrapper.base_layer, flat) for wrapper in others]
         head = module.henergy.layers[1]
         self._head, self._by_head = (a[0] for a in flat.arrays(head.weight))
         self._bias, self._by_bias = flat.arrays(head.bias)
-        self._folded, self._by_folded = np.empty((2, len(self._head)), self._head.dtype)
+        self._folded, self._by_folded = plain(flat.values.new_empty(2, len(self._head)))
         n_species, n_sensitivities, n_features, vectorial = self._interaction.sizes
         sizes = Sizes(n_species, n_sensitivities, n_features, len(others), vectorial)
-        self._arena, self._gauss = Arena(sizes, flat.values), np.empty(0, self._head.dtype)
+        self._arena = Arena(sizes, flat.values)
 
-    def forces(self, chosen: np.ndarray, strained: bool) -> Outputs:
-        """Energies and forces of frames of the table, and virials if ``strained``."""
-        self._where = where = Selection.of(self._table, chosen)
+    def reserve(self, n_atoms: int) -> None:
+        """Take the memory for at most so many atoms; it stays where it is for smaller numbers."""
+        self._arena.room(n_atoms)
+
+    def forces(self, where: Selection | Layout, strained: bool) -> Outputs:
+        """Energies and forces of selected frames, and virials if ``strained``."""
+        self._where = where
         self._room = room = self._arena.room(len(where.species))
         self._strained = strained
         with torch.no_grad(), torch_threads():
@@ -202,7 +183,7 @@ class Gradients:
             virial = self._forces()
         return Outputs(where, room.energies, room.forces, virial)
 
-    def backward(self, seed: np.ndarray, by_force: np.ndarray, by_virial: np.ndarray) -> None:
+    def backward(self, seed: Memory, by_force: Memory, by_virial: Memory | None) -> None:
         """Gradient by the parameters, from the derivatives of the loss by the last outputs.
 
         Parameters
@@ -212,11 +193,11 @@ class Gradients:
         by_force
             By the forces, (n_atoms, 3).
         by_virial
-            By the virials, (n_frames, 3, 3).
+            By the virials, (n_frames, 3, 3); read only after strained forces.
         """
         with torch.no_grad(), torch_threads():
-            by_sensitivity = trainsums.tangents(
-                *self._sums, self._room.env_g, by_force, self._strained, by_virial,
+            by_sensitivity = self._passes.tangents(
+                self._where, self._radial, self._room.env_g, by_force, self._strained, by_virial,
                 self._room.env_t,
             )  # fmt: skip
             self._changes()
@@ -226,23 +207,16 @@ class Gradients:
             self._sensitivities_backward(by_sensitivity)
 
     def _environments(self) -> None:
-        where, room, table, layer = self._where, self._room, self._table, self._interaction
-        n_kept = int(where.column[-1]) * len(layer.mu)
-        if n_kept > len(self._gauss):
-            self._gauss = np.empty(n_kept + n_kept // 4, self._gauss.dtype)
+        layer = self._interaction
         self._radial = 1 / layer.mu, layer.sigma
-        frames = where.chosen, where.begin, where.column
-        trainsums.environments(
-            *self._pairs, *frames, *self._radial, self._gauss, room.env, *room.moments
-        )
-        self._sums = *self._pairs, table.second, *frames, *self._radial, self._gauss
+        self._passes.environments(self._where, self._radial, self._room.env)
 
     def _energies(self) -> None:
         """Layers forward."""
         room, first = self._room, self._interaction
         self._matrix = first.matrix()
         torch.mm(room.env_rows.one, self._matrix, out=room.y_rows.one)
-        trainlayers.interaction(
+        self._between.interaction(
             room.y.first, first.scales, first.cusp, first.own, first.bias, first.adjust,
             first.shift, self._where.species, room.s[0].first, room.slope[0], room.norm.first,
             room.x[0].first,
@@ -250,19 +224,19 @@ class Gradients:
         before = first
         for k, layer in enumerate(self._layers[:-1], start=1):
             room.x[k - 1].one.addmm_(room.s[k - 1].one, before.residual.T)
-            z = torch.mm(room.x[k - 1].one, layer.weight.T, out=room.work).numpy()
-            trainlayers.forward(
+            z = plain(torch.mm(room.x[k - 1].one, layer.weight.T, out=room.work))
+            self._between.forward(
                 z, layer.bias, room.x[k - 1].first, layer.shift, room.s[k].first, room.slope[k],
                 room.x[k].first,
             )  # fmt: skip
             before = layer
         last, x, s = self._layers[-1], room.x[-1], room.s[-1]
         x.one.addmm_(room.s[-2].one, before.residual.T)
-        z = torch.mm(x.one, last.weight.T, out=room.work).numpy()
-        constant = trainlayers.fold(
-            last.residual.numpy(), self._head, last.shift, self._bias, self._folded
+        z = plain(torch.mm(x.one, last.weight.T, out=room.work))
+        constant = self._between.fold(
+            plain(last.residual), self._head, last.shift, self._bias, self._folded
         )
-        trainlayers.energies(
+        self._between.energies(
             z, last.bias, x.first, self._folded, self._head, constant, s.first, room.slope[-1],
             room.z_b[-1].second, room.x_b[-1].second, room.energies,
         )  # fmt: skip
@@ -274,54 +248,54 @@ class Gradients:
             x_g = room.x_b[k - 1]
             x_g.two.addmm_(room.z_b[k].two, layer.weight)
             below = self._layers[k - 2] if k > 1 else first
-            s_g = torch.mm(x_g.two, below.residual, out=room.work).numpy()
+            s_g = plain(torch.mm(x_g.two, below.residual, out=room.work))
             if k > 1:
-                trainlayers.backward(
+                self._between.backward(
                     s_g, room.slope[k - 1], x_g.second, room.z_b[k - 1].second,
                     room.x_b[k - 2].second,
                 )  # fmt: skip
-        trainlayers.interaction_backward(
+        self._between.interaction_backward(
             s_g, room.slope[0], room.y.first, room.norm.first, first.scales, room.z_b[0].second,
             room.y_b.second,
         )  # fmt: skip
         torch.mm(room.y_b_rows.two, self._matrix.T, out=room.env_b_rows.two)
 
-    def _forces(self) -> np.ndarray:
-        room, n_frames = self._room, len(self._where.chosen)
-        virial = np.empty((n_frames, 3, 3), self._gauss.dtype)
-        trainsums.forces(*self._sums, room.env_g, self._strained, room.forces, virial)
-        return virial
+    def _forces(self) -> Memory:
+        room = self._room
+        return self._passes.forces(
+            self._where, self._radial, room.env_g, self._strained, room.forces
+        )
 
     def _changes(self) -> None:
         """Layers forward: changes along that of the environments."""
         room, first = self._room, self._interaction
         torch.mm(room.env_rows.two, self._matrix, out=room.y_rows.two)
-        trainlayers.interaction_tangent(
+        self._between.interaction_tangent(
             room.y.first, room.y.second, room.norm.first, first.scales, room.slope[0],
-            room.norm.second, room.z_t[0].numpy(), room.s[0].second,
+            room.norm.second, plain(room.z_t[0]), room.s[0].second,
         )  # fmt: skip
         torch.mm(room.s[0].two, first.residual.T, out=room.x[0].two)
         for k, layer in enumerate(self._layers, start=1):
             torch.mm(room.x[k - 1].two, layer.weight.T, out=room.z_t[k])
             if k == len(self._layers):
                 return
-            trainlayers.tangent(
-                room.z_t[k].numpy(), room.slope[k], room.x[k - 1].second, room.s[k].second,
+            self._between.tangent(
+                plain(room.z_t[k]), room.slope[k], room.x[k - 1].second, room.s[k].second,
                 room.x[k].second,
             )  # fmt: skip
             room.x[k].two.addmm_(room.s[k].two, layer.residual.T)
 
-    def _last_layer_backward(self, seed: np.ndarray) -> None:
+    def _last_layer_backward(self, seed: Memory) -> None:
         """Gradient by the energy head and the last residual, from the atomic energies."""
         room, layer, x = self._room, self._layers[-1], self._room.x[-1]
-        total = trainlayers.energies_backward(
-            seed, room.z_t[-1].numpy(), room.slope[-1], room.s[-1].first, x.first, x.second,
+        total = self._between.energies_backward(
+            seed, plain(room.z_t[-1]), room.slope[-1], room.s[-1].first, x.first, x.second,
             room.z_b[-1].second, self._head, room.z_b[-1].first, room.x_b[-1].first,
             layer.by_bias, self._by_folded, self._by_head,
         )  # fmt: skip
-        trainlayers.unfold(
-            layer.residual.numpy(), self._head, layer.shift, self._by_folded, total,
-            layer.by_residual.numpy(), self._by_head, layer.by_shift, self._by_bias,
+        self._between.unfold(
+            plain(layer.residual), self._head, layer.shift, self._by_folded, total,
+            plain(layer.by_residual), self._by_head, layer.by_shift, self._by_bias,
         )  # fmt: skip
 
     def _layers_backward(self) -> None:
@@ -333,10 +307,10 @@ class Gradients:
             x_b.one.addmm_(z.one, layer.weight)
             below = self._layers[k - 2] if k > 1 else self._interaction
             torch.mm(x_b.both.T, room.s[k - 1].both, out=below.by_residual)
-            s_b = torch.mm(x_b.one, below.residual, out=room.work).numpy()
+            s_b = plain(torch.mm(x_b.one, below.residual, out=room.work))
             if k > 1:
-                trainlayers.loss_backward(
-                    s_b, room.z_t[k - 1].numpy(), room.z_b[k - 1].second, room.slope[k - 1],
+                self._between.loss_backward(
+                    s_b, plain(room.z_t[k - 1]), room.z_b[k - 1].second, room.slope[k - 1],
                     x_b.first, room.z_b[k - 1].first, room.x_b[k - 2].first, below.by_bias,
                     below.by_shift,
                 )  # fmt: skip
@@ -344,8 +318,8 @@ class Gradients:
     def _interaction_backward(self) -> None:
         """Gradient by the interaction layer, down to the environments."""
         room, layer = self._room, self._interaction
-        trainlayers.interaction_loss_backward(
-            room.work.numpy(), room.z_t[0].numpy(), room.z_b[0].second, room.slope[0],
+        self._between.interaction_loss_backward(
+            plain(room.work), plain(room.z_t[0]), room.z_b[0].second, room.slope[0],
             room.x_b[0].first, room.y.first, room.y.second, room.norm.first, room.norm.second,
             layer.scales, self._where.species, room.y_b.first, layer.by_scales, layer.by_own,
             layer.by_bias, layer.by_adjust, layer.by_shift,
@@ -354,10 +328,12 @@ class Gradients:
         layer.put_by_matrix()
         torch.mm(room.y_b_rows.one, self._matrix.T, out=room.env_b_rows.one)
 
-    def _sensitivities_backward(self, by_sensitivity: np.ndarray) -> None:
+    def _sensitivities_backward(self, of_changes: Memory) -> None:
         """Gradient by centers and widths; that of the changes is there already."""
-        room, layer, (m, sigma) = self._room, self._interaction, self._radial
-        trainsums.add_parameter_gradient(room.env_b, *room.moments, m, sigma, by_sensitivity)
+        layer, (m, _) = self._interaction, self._radial
+        by_m, by_sigma = self._passes.parameter_gradient(
+            self._where, self._radial, self._room.env_b, of_changes
+        )
         # m = 1 / mu
-        layer.by_mu[:] = -m * m * by_sensitivity[0]
-        layer.by_sigma[:] = by_sensitivity[1]
+        layer.by_mu[:] = -m * m * by_m
+        layer.by_sigma[:] = by_sigma

@@ -7,8 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdlib.hipnn.device import on_device
+
 #: Numbers per cache line, to which parameters are aligned.
 _LINE = 16
+
+
+def plain(tensor: Tensor) -> np.ndarray | Tensor:
+    """Memory of a tensor as loops take it: an array on the CPU, the tensor itself on a device."""
+    return tensor if on_device(tensor) else tensor.numpy()
 
 
 class FlatParameters:
@@ -47,10 +54,10 @@ class FlatParameters:
         """A parameter and the gradient by it."""
         return self.view(self.values, parameter), self.view(self.gradient, parameter)
 
-    def arrays(self, parameter: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """A parameter and the gradient by it, as arrays."""
+    def arrays(self, parameter: Tensor) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:
+        """A parameter and the gradient by it, as loops take them."""
         value, slope = self.both(parameter)
-        return value.numpy(), slope.numpy()
+        return plain(value), plain(slope)
 
 
 class Pair:
@@ -60,7 +67,7 @@ class Pair:
         #: Both, one below the other, for matrix products over all rows.
         self.both = tensor.flatten(0, 1)
         self.one, self.two = tensor
-        self.first, self.second = tensor.numpy()
+        self.first, self.second = plain(tensor)
 
     def rows(self, vectorial: bool) -> "Pair":
         """The tensors as matrices, from (2, n_atoms, 4, width): all components, or the scalar."""
@@ -106,9 +113,8 @@ class Room:
         env, self.env_rows = by_components("env", inputs)
         env_b, self.env_b_rows = by_components("env_b", inputs)
         #: For the passes over pairs, (n_atoms, 4, n_species, n_sensitivities).
-        self.env, self.env_t = env.both.view(2, n, *channels).numpy()
-        self.env_b, self.env_g = env_b.both.view(2, n, *channels).numpy()
-        self.moments = tuple(arena.take("moments", 2, n, *channels).numpy())
+        self.env, self.env_t = plain(env.both.view(2, n, *channels))
+        self.env_b, self.env_g = plain(env_b.both.view(2, n, *channels))
         self.y, self.y_rows = by_components("y", width)
         self.y_b, self.y_b_rows = by_components("y_b", width)
         self.norm = pair("norm", width)
@@ -119,10 +125,10 @@ class Room:
         #: Changes before the activations, and the slopes of these.
         self.z_t = [arena.take(f"z_t{k}", 1, n, width)[0] for k in range(n_layers + 1)]
         slopes = [arena.take(f"slope{k}", 1, n, width)[0] for k in range(n_layers + 1)]
-        self.slope = [one.numpy() for one in slopes]
+        self.slope = [plain(one) for one in slopes]
         self.work = arena.take("work", 1, n, width)[0]
-        self.energies = arena.take("energies", 1, n)[0].numpy()
-        self.forces = arena.take("forces", 1, n, 3)[0].numpy()
+        self.energies = plain(arena.take("energies", 1, n)[0])
+        self.forces = plain(arena.take("forces", 1, n, 3)[0])
 
 
 class Arena:
