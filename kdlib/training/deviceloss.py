@@ -45,6 +45,8 @@ class Comparison:
 
     cell: Tensor
     """Energies of cells, (n_frames,) float64, eV."""
+    energy: Tensor
+    """The same per atom."""
     totals: Tensor
     """The teacher's energies of cells, (n_frames,) float64, eV; zero where none are compared."""
     atomic: Tensor
@@ -74,7 +76,7 @@ def _hierarchicality(own, isolated):
 @triton.jit
 def _compare(
     own, forces, first, chosen, move, species, energy, labels, reference, weights, e0,
-    cell, totals, atomic, force, sums,
+    cell, per_atom, totals, atomic, force, sums,
     CELL_ATOMS: tl.constexpr, LABELED: tl.constexpr, HIERARCHY: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     f = tl.program_id(0)
@@ -111,6 +113,7 @@ def _compare(
     difference = tl.sum(of_cell) - tl.load(energy + frame)
     total = tl.sum(of_total)
     tl.store(cell + f, difference)
+    tl.store(per_atom + f, difference / n)
     tl.store(totals + f, total)
     counted = w > 0  # infinity times a weight of zero would be NaN
     difference = tl.where(counted, size * difference, 0.0)
@@ -219,6 +222,7 @@ def compare(
     double = {"dtype": torch.float64, "device": outputs.energies.device}
     found = Comparison(
         cell=torch.empty(n_frames, **double),
+        energy=torch.empty(n_frames, **double),
         totals=torch.empty(n_frames, **double),
         atomic=torch.empty_like(outputs.energies),
         force=torch.empty_like(outputs.forces, dtype=real),
@@ -227,7 +231,7 @@ def compare(
     _compare[(n_frames,)](
         outputs.energies, outputs.forces, where.first, where.chosen, where.move, where.species,
         known.energy, known.atomic_energies, known.forces, known.weight, known.e0, found.cell,
-        found.totals, found.atomic, found.force, found.sums,
+        found.energy, found.totals, found.atomic, found.force, found.sums,
         LABELED=labeled, LANES=_LANES, **_options(weights),
     )  # fmt: skip
     return found

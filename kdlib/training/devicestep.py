@@ -66,8 +66,8 @@ class DeviceFrames:
         return errors
 
     def _errors(self, chosen: np.ndarray) -> dict[str, Tensor]:
-        n = self.pairs.n_atoms[chosen]
-        where = Layout.of(len(chosen), int(n.sum()), self.pairs.device)
+        n = int(self.pairs.n_atoms[chosen].sum())
+        where = Layout.of(len(chosen), n, self.pairs.device)
         self.pairs.lay_out(self.pairs.plan(chosen).to(self.pairs.device), where)
         stressed = self.host.has_stress[chosen]
         outputs = self.gradients.forces(where, bool(stressed.any()))
@@ -81,14 +81,15 @@ class DeviceFrames:
         return errors
 
 
-def named_errors(found: Comparison, n_atoms: np.ndarray, labeled: bool) -> dict[str, Tensor]:
-    """Errors by the names of the targets, copied, for frames of ``n_atoms`` each."""
-    n = int(n_atoms.sum())
-    sizes = torch.as_tensor(n_atoms).to(found.cell.device, non_blocking=True)
-    cell = found.cell.clone()
-    errors = {"cell_energy": cell, "energy": cell / sizes, "force": found.force[:n].clone()}
+def named_errors(found: Comparison, n_atoms: int, labeled: bool) -> dict[str, Tensor]:
+    """Copies of the errors by the names of the targets, without the room for more atoms."""
+    errors = {
+        "cell_energy": found.cell.clone(),
+        "energy": found.energy.clone(),
+        "force": found.force[:n_atoms].clone(),
+    }
     if labeled:
-        errors["atomic_energy"] = found.atomic[:n].clone()
+        errors["atomic_energy"] = found.atomic[:n_atoms].clone()
     return errors
 
 
@@ -152,8 +153,8 @@ class DeviceStep:
             The loss and its unweighted terms (``loss``, ``loss_<term>``), and the errors by the
             names of the targets, before the step.
         """
-        n = self._train.pairs.n_atoms[chosen]
-        room = -(-int(n.sum()) // self._unit) * self._unit
+        n = int(self._train.pairs.n_atoms[chosen].sum())
+        room = -(-n // self._unit) * self._unit
         labeled = bool(self._train.host.labeled[chosen].all())
         plan = self._train.pairs.plan(chosen)
         key = room, len(chosen), labeled, weights
@@ -163,10 +164,9 @@ class DeviceStep:
         captured.plan.copy_(plan, non_blocking=True)
         captured.replay()
         values, found = captured.found
-        names = ["loss", *(f"loss_{t}" for t in TERMS)]
-        terms = dict(zip(names, values.clone(), strict=True))
-        kept = {name: terms[name] for name in names if getattr(weights, name[5:], 1)}
-        return kept, named_errors(found, n, labeled)
+        loss, *terms = values.clone().unbind()
+        named = {f"loss_{t}": v for t, v in zip(TERMS, terms, strict=True) if getattr(weights, t)}
+        return {"loss": loss, **named}, named_errors(found, n, labeled)
 
     def valid_errors(self) -> TargetErrors:
         """Errors on the validation part."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 #: Numbers in a tile: enough for four warps.
 TILE = 2048
+#: Features that a program adds up: few, so that it takes many rows at a time.
+_ADDED = 16
 _LINEAR = tl.constexpr(20.0)
 
 
@@ -392,23 +394,24 @@ def interaction_loss_backward(
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _add_rows(partial, out, n_rows, F: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    row, f = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
+    row = tl.arange(0, ROWS)[:, None]
+    f = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     stride = tl.num_programs(0) * F
-    partial += tl.program_id(0) * F + f
+    partial += tl.program_id(0) * F + f[None, :]
     total = tl.zeros((ROWS, WIDTH), out.dtype.element_ty)
     for start in range(0, n_rows, ROWS):
-        here = (start + row < n_rows) & (f < F)
+        here = (start + row < n_rows) & (f < F)[None, :]
         total += tl.load(partial + (start + row) * stride, mask=here, other=0.0)
-    f = tl.arange(0, WIDTH)
     tl.store(out + tl.program_id(0) * F + f, tl.sum(total, 0), mask=f < F)
 
 
 def _add_up(partial: Tensor) -> list[Tensor]:
     """Add up the rows of the programs, (n_programs, n_sums, n_features): (n_features,) each."""
-    n, n_sums, _ = partial.shape
-    _, shape = _rows(partial[:, 0])
+    n, n_sums, n_features = partial.shape
+    width = min(_ADDED, triton.next_power_of_2(n_features))
     out = torch.empty_like(partial[0])
-    _add_rows[(n_sums,)](partial, out, n, **shape)
+    grid = n_sums, triton.cdiv(n_features, width)
+    _add_rows[grid](partial, out, n, F=n_features, ROWS=TILE // width, WIDTH=width)
     return list(out)
 
 
