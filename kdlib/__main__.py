@@ -70,6 +70,8 @@ def figures(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Time stock hippynn, both backends and LAMMPS side by side."""
+    if options.cells and not options.gpu:
+        raise InputError("bench: --cells goes with --gpu")
     out = options.out or Path("benchmark_gpu.nc" if options.gpu else "benchmark.nc")
     with files.locked(out.resolve().parent):
         return (_bench_gpu if options.gpu else _bench_cpu)(options, out.resolve())
@@ -94,6 +96,8 @@ def _bench_cpu(options: argparse.Namespace, out: Path) -> int:
 
 def _bench_gpu(options: argparse.Namespace, out: Path) -> int:
     """Time our kernels and hippynn's on a GPU, or in Triton's interpreter if that is asked for."""
+    from dataclasses import replace
+
     from kdlib import figures, hipnn, results
     from kdlib.benchmarks.side_by_side import IN_MD, MODELS, gpu, gpu_table
     from kdlib.hipnn import device
@@ -101,6 +105,7 @@ def _bench_gpu(options: argparse.Namespace, out: Path) -> int:
 
     where = "cpu" if device.interpreted() else "cuda"
     protocol = gpu.TINY if options.quick else gpu.GpuProtocol()
+    protocol = replace(protocol, cells=str(options.cells or ""))
     if options.quick:
         config = hipnn.HipnnConfig(4, 3, 1)
         trained = {config.label: hipnn.Potential(hipnn.build(config))}
@@ -209,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--lammps", type=named, metavar="LMP", help="executable of LAMMPS")
     command.add_argument("--quick", action="store_true", help="a trial: 500 atoms, few steps")
     command.add_argument("--gpu", action="store_true", help="on a GPU: ours against hippynn's")
+    command.add_argument("--cells", metavar="FILE", help="with --gpu: labeled cells to train on")
 
     command = commands.add_parser("fetch", help="download a dataset")
     command.set_defaults(command=fetch)

@@ -3,7 +3,8 @@
 Every process starts from scratch: no memory, threads or caches of what ran before it. Its
 libraries read their number of threads from the environment at the start. Jobs that run side by
 side have one thread each: idle threads cost tens of milliseconds a call when all cores are busy.
-No process outlives the one that started it.
+Jobs on CUDA devices share them evenly: of n devices, process k sees device k mod n alone. No
+process outlives the one that started it.
 """
 
 import os
@@ -21,6 +22,8 @@ from kdlib.errors import WorkerKilled
 
 #: Variables that set the number of threads of torch, BLAS and numba.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+#: Variable that names the CUDA devices that a process sees.
+DEVICE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 #: All threads share the environment, so processes start one at a time.
 _STARTING = threading.Lock()
 
@@ -36,6 +39,13 @@ def threads() -> int:
     """Threads of a process that has the machine to itself: OMP_NUM_THREADS, or one per core."""
     chosen = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(chosen) if chosen.isdecimal() and int(chosen) else cores()
+
+
+def visible_devices(count: int) -> list[str]:
+    """Names of the first ``count`` CUDA devices that this process sees, for its children."""
+    chosen = [name.strip() for name in os.environ.get(DEVICE_VARIABLE, "").split(",")]
+    named = [name for name in chosen if name] or [str(k) for k in range(count)]
+    return named[:count]
 
 
 def thread_settings(n_threads: int) -> dict[str, str]:
@@ -66,19 +76,23 @@ def call(function: Callable[..., Any], *arguments: Any, threads: int = 1) -> Any
 
 @contextmanager
 def pool(
-    workers: int | None = None, tasks_per_process: int | None = None, threads: int = 1
+    workers: int | None = None,
+    tasks_per_process: int | None = None,
+    threads: int = 1,
+    devices: int = 0,
 ) -> Iterator[ProcessPoolExecutor]:
     """Yield an executor of spawned processes, by default one per core.
 
     Each has ``threads`` threads in torch, BLAS and numba. After ``tasks_per_process`` tasks, if
-    given, a fresh process replaces it.
+    given, a fresh process replaces it. Where there are ``devices``, the number of CUDA devices that
+    this process sees, each process sees one of them, in turn.
 
     Raises
     ------
     WorkerKilled
         When the block ends with an executor that broke because a process was killed.
     """
-    context = _Spawning(threads)
+    context = _Spawning(threads, devices)
     try:
         with ProcessPoolExecutor(
             workers or cores(), context, _start, max_tasks_per_child=tasks_per_process
@@ -121,22 +135,26 @@ class _Spawning(SpawnContext):
 
     A spawned process first imports the user's script, and with it perhaps torch and numba, which
     read the number of threads once and for all. So the parent sets the number while it starts
-    the process.
+    the process. The same holds for the CUDA device that it sees.
     """
 
-    def __init__(self, n_threads: int) -> None:
+    def __init__(self, n_threads: int, devices: int = 0) -> None:
         super().__init__()
         self.settings = thread_settings(n_threads)
+        self.devices = visible_devices(devices)
         self.started: list[SpawnProcess] = []
 
     def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # noqa: N802 - multiprocessing's
         """Make a process, and remember it for its exit code."""
-        self.started.append(_Limited(*args, settings=self.settings, **kwargs))
+        settings = dict(self.settings)
+        if self.devices:
+            settings[DEVICE_VARIABLE] = self.devices[len(self.started) % len(self.devices)]
+        self.started.append(_Limited(*args, settings=settings, **kwargs))
         return self.started[-1]
 
 
 class _Limited(SpawnProcess):
-    """Spawned process that inherits its number of threads from the environment."""
+    """Spawned process that inherits its number of threads, and its device, from the environment."""
 
     def __init__(self, *args: Any, settings: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -36,6 +36,25 @@ def test_workers_are_replaced_when_asked():
     assert os.getpid() not in (first, second)
 
 
+def device() -> str | None:
+    """CUDA devices that this process sees."""
+    return os.environ.get(processes.DEVICE_VARIABLE)
+
+
+@pytest.mark.parametrize(
+    ("seen", "count", "expected"),
+    [(None, 2, ["0", "1", "0"]), ("3,5", 2, ["3", "5", "3"]), (None, 0, [None] * 3)],
+)
+def test_workers_share_devices_in_turn(monkeypatch, seen, count, expected):
+    """Process k sees device k mod n, by the name that this process knows it by, and no other."""
+    monkeypatch.delenv(processes.DEVICE_VARIABLE, raising=False)
+    if seen:
+        monkeypatch.setenv(processes.DEVICE_VARIABLE, seen)
+    with processes.pool(1, tasks_per_process=1, devices=count) as pool:
+        assert [pool.submit(device).result() for _ in expected] == expected
+    assert device() == seen
+
+
 @pytest.mark.parametrize(
     ("setting", "expected"), [("3", 3), ("4,2", 4), ("", None), ("0", None), ("many", None)]
 )

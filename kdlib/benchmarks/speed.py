@@ -1,7 +1,8 @@
 """Time per MD step of a potential (section 3.4 of the paper).
 
-The contestants, `backend` in the results, are those of :mod:`kdlib.benchmarks.backends`. Run
-nothing else on the machine meanwhile.
+The contestants, `backend` in the results, are those of :mod:`kdlib.benchmarks.backends`. ASE drives
+them, except where MD can stay on a device (:mod:`kdlib.benchmarks.ondevice`). Run nothing else on
+the machine meanwhile.
 """
 
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib import progress, results
+from kdlib.benchmarks import ondevice
 from kdlib.benchmarks.backends import Sizes, contestant, grid
 from kdlib.errors import DynamicsError, InputError
 from kdlib.hipnn import Potential
+from kdlib.hipnn.calculator import torch_device
 from kdlib.md import dynamics, liquid
 from kdlib.results.schema import COMPONENTS
 
@@ -37,6 +40,8 @@ class TimingProtocol:
     """Temperature of the velocities at the start, K."""
     skin: float = 1.0
     """Skin of the neighbor list, Angstrom (the stock calculator applies it twice)."""
+    device_skin: float = 0.6
+    """Skin where MD stays on a device, whose lists cost less, Angstrom."""
     device: str = "auto"
     """``"cpu"``, ``"cuda"`` or ``"auto"``."""
     seed: int = 0
@@ -70,27 +75,43 @@ def time_per_step(
     xr.Dataset
         ``step_time(architecture, backend, n_atoms, component, repeat)``, us/atom/step. The
         integrator is the remainder of the total: velocity Verlet and ASE's overhead.
+        ``time_on_device(architecture, backend, n_atoms)`` is 1 where MD stayed on a device, whose
+        steps are timed as a whole (the parts are NaN), and 0 where ASE moved the atoms.
     """
     ds = grid(potentials, sizes)
     ds = ds.assign_coords(component=list(COMPONENTS), repeat=range(protocol.repeats))
     dims = ("architecture", "backend", "n_atoms", "component", "repeat")
     times = xr.DataArray(np.full([ds.sizes[dim] for dim in dims], np.nan), ds.coords, dims)
+    stayed = times.isel(component=0, repeat=0, drop=True).copy()
     runs = [(p, backend, n) for p in potentials for backend, ns in sizes.items() for n in ns]
     with progress.bar(total=len(runs), desc="step time", unit="run") as bar:
         for potential, backend, n in runs:
             label = potential.config.label
             bar.set_description_str(f"{label} {backend} {n}")
             atoms = liquid.enlarged(start, n, protocol.temperature, protocol.seed)
-            atoms.calc = contestant(potential, backend, protocol.device, protocol.skin)
             where = {"architecture": label, "backend": backend, "n_atoms": n}
             try:
-                dynamics.nve(atoms, protocol.warmup_steps, protocol.timestep)
-                seconds = timed_blocks(atoms, protocol.n_steps, protocol.timestep, protocol.repeats)
+                seconds, on_device = _seconds(potential, backend, atoms, protocol)
                 times.loc[where] = seconds * 1e6 / (n * protocol.n_steps)
+                stayed.loc[where] = on_device
             except DynamicsError as error:
                 progress.line(f"{label} {backend} {n} atoms: not timed ({error})")
             bar.update()
-    return ds.assign(step_time=times)
+    return ds.assign(step_time=times, time_on_device=stayed)
+
+
+def _seconds(
+    potential: Potential, backend: str, atoms: Atoms, protocol: TimingProtocol
+) -> tuple[np.ndarray, bool]:
+    """Seconds of each repeat, (component, repeat), and whether MD stayed on the device."""
+    p, device = protocol, torch_device(protocol.device)
+    if ondevice.obstacle(potential, backend, atoms, device, p.device_skin) is None:
+        run = ondevice.started(potential, atoms, device, p.device_skin, p.timestep)
+        run.run(p.warmup_steps)
+        return ondevice.timed_blocks(run, p.n_steps, p.repeats), True
+    atoms.calc = contestant(potential, backend, p.device, p.skin)
+    dynamics.nve(atoms, p.warmup_steps, p.timestep)
+    return timed_blocks(atoms, p.n_steps, p.timestep, p.repeats), False
 
 
 def timed_blocks(

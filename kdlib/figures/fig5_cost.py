@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from kdlib.claims.statistics import step_time
@@ -22,7 +23,7 @@ from kdlib.figures.style import (
 _PARTS = ("neighbor_list", "model", "integrator")
 
 
-@recipe("step_time", "n_parameters", optional=("memory_per_atom",))
+@recipe("step_time", "n_parameters", optional=("memory_per_atom", "time_on_device"))
 def fig5_cost(ds: xr.Dataset) -> Figure:
     """Fig. 5: time per MD step (A) and memory (B) per atom against model size, both backends.
 
@@ -35,7 +36,7 @@ def fig5_cost(ds: xr.Dataset) -> Figure:
     frame_points(left, "y", repeats.values)
     for backend in times.backend.values.tolist():
         look = BACKEND_LOOKS[backend]
-        words = f"{look.label}, {atoms[backend]:,} atoms"
+        words = f"{look.label}, {atoms[backend]:,} atoms{_driver(ds, backend, atoms[backend])}"
         points = repeats.sel(backend=backend, n_atoms=atoms[backend])
         spots = np.broadcast_to(size.values[:, None], points.shape)
         left.scatter(spots, points.values, s=6, color=look.color, alpha=0.3, linewidths=0)
@@ -57,6 +58,14 @@ def fig5_cost(ds: xr.Dataset) -> Figure:
     return figure
 
 
+def _driver(ds: xr.Dataset, backend: str, n_atoms: int) -> str:
+    """What a legend says of the runs of a backend: whether all stayed on the device."""
+    if "time_on_device" not in ds:
+        return ""
+    stayed = ds.time_on_device.sel(backend=backend, n_atoms=n_atoms).dropna("architecture")
+    return ", on the device" if stayed.size and stayed.all() else ""
+
+
 def _joined(
     ax: Axes, x: xr.DataArray, y: xr.DataArray, look: Look, backend: str, words: str
 ) -> None:
@@ -76,21 +85,29 @@ def _joined(
 
 @recipe("step_time", "n_parameters")
 def step_breakdown(ds: xr.Dataset) -> Figure:
-    """Time of an MD step in neighbor list, model and integrator (us/atom), a panel per backend."""
+    """Time of an MD step in neighbor list, model and integrator (us/atom), a panel per backend.
+
+    Steps that were timed as a whole, on a device, are bars of one color.
+    """
     _, atoms = step_time(ds)
     backends = ds.backend.values.tolist()
     height = 0.9 + 0.27 * ds.architecture.size
     figure, axes = canvas(TWO_COLUMNS, height, ncols=len(backends), sharey=True, squeeze=False)
     rows = np.arange(ds.architecture.size)
+    drawn: dict[str, BarContainer] = {}
     for ax, backend in zip(axes[0], backends, strict=True):
         here = ds.step_time.sel(backend=backend, n_atoms=atoms[backend]).median("repeat")
         left = np.zeros(rows.size)
-        for part in _PARTS:
-            look = COMPONENT_LOOKS[part]
-            width = np.nan_to_num(here.sel(component=part).values)
-            ax.barh(rows, width, left=left, height=0.62, color=look.color, label=look.label)
-            left += width
         total = here.sel(component="total").values
+        whole = here.sel(component=list(_PARTS)).isnull().all("component").values
+        for part in ("total", *_PARTS):
+            look = COMPONENT_LOOKS[part]
+            shown = np.where(whole, total, 0) if part == "total" else here.sel(component=part)
+            width = np.nan_to_num(np.asarray(shown))
+            bars = ax.barh(rows, width, left=left, height=0.62, color=look.color)
+            if width.any():
+                drawn[look.label] = bars
+            left += width
         # Medians of parts need not add up to that of the total, so the number is beside both.
         for row, value, end in zip(rows, total, np.fmax(total, left), strict=True):
             text = f" {value:.3g}" if np.isfinite(value) else " not run"
@@ -101,6 +118,5 @@ def step_breakdown(ds: xr.Dataset) -> Figure:
         ax.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(rows, ds.architecture.values.tolist())
     axes[0, 0].set_ylabel("Architecture")
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=4)
     return figure

@@ -103,6 +103,7 @@ BACKEND_LOOKS = {
     "fused": Look("fused kernels", "#882255", "o", "--"),
 }
 COMPONENT_LOOKS = {
+    "total": Look("whole step", "#CC6677"),
     "neighbor_list": Look("neighbor list", "#DDCC77"),
     "model": Look("model", "#44AA99"),
     "integrator": Look("integrator and overhead", "#BBBBBB"),

@@ -263,6 +263,20 @@ _SPEED: Kind = {
         positive=True,
         timing=True,
     ),
+    "time_on_device": Variable(
+        ("architecture", "backend", "n_atoms"),
+        "1",
+        "1 where the timed MD stayed on a device, 0 where ASE moved the atoms",
+        True,
+        True,
+    ),
+    "memory_on_device": Variable(
+        ("architecture", "backend"),
+        "1",
+        "1 where MD stayed on a device while its memory was measured, 0 where ASE moved the atoms",
+        True,
+        True,
+    ),
     "memory_per_atom": Variable(
         ("architecture", "backend"), "kB/atom", "memory per atom", True, True, True
     ),

@@ -2,6 +2,10 @@
 
 A finished training is recognized by its hash and not repeated. Trainings of a worker process that
 dies are sent again; an interrupted one resumes from its checkpoint.
+
+On CUDA devices the worker processes share them evenly, and without a number of workers there is one
+for each device. Workers on one device take turns and share its memory, of which a finished training
+keeps nothing.
 """
 
 import json
@@ -12,14 +16,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import xarray as xr
 from ase import Atoms
 
 from kdlib import hipnn, processes, progress
 from kdlib.datasets import Split
-from kdlib.errors import InputError, WorkerKilled
+from kdlib.errors import InputError, Unfinished, WorkerKilled
 from kdlib.files import locked, replacing, tidied
 from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.hipnn.calculator import torch_device
+from kdlib.hipnn.device import release
 from kdlib.training.accuracy import evaluate
 from kdlib.training.config import TrainingConfig
 from kdlib.training.losses import WeightSchedule
@@ -86,9 +93,10 @@ def run(
     folder
         Results folder; runs are stored in its ``runs``.
     executor
-        By default ``workers`` spawned processes of one thread each.
+        By default ``workers`` spawned processes of one thread each, which share CUDA devices.
     workers
-        Processes of the default executor; by default one per core.
+        Processes of the default executor; by default one per core, or per CUDA device if the
+        trainings run there.
 
     Raises
     ------
@@ -97,6 +105,8 @@ def run(
         command works in the folder.
     WorkerKilled
         Worker processes died again and again; the finished trainings are kept.
+    Unfinished
+        Memory of a CUDA device ran out; the finished trainings are kept.
     """
     with locked(folder):
         return _run(todo, frames, split, tidied(folder) / "runs", executor, workers)
@@ -118,8 +128,10 @@ def _run(
         for _ in range(MAX_RESTARTS + 1):
             if not waiting:
                 break
-            count = min(workers or processes.cores(), len(waiting))
-            with nullcontext(executor) if executor else processes.pool(count) as pool:
+            devices = _devices(waiting)
+            count = min(workers or devices or processes.cores(), len(waiting))
+            own = nullcontext(executor) if executor else processes.pool(count, devices=devices)
+            with own as pool:
                 for task in _finished(pool, waiting, frames, split, folders):
                     waiting = [other for other in waiting if other is not task]
                     bar.update()
@@ -132,6 +144,12 @@ def _run(
         )
     _register(home, folders)
     return [load_run(folders[task.name]) for task in todo]
+
+
+def _devices(todo: Sequence[Task]) -> int:
+    """CUDA devices to share; 0 where no training leaves the choice of one open."""
+    found = {torch_device(task.training.device) for task in todo}
+    return torch.cuda.device_count() if torch.device("cuda") in found else 0
 
 
 def load(folder: str | Path, role: str, architecture: str, seed: int) -> Potential:
@@ -224,6 +242,11 @@ def _finished(
             yield futures[future]
     except BrokenExecutor:
         return
+    except torch.OutOfMemoryError as error:
+        raise Unfinished(
+            "the memory of a CUDA device ran out: choose fewer workers, which share it, or a "
+            "smaller batch_size; repeat the command, which resumes"
+        ) from error
     finally:
         for future in futures:
             future.cancel()
@@ -234,7 +257,10 @@ def _cost(config: HipnnConfig) -> int:
 
 
 def _train(task: Task, frames: Sequence[Atoms], split: Split, run_dir: Path) -> None:
-    fit(task.config, task.training, task.schedule, frames, split, run_dir)
+    try:
+        fit(task.config, task.training, task.schedule, frames, split, run_dir)
+    finally:
+        release()  # for the workers beside this one
 
 
 def _line(task: Task, run_dir: Path, elapsed: float) -> str:

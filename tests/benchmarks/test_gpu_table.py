@@ -1,14 +1,19 @@
 """The benchmark on a GPU as a result: every number in its place, and the text that shows it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import ase.io
 import numpy as np
 import pytest
+import torch
 from synthetic import gpu_benchmark, gpu_record, gpu_trials
 
-from kdlib import results
+from kdlib import hipnn, processes, results
+from kdlib.benchmarks import memory
 from kdlib.benchmarks.side_by_side import gpu, gpu_table
 from kdlib.errors import InputError
+from kdlib.hipnn import HipnnConfig, Potential
 
 
 def test_blocks_are_where_they_belong():
@@ -95,3 +100,64 @@ def test_readme_shows_the_stored_numbers(project: Path):
     if not path.is_file():
         pytest.skip("figures are not beside the tests")
     assert gpu_table.table(results.load(path)) in (project / "README.md").read_text()
+
+
+def test_result_says_which_cells_were_trained_on():
+    """Number, size and file of the cells, in attributes and text; or that they were generated."""
+    record = gpu_record()
+    for name, origin in (("cells.h5", "of cells.h5"), ("", "generated")):
+        record["cells"] = {"file": name, "number": 576, "mean_atoms": 115.052}
+        ds = gpu_table.dataset(record)
+        said = f"576 cells {origin}, 115 atoms each on average"
+        assert ds.attrs["training_cells"] == said
+        assert f"trained on {said}" in gpu_table.table(ds)
+
+
+def test_cells_come_from_a_file_in_its_order(tmp_path):
+    """The first cells of the file are trained on; too few are refused by name and number."""
+    path = tmp_path / "cells.xyz"
+    frames = gpu.training_cells(5, gpu.GpuProtocol(training_cell=(1, 1, 2), training_atoms=7))
+    for atoms in frames:  # forces that a file may hold add up to zero
+        atoms.calc.results["forces"] -= atoms.get_forces().mean(axis=0)
+    ase.io.write(path, frames)
+    found = gpu.training_cells(4, gpu.GpuProtocol(cells=str(path)))
+    for atoms, written in zip(found, frames[:4], strict=True):
+        np.testing.assert_allclose(atoms.positions, written.positions, atol=1e-7)
+        np.testing.assert_allclose(atoms.get_forces(), written.get_forces(), atol=1e-7)
+    with pytest.raises(InputError, match="cells.xyz: holds 5 cells, but the benchmark trains on 6"):
+        gpu.training_cells(6, gpu.GpuProtocol(cells=str(path)))
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Let a card be there that takes 1 kB an atom; return its memory and a switch to break it."""
+    found = SimpleNamespace(total_memory=50e9, broken=False)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    monkeypatch.setattr(memory, "free_memory", lambda: np.inf)
+
+    def call(function, run_dir, cells, protocol, limit):
+        assert function is gpu.attempt
+        n = 4 * int(np.prod(cells))
+        if found.broken and n > 4 * gpu.SIDE**3:
+            raise RuntimeError("an illegal memory access")
+        if 1e6 + 1000 * n > limit:
+            raise torch.OutOfMemoryError("no room")
+        return {"n_atoms": n, "peak_bytes": 1e6 + 1000 * n}
+
+    monkeypatch.setattr(processes, "call", call)
+    return found
+
+
+def test_largest_run_fills_the_share_of_the_card(card):
+    """The last trial is the largest: within the tolerance of what the share of the memory holds."""
+    potential = Potential(hipnn.build(HipnnConfig(4, 3, 1)))
+    label = potential.config.label
+    record = {f"md {label} 500000": {"n_atoms": 500_000, "peak_bytes": 501e6}}
+    found = gpu.largest(potential, record, gpu.GpuProtocol(memory_share=0.9, tolerance=0.02))
+    assert found["bytes_per_atom"] == pytest.approx(1000)
+    assert 45e6 / 1.02 < found["runs"][-1]["n_atoms"] + 1000 <= 45e6
+    assert found["total_memory"] == pytest.approx(50e9)
+    card.broken = True
+    found = gpu.largest(potential, record, gpu.GpuProtocol())
+    assert found["ended"] == "RuntimeError: an illegal memory access"
+    assert [run["n_atoms"] for run in found["runs"]] == [4 * gpu.SIDE**3]

@@ -77,7 +77,7 @@ def test_a_process_takes_small_sizes_first(potential, monkeypatch):
     """After the warm-up, and with a reset before each; a peak that cannot be reset still rises."""
     seen = []
     monkeypatch.setattr(processes, "pool", lambda *_, **__: cf.ThreadPoolExecutor(1))
-    monkeypatch.setattr(memory, "_run", lambda potential, b, start, n, p: seen.append(n))
+    monkeypatch.setattr(memory, "_run", lambda potential, b, start, n, *_: seen.append(n))
     monkeypatch.setattr(memory, "reset_peak", lambda device: seen.append("reset"))
     start = liquid.liquid_aluminum(1, seed=0)
     memory.memory_per_atom([potential], {"fused": [800, 4000, 400]}, start)

@@ -315,3 +315,20 @@ def test_schematic_shows_the_architectures_it_is_given():
     words = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert "64 features, 20 sens.,\n3 atom layers" in words
     assert "128 features" not in words
+
+
+def test_steps_timed_as_a_whole_are_one_bar(planted):
+    """On a device a step has no parts: its total is drawn, and the legends say where MD stayed."""
+    speed = planted(seeds=1)["speed"]
+    parts = {"backend": "fused", "component": ["neighbor_list", "model", "integrator"]}
+    speed.step_time.loc[parts] = np.nan
+    stayed = (speed.backend == "fused") & (speed.n_parameters > 0) & (speed.n_atoms > 0)
+    speed["time_on_device"] = stayed.astype(float)
+    speed = schema.describe(speed, "speed")
+    drawn = figures.step_breakdown(speed)
+    wide = [bar.get_width() for bar in drawn.axes[-1].patches]
+    total = speed.step_time.sel(backend="fused", component="total", n_atoms=4000)
+    assert set(np.round(total.median("repeat").values, 6)) <= set(np.round(wide, 6))
+    assert "whole step" in [text.get_text() for text in drawn.legends[0].get_texts()]
+    legend = [text.get_text() for text in figures.fig5_cost(speed).axes[0].get_legend().get_texts()]
+    assert [", on the device" in text for text in legend] == [False, True]

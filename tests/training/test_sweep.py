@@ -6,14 +6,16 @@ import signal
 import threading
 import time
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kdlib import datasets, hipnn, training
-from kdlib.errors import InputError, WorkerKilled
+from kdlib.errors import InputError, Unfinished, WorkerKilled
 from kdlib.results import schema
 from kdlib.training import TrainingConfig, sweep
 from kdlib.training.runs import CHECKPOINT
@@ -201,6 +203,61 @@ def test_training_that_fails_is_not_hidden(tmp_path, emt_frames, split, small_co
     todo = sweep.tasks(["control"], [small_config], wild, [0])
     with ThreadPoolExecutor(1) as pool, pytest.raises(training.TrainingError, match="epoch 1"):
         sweep.run(todo, emt_frames, split, tmp_path, pool)
+
+
+def test_workers_are_one_for_each_device_unless_chosen(
+    tmp_path, emt_frames, split, small_config, settings, monkeypatch
+):
+    """Two CUDA devices have two workers; a number of workers, or a device by its name, stays."""
+    seen = []
+
+    @contextmanager
+    def pool(count, devices):
+        seen.append((count, devices))
+        with ThreadPoolExecutor(1) as executor:
+            yield executor
+
+    monkeypatch.setattr(sweep.processes, "pool", pool)
+    monkeypatch.setattr(sweep.processes, "cores", lambda: 1)
+    monkeypatch.setattr(sweep.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(sweep, "_train", lambda *_: (_ for _ in ()).throw(ZeroDivisionError))
+    for where, workers in (("cuda", None), ("cuda", 3), ("cuda:1", None), ("cpu", None)):
+        monkeypatch.setattr(sweep, "torch_device", lambda name, where=where: torch.device(where))
+        todo = sweep.tasks(["control"], [small_config], settings, [0, 1, 2, 3])
+        with pytest.raises(ZeroDivisionError):
+            sweep.run(todo, emt_frames, split, tmp_path, workers=workers)
+    assert seen == [(2, 2), (3, 2), (1, 0), (1, 0)]
+
+
+def test_memory_of_a_device_that_runs_out_is_one_sentence(
+    tmp_path, emt_frames, split, small_config, settings, monkeypatch
+):
+    """The error says what to change, and that the command resumes."""
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sweep, "_train", full)
+    todo = sweep.tasks(["control"], [small_config], settings, [0])
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(Unfinished, match="choose fewer workers.*resumes"),
+    ):
+        sweep.run(todo, emt_frames, split, tmp_path, pool)
+
+
+@pytest.mark.cuda
+def test_workers_that_share_a_device_train_as_on_the_cpu(tmp_path, emt_frames, split, small_config):
+    """Two processes on one device end with the errors of the CPU, to what float32 allows."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    errors = {}
+    for device in ("auto", "cpu"):
+        settings = TrainingConfig(batch_size=8, max_epochs=2, device=device)
+        todo = sweep.tasks(["control"], [small_config], settings, [0, 1])
+        runs = sweep.run(todo, emt_frames, split, tmp_path / device, workers=2)
+        errors[device] = [float(run.history.force_rmse[-1].sel(split="valid")) for run in runs]
+    np.testing.assert_allclose(errors["auto"], errors["cpu"], rtol=1e-3)
 
 
 def test_unfinished_potential_is_refused(tmp_path):

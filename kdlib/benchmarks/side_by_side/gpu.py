@@ -9,17 +9,19 @@ fails leaves its error in the file and does not stop the others.
 - ``stock``: hippynn's own calculator, driven by ASE, lists rebuilt when needed; where its neighbor
   list would take minutes, single calls of hippynn's layers over a list that is not timed.
 - ``picosecond``: 48,000 atoms over 1000 steps of 1 fs, as the paper's speed measurement.
-- ``largest``: as many atoms as the device's memory should hold by the slope of the peak, or fewer
-  where that fails.
-- ``training``: optimizer steps on 64 cells of 130 atoms: ours captured, hippynn's not.
+- ``largest``: the largest number of atoms that takes some steps, found by trying from the slope of
+  the peak on; each try is a process of its own.
+- ``training``: optimizer steps on 64 cells, of 130 atoms or from a file: ours captured, hippynn's
+  not.
 - ``profile``: time of a step by kernel.
 """
 
-import gc
 import json
+import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,10 +31,13 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kdlib import datasets, progress
+from kdlib import datasets, hipnn, processes, progress
+from kdlib.benchmarks import memory, ondevice
+from kdlib.errors import InputError
 from kdlib.files import replacing
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.hipnn.calculator import HipnnCalculator, stock_calculator, torch_device
+from kdlib.hipnn.device import release
 from kdlib.md import liquid
 from kdlib.results.files import provenance
 from kdlib.training.config import TrainingConfig
@@ -41,6 +46,8 @@ from kdlib.training.losses import LossWeights, WeightSchedule
 
 #: Number of atoms -> cubic cells of four atoms along each axis.
 CELLS = {500: (5, 5, 5), 4000: (10, 10, 10), 48000: (20, 20, 30), 500000: (50, 50, 50)}
+#: Cubic cells along each axis of the first try for the largest number, 10 million atoms.
+SIDE = 136
 _WEIGHTS = LossWeights(energy=1.0, force=10.0)
 
 
@@ -66,12 +73,17 @@ class GpuProtocol:
     """Whether the largest number of atoms is tried."""
     memory_share: float = 0.93
     """Share of the device's memory for the largest number of atoms."""
+    tolerance: float = 0.05
+    """The search for it ends when this share more does not fit."""
     batch_size: int = 64
     """Cells of a batch."""
     training_cell: tuple[int, int, int] = (3, 3, 4)
     """Cubic cells of four atoms along each axis of a training cell."""
     training_atoms: int = 130
     """Atoms that are left in it."""
+    cells: str = ""
+    """File of labeled cells for the trainings, taken in its order, as
+    :func:`kdlib.datasets.load` reads it; empty: generated cells, equal in size."""
     n_batches: int = 8
     """Batches of an epoch."""
     n_epochs: int = 5
@@ -109,7 +121,7 @@ class _Record:
                 json.dumps(self.found, indent=1, default=float) + "\n", encoding="utf-8"
             )
         progress.line(f"{name}: {time.perf_counter() - began:.0f} s")
-        _forget()
+        release()
 
 
 def run(
@@ -131,14 +143,19 @@ def run(
         ``"cuda"``, or ``"cpu"`` with Triton's interpreter.
     """
     where = torch_device(device)
+    frames = training_cells(protocol.batch_size * (protocol.n_batches + 1), protocol)
     record = _Record(Path(out))
     record.found |= {
         "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu, interpreted",
         "torch": str(torch.__version__),
-        "protocol": asdict(protocol),
+        "protocol": asdict(protocol) | {"cells": Path(protocol.cells).name},
         "provenance": provenance(),
+        "cells": {
+            "file": Path(protocol.cells).name,
+            "number": len(frames),
+            "mean_atoms": float(np.mean([len(atoms) for atoms in frames])),
+        },
     }
-    frames = training_cells(protocol.batch_size * (protocol.n_batches + 1), protocol)
     for label, potential in potentials.items():
         for n in protocol.sizes:
             record.block(f"md {label} {n}", lambda p=potential, n=n: md(p, n, protocol, where))
@@ -159,7 +176,9 @@ def run(
             )
         if where.type == "cuda":
             n = max(protocol.sizes)
-            record.block(f"profile {label} {n}", lambda p=potential, n=n: profile(p, n, where))
+            record.block(
+                f"profile {label} {n}", lambda p=potential, n=n: profile(p, n, protocol, where)
+            )
     if protocol.largest:
         for label, potential in potentials.items():
             record.block(f"largest {label}", lambda p=potential: largest(p, record.found, protocol))
@@ -177,11 +196,12 @@ def start(n_atoms: int) -> Atoms:
 
 def md(potential: Potential, n_atoms: int, protocol: GpuProtocol, device: torch.device) -> dict:
     """Time per step and atom of our dynamics, and the peak memory per atom."""
-    from kdlib.hipnn.device.dynamics import DeviceDynamics
+    return _timed(potential, start(n_atoms), protocol, device)
 
-    _forget()
-    atoms = start(n_atoms)
-    dynamics = DeviceDynamics(potential.module, atoms, skin=protocol.skin, device=device)
+
+def _timed(potential: Potential, atoms: Atoms, protocol: GpuProtocol, device: torch.device) -> dict:
+    memory.reset_peak(device)
+    dynamics = ondevice.started(potential, atoms, device, protocol.skin)
     del atoms
     dynamics.run(protocol.warmup_steps)
     before = dynamics.n_builds
@@ -204,9 +224,7 @@ def picosecond(
     potential: Potential, n_atoms: int, protocol: GpuProtocol, device: torch.device
 ) -> dict:
     """Seconds for 1000 steps of 1 fs, with everything but the capture."""
-    from kdlib.hipnn.device.dynamics import DeviceDynamics
-
-    dynamics = DeviceDynamics(potential.module, start(n_atoms), skin=protocol.skin, device=device)
+    dynamics = ondevice.started(potential, start(n_atoms), device, protocol.skin)
     dynamics.run(1)
     ds = dynamics.run(1000, 100)
     return {
@@ -220,7 +238,7 @@ def picosecond(
 
 def layers(potential: Potential, n_atoms: int, device: torch.device) -> dict:
     """Time per atom of one force call of hippynn's layers, without its neighbor list."""
-    _forget()
+    memory.reset_peak(device)
     atoms = start(n_atoms)
     atoms.calc = HipnnCalculator(potential, device=device.type, backend="hippynn")
     seconds = []
@@ -249,7 +267,17 @@ def stock(potential: Potential, n_atoms: int, protocol: GpuProtocol, device: tor
 
 
 def training_cells(n: int, protocol: GpuProtocol) -> list[Atoms]:
-    """Cells of equally many atoms with arbitrary labels, because all labels cost the same."""
+    """Cells from the protocol's file, or of equally many atoms with arbitrary labels.
+
+    All labels cost the same.
+    """
+    if protocol.cells:
+        found = datasets.load(protocol.cells)
+        if len(found) < n:
+            raise InputError(
+                f"{protocol.cells}: holds {len(found)} cells, but the benchmark trains on {n}"
+            )
+        return found[:n]
     frames = []
     for k in range(n):
         rng = np.random.default_rng(k)
@@ -281,7 +309,7 @@ def _training(
     protocol: GpuProtocol,
     device: torch.device,
 ) -> dict:
-    _forget()
+    memory.reset_peak(device)
     n = protocol.batch_size * protocol.n_batches
     split = SimpleNamespace(train=np.arange(n), valid=np.arange(n, len(frames)))
     settings = TrainingConfig(batch_size=protocol.batch_size, backend=backend, device=device.type)
@@ -303,11 +331,15 @@ def _training(
     }
 
 
-def profile(potential: Potential, n_atoms: int, device: torch.device, n_steps: int = 5) -> dict:
+def profile(
+    potential: Potential,
+    n_atoms: int,
+    protocol: GpuProtocol,
+    device: torch.device,
+    n_steps: int = 5,
+) -> dict:
     """Milliseconds per step of each kernel, and of a build of the table."""
-    from kdlib.hipnn.device.dynamics import DeviceDynamics
-
-    dynamics = DeviceDynamics(potential.module, start(n_atoms), device=device)
+    dynamics = ondevice.started(potential, start(n_atoms), device, protocol.skin)
     dynamics.run(20)
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as steps:
@@ -327,23 +359,44 @@ def _by_kernel(profiled: torch.profiler.profile, n: int) -> dict[str, float]:
 def largest(potential: Potential, found: Mapping, protocol: GpuProtocol) -> dict:
     """Find the largest number of atoms that runs, from the slope of the peaks of ``md``."""
     device, label = torch.device("cuda"), potential.config.label
-    short = GpuProtocol(sizes=(), n_steps=4, warmup_steps=2, skin=protocol.skin)
-    small = found[f"md {label} {max(protocol.sizes)}"]
-    sizes = [4 * 136**3]
-    result = [md(potential, sizes[0], short, device)]
-    slope = (result[0]["peak_bytes"] - small["peak_bytes"]) / (
-        result[0]["n_atoms"] - small["n_atoms"]
-    )
-    room = protocol.memory_share * torch.cuda.get_device_properties(0).total_memory
-    n = result[0]["n_atoms"] + (room - result[0]["peak_bytes"]) / slope
-    for share in (1.0, 0.9, 0.8):
-        side = int((n * share / 4) ** (1 / 3))
+    room = ondevice.memory_limit(device, math.inf, protocol.memory_share)
+    small, runs = found[f"md {label} {max(protocol.sizes)}"], []
+    result = {"total_memory": room / protocol.memory_share, "runs": runs}
+    with tempfile.TemporaryDirectory() as folder:
+        hipnn.save(potential.module, Path(folder))
+
+        def run(n_atoms: int) -> None:
+            cells = (side, side, n_atoms // (4 * side**2))
+            runs.append(processes.call(attempt, Path(folder), cells, protocol, room))
+
+        side = SIDE
+        run(4 * side**3)
+        first = runs[0]
+        slope = (first["peak_bytes"] - small["peak_bytes"]) / (first["n_atoms"] - small["n_atoms"])
+        result["bytes_per_atom"] = slope
+        guess = first["n_atoms"] + (room - first["peak_bytes"]) / slope
+        side = int((guess / 4) ** (1 / 3))
         try:
-            result.append(md(potential, 4 * side**3, short, device))
-            break
-        except torch.OutOfMemoryError:
-            _forget()
-    return {"bytes_per_atom": slope, "total_memory": room / protocol.memory_share, "runs": result}
+            ondevice.largest(
+                run, guess, memory.most_atoms(guess), protocol.tolerance, unit=4 * side**2
+            )
+        except (RuntimeError, MemoryError) as error:  # what ran is kept
+            result["ended"] = f"{type(error).__name__}: {str(error)[:500]}"
+    runs.sort(key=lambda one: one["n_atoms"])
+    return result
+
+
+def attempt(
+    run_dir: Path, cells: tuple[int, int, int], protocol: GpuProtocol, limit: float
+) -> dict:
+    """As ``md``, over some steps of a crystal in ``limit`` bytes of a CUDA device.
+
+    For a process of its own, whose memory stays limited.
+    """
+    device = torch.device("cuda")
+    ondevice.limit_memory(device, limit)
+    short = replace(protocol, n_steps=4, warmup_steps=2)
+    return _timed(hipnn.load(run_dir), liquid.liquid_aluminum(cells, seed=0), short, device)
 
 
 def brief(config: HipnnConfig, device: str = "cuda", n_epochs: int = 10) -> Potential:
@@ -358,14 +411,5 @@ def brief(config: HipnnConfig, device: str = "cuda", n_epochs: int = 10) -> Pote
 
 
 def _peak(device: torch.device) -> float:
-    """Peak of the allocator since :func:`_forget`, bytes; NaN on the CPU."""
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else float("nan")
-
-
-def _forget() -> None:
-    """Free the memory of the last measurement and reset the peak."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    """Peak of the allocator since the last reset, bytes; NaN on the CPU, which has none."""
+    return memory.peak(device) if device.type == "cuda" else math.nan

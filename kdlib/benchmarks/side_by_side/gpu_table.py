@@ -90,9 +90,22 @@ def dataset(*records: Mapping[str, Any]) -> xr.Dataset:
         kind="benchmark",
         protocol=record["protocol"],
         batch_size=int(record["protocol"]["batch_size"]),
+        **_cells(record),
         not_measured=_not_measured(ds),
         failed=failed or "none",
     )
+
+
+def _cells(record: Mapping[str, Any]) -> dict[str, str]:
+    """Attribute that says which cells were trained on; none for a record that does not."""
+    if "cells" not in record:
+        return {}
+    cells = record["cells"]
+    origin = f"of {cells['file']}" if cells["file"] else "generated"
+    return {
+        "training_cells": f"{cells['number']} cells {origin}, {cells['mean_atoms']:.3g} atoms each "
+        "on average"
+    }
 
 
 def _blocks(record: Mapping[str, Any]) -> Iterator[tuple[str, Block]]:
@@ -270,7 +283,8 @@ def _trainings(ds: xr.Dataset) -> list[str]:
     ours, layers = (float(steps.sel(backend=name)) for name in ("fused", "hippynn"))
     return [
         f"training step, {ds.attrs['batch_size']} cells: {_number(ours)} ms, hippynn's layers "
-        f"{_number(layers)} ms, {_number(layers / ours)} times faster"
+        f"{_number(layers)} ms, {_number(layers / ours)} times faster",
+        *([f"trained on {ds.attrs['training_cells']}"] if "training_cells" in ds.attrs else []),
     ]
 
 

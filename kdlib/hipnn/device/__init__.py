@@ -4,6 +4,7 @@ Nothing imports Triton before :func:`obstacle` has been asked: it comes with tor
 and is missing elsewhere.
 """
 
+import gc
 import importlib.util
 import os
 
@@ -27,3 +28,11 @@ def obstacle(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"there are none for {device.type}"
     return None if importlib.util.find_spec("triton") else "Triton is not installed"
+
+
+def release() -> None:
+    """Give the memory that nothing uses any more back to the devices, and so to other processes."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()

@@ -84,8 +84,8 @@ class DeviceDynamics:
         self.device, self.timestep, self.n_builds = torch.device(device), timestep, 0
         self.field = DeviceField(module, self.device)
         module.check_species(atoms.numbers, "device dynamics")
-        if atoms.constraints:
-            raise InputError(f"device dynamics: {freedom.names(atoms)} cannot hold atoms there")
+        if reason := unfit(atoms, self.field.cutoff, skin):
+            raise InputError(f"device dynamics: {reason}")
         self._skin, self._thermostat, self._freedom = skin, thermostat, Freedom.of(atoms)
         box = _box(atoms, self.field.cutoff, skin)
         self._cells = Cells(box, len(atoms), self.field.dtype, self.device)
@@ -265,18 +265,24 @@ class DeviceDynamics:
         return ds
 
 
-def _box(atoms: Atoms, cutoff: float, skin: float) -> Box:
+def unfit(atoms: Atoms, cutoff: float, skin: float = SKIN) -> str | None:
+    """Say what keeps a configuration from running here, or None; ranges in Angstrom."""
+    if atoms.constraints:
+        return f"{freedom.names(atoms)} cannot hold atoms there"
     if rule := half_open(atoms):
-        raise InputError(f"device dynamics: the configuration {rule}")
+        return f"the configuration {rule}"
     if not spans(atoms.cell.array, atoms.pbc):
-        raise InputError("device dynamics: the cell vectors span no volume")
-    box = Box.around(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, cutoff + skin)
-    if not atoms.pbc.all() or max(box.repeats) > 1:
-        raise InputError(
-            f"device dynamics: a cell must be periodic and {2 * (cutoff + skin):g} Angstrom wide "
-            "in every direction; repeat it"
+        return "the cell vectors span no volume"
+    if not atoms.pbc.all() or max(_box(atoms, cutoff, skin).repeats) > 1:
+        return (
+            f"a cell must be periodic and {2 * (cutoff + skin):g} Angstrom wide in every "
+            "direction; repeat it"
         )
-    return box
+    return None
+
+
+def _box(atoms: Atoms, cutoff: float, skin: float) -> Box:
+    return Box.around(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, cutoff + skin)
 
 
 def _captured(work: Callable[[], None]) -> Callable[[], None]:
