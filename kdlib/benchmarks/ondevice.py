@@ -69,7 +69,9 @@ def memory_limit(device: torch.device, wanted: float, share: float) -> float:
 def limit_memory(device: torch.device, limit: float) -> None:
     """Let this process run out of memory at ``limit`` bytes of a CUDA device."""
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+    # "cuda" means the current device; the limit asks for its number.
+    number = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), number)
 
 
 def largest(

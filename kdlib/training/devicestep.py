@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdlib.hipnn import HipnnModule
 from kdlib.hipnn.batches import Batch
+from kdlib.hipnn.device import captured
 from kdlib.hipnn.device.passes import DevicePasses, Layout, Pairs
 from kdlib.hipnn.kernels.gradients import Gradients, Outputs
 from kdlib.hipnn.kernels.trainmemory import FlatParameters
@@ -160,10 +161,10 @@ class DeviceStep:
         key = room, len(chosen), labeled, weights
         if key not in self._graphs:
             self._graphs[key] = self._capture(plan, room, labeled, weights)
-        captured = self._graphs[key]
-        captured.plan.copy_(plan, non_blocking=True)
-        captured.replay()
-        values, found = captured.found
+        step = self._graphs[key]
+        step.plan.copy_(plan, non_blocking=True)
+        step.replay()
+        values, found = step.found
         loss, *terms = values.clone().unbind()
         named = {f"loss_{t}": v for t, v in zip(TERMS, terms, strict=True) if getattr(weights, t)}
         return {"loss": loss, **named}, named_errors(found, n, labeled)
@@ -193,31 +194,27 @@ class DeviceStep:
         where = Layout.of(len(plan) // 2, room, self._device)
         scale = torch.tensor([getattr(weights, t) for t in TERMS], dtype=torch.float64)
         self._scales.setdefault(weights, scale.to(self._device))
-        captured = _Captured(plan.to(self._device), where)
+        step = _Captured(plan.to(self._device), where)
 
         def gradient() -> None:
-            self._train.pairs.lay_out(captured.plan, where)
-            captured.found = self.gradient(where, labeled, weights)
+            self._train.pairs.lay_out(step.plan, where)
+            step.found = self.gradient(where, labeled, weights)
 
         def work() -> None:
             gradient()
             self._optimizer.step()
 
-        captured.replay = work
+        step.replay = work
         if self._device.type == "cuda":
-            captured.replay = self._graph(gradient, work)
-        return captured
+            step.replay = self._graph(gradient, work)
+        return step
 
     def _graph(self, gradient: Callable[[], None], work: Callable[[], None]) -> Callable[[], None]:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            gradient()  # compiles, and lets libraries take their workspaces
+        def prepare() -> None:
+            gradient()
             self._begin()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            work()
+
+        graph = captured(work, prepare, self._pool)
         self._pool = self._pool or graph.pool()
         return graph.replay
 

@@ -4,9 +4,11 @@ Nothing imports Triton before :func:`obstacle` has been asked: it comes with tor
 and is missing elsewhere.
 """
 
+import functools
 import gc
 import importlib.util
 import os
+from collections.abc import Callable
 
 import torch
 
@@ -28,6 +30,40 @@ def obstacle(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"there are none for {device.type}"
     return None if importlib.util.find_spec("triton") else "Triton is not installed"
+
+
+@functools.cache
+def capturing() -> torch.cuda.Stream:
+    """Stream on which graphs are captured: one, since libraries keep a workspace for each."""
+    return torch.cuda.Stream()
+
+
+def captured(
+    work: Callable[[], None], prepare: Callable[[], None] | None = None, pool: object = None
+) -> torch.cuda.CUDAGraph:
+    """Capture launches as a graph.
+
+    Parameters
+    ----------
+    work
+        What is captured.
+    prepare
+        What runs before, so that kernels are compiled and libraries have their workspaces; ``work``
+        itself unless given.
+    pool
+        Memory pool of another graph, to be shared with it.
+    """
+    stream = capturing()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        (prepare or work)()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, stream=stream):
+        work()
+    return graph
 
 
 def release() -> None:

@@ -22,7 +22,7 @@ from kdlib.geometry import freedom
 from kdlib.geometry.cells import half_open
 from kdlib.geometry.freedom import Freedom
 from kdlib.geometry.neighbors import spans
-from kdlib.hipnn.device import motion
+from kdlib.hipnn.device import captured, motion
 from kdlib.hipnn.device.cells import ATOMS, WARPS, Box, Cells
 from kdlib.hipnn.device.field import DeviceField
 
@@ -196,7 +196,10 @@ class DeviceDynamics:
         if self._graphs is None:
             flags = self._flags.clone()
             self._flags[:2] = 1  # nothing moves while the kernels are compiled
-            self._graphs = _captured(self._to_places), _captured(self._to_velocities)
+            self._graphs = (
+                captured(self._to_places).replay,
+                captured(self._to_velocities).replay,
+            )
             self._flags.copy_(flags)
         return self._graphs
 
@@ -283,18 +286,3 @@ def unfit(atoms: Atoms, cutoff: float, skin: float = SKIN) -> str | None:
 
 def _box(atoms: Atoms, cutoff: float, skin: float) -> Box:
     return Box.around(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, cutoff + skin)
-
-
-def _captured(work: Callable[[], None]) -> Callable[[], None]:
-    """Capture launches as a graph; returns what replays it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()  # compiles, and lets libraries take their workspaces
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay

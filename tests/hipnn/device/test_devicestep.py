@@ -101,21 +101,23 @@ def test_training_is_that_of_the_cpu(frames, dtype, device, monkeypatch):
             loop.run_epoch()
         rows.append(loop.rows[-1])
         states.append({n: p.detach().cpu() for n, p in loop.module.named_parameters()})
-    single = dtype == "float32"
+    # On CUDA, torch's Adam reads its learning rate in single precision, whatever the weights are.
+    rel = 1e-3 if dtype == "float32" else 1e-6 if device.type == "cuda" else 1e-9
     assert set(rows[0]) == set(rows[1])
     for name in set(rows[0]) - {"seconds"}:
-        rel = 1e-3 if single else 1e-9
         assert rows[1][name] == pytest.approx(rows[0][name], rel=rel, nan_ok=True), name
     for name, value in states[0].items():
-        tolerance = 3e-3 if single else 1e-8
-        torch.testing.assert_close(states[1][name], value, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(states[1][name], value, rtol=10 * rel, atol=10 * rel)
 
 
-def test_steps_are_the_same_to_the_last_bit(frames, device):
+@pytest.mark.cuda
+def test_steps_are_the_same_to_the_last_bit(frames):
     """Two trainings of a seed end with the same weights: no sum has an order of its own."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     found = []
     for _ in range(2):
-        settings = TrainingConfig(batch_size=3, device=device.type)
+        settings = TrainingConfig(batch_size=3, device="cuda")
         loop = Loop(SMALL, settings, WeightSchedule.constant(LossWeights()), frames, SPLIT)
         loop.run_epoch()
         found.append([p.detach().cpu() for p in loop.trainable])
