@@ -61,7 +61,7 @@ def build(lammps: str | Path = "") -> Path:
     command = _command(program)
     made(target.parent)
     with replacing(target) as part:
-        _run([*command, "-o", str(part)])
+        _run([*command, "-o", str(part.absolute())])
         _try(program, part)
     return target
 
@@ -93,9 +93,12 @@ def quoted(path: str | Path) -> str:
     return f'"{path}"' if " " in str(path) else str(path)
 
 
+def _folder() -> Path:
+    return Path(str(resources.files("kdlib.md.lammps") / "pair_style"))
+
+
 def _sources() -> list[Path]:
-    folder = Path(str(resources.files("kdlib.md.lammps") / "pair_style"))
-    return sorted(path for path in folder.iterdir() if path.suffix in (".cpp", ".h"))
+    return sorted(path for path in _folder().iterdir() if path.suffix in (".cpp", ".h"))
 
 
 @cache
@@ -120,7 +123,7 @@ def _processor() -> str:
 
 
 def _command(program: Program) -> list[str]:
-    """Return the call of the compiler, without its output."""
+    """Return the call of the compiler in the folder of the sources, without its output."""
     mpi = mpi_headers(program)
     compiler = os.environ.get("CXX", "") or ("g++" if mpi else "mpicxx")
     if shutil.which(compiler) is None:
@@ -133,14 +136,16 @@ def _command(program: Program) -> list[str]:
     known = about(program)
     folders = [headers(program), *([mpi] if mpi else [])]
     return [
-        compiler, *OPTIONS, f"-D{known.sizes}", f"-DKDLIB_LAMMPS={known.version}",
+        compiler, *OPTIONS, f"-D{known.sizes}", f'-DKDLIB_LAMMPS="{known.version}"',
         *(word for folder in folders for word in ("-isystem", str(folder))),
-        *(str(path) for path in _sources() if path.suffix == ".cpp"),
+        *(path.name for path in _sources() if path.suffix == ".cpp"),
     ]  # fmt: skip
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    done = subprocess.run(
+        command, cwd=_folder(), capture_output=True, encoding="utf-8", errors="replace"
+    )
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
         reason = (errors or done.stderr.splitlines() or ["no reason given"])[0]

@@ -24,10 +24,10 @@ LAMMPS_NS::Pair *create(LAMMPS_NS::LAMMPS *lmp) { return new LAMMPS_NS::PairHipn
 extern "C" void lammpsplugin_init(void *lmp, void *handle, void *function)
 {
   // The layout of LAMMPS's classes changes between versions.
-  if (lammps_version(lmp) != KDLIB_LAMMPS)
-    throw std::runtime_error("pair_style hipnn was built for LAMMPS " + std::to_string(KDLIB_LAMMPS) +
-                             ", and this is " + std::to_string(lammps_version(lmp)) +
-                             ": run kdlib lammps build");
+  const std::string wanted = KDLIB_LAMMPS, here = std::to_string(lammps_version(lmp));
+  if (here != wanted)
+    throw std::runtime_error("pair_style hipnn was compiled for LAMMPS " + wanted + ", and this is LAMMPS " +
+                             here + ": run kdlib lammps build");
   Plugin plugin = {static_cast<LAMMPS_NS::LAMMPS *>(lmp)->version, "pair", "hipnn",
                    "HIP-NN potentials of kdlib", "kdlib contributors", create, handle};
   reinterpret_cast<void (*)(Plugin *, void *)>(function)(&plugin, lmp);
