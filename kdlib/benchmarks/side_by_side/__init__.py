@@ -10,8 +10,10 @@ Contestants:
 - ``"stock"``: hippynn's own calculator with its default skin;
 - ``"stock_best"``: the same with the fastest of several skins;
 - ``"hippynn"`` and ``"fused"``: our calculator's backends;
-- ``"lammps"``: LAMMPS with an embedded-atom potential
-  (:mod:`kdlib.benchmarks.side_by_side.lammps`).
+- ``"lammps"`` and ``"lammps_ranks"``: LAMMPS with an embedded-atom potential
+  (:mod:`kdlib.benchmarks.side_by_side.lammps`), with a thread or a rank of MPI per core;
+- ``"pair_style_1"`` and ``"pair_style"``: LAMMPS with ``pair_style hipnn``
+  (:mod:`kdlib.md.lammps.pairstyle`) on one rank, and with a rank per core.
 
 A contestant too slow or too large for a size is not run there. Time per atom hardly depends on the
 size, so its times at the largest size that it ran are used, and ``status`` is ``extrapolated``.

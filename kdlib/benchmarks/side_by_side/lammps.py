@@ -1,4 +1,4 @@
-"""The classical reference: LAMMPS with an embedded-atom potential, on the same liquid and cores.
+"""LAMMPS with an embedded-atom potential and with our pair style, on the same liquid and cores.
 
 LAMMPS is optional; :mod:`kdlib.md.lammps.program` says where it is looked for.
 """
@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.io.lammpsdata import write_lammps_data
 
 from kdlib.errors import InputError
-from kdlib.md.lammps import program
+from kdlib.md.lammps import pairstyle, program
 from kdlib.md.lammps.program import Program
 from kdlib.results.schema import COMPONENTS
 
@@ -27,8 +27,7 @@ units metal
 atom_style atomic
 boundary p p p
 read_data {data}
-pair_style eam/alloy
-pair_coeff * * {potential} Al
+{forces}
 neighbor {skin} bin
 neigh_modify every 1 delay 0 check yes
 timestep {timestep}
@@ -47,6 +46,16 @@ class Lammps(Program):
 
     potential: Path
     """File of the potential."""
+
+
+@dataclass(frozen=True)
+class PairStyle:
+    """Our pair style with one model."""
+
+    plugin: Path
+    """Compiled by :func:`kdlib.md.lammps.pairstyle.build`."""
+    folder: Path
+    """Of the model."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +94,11 @@ def run(
     n_steps: int,
     repeats: int,
     warmup_steps: int,
-    threads: int,
+    threads: int = 1,
     timestep: float = 1.0,
     skin: float = 1.0,
+    ranks: int = 1,
+    model: PairStyle | None = None,
 ) -> LammpsRun:
     """Run NVE of periodic aluminum in blocks of steps, each timed by LAMMPS itself.
 
@@ -101,9 +112,13 @@ def run(
         In fs.
     skin
         Skin of the neighbor list, Angstrom.
+    ranks
+        Processes of MPI; the peak memory is known only of one.
+    model
+        By default the embedded-atom potential.
     """
     settings = {
-        "potential": POTENTIAL,
+        "forces": "\n".join(_forces(model)),
         "skin": skin,
         "timestep": timestep / 1000,  # ps
         "n_steps": n_steps,
@@ -111,17 +126,39 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         data, script = Path(folder) / "liquid.data", Path(folder) / "in.nve"
         # LAMMPS splits a command at spaces: names without a folder cannot hold any.
-        (Path(folder) / POTENTIAL).symlink_to(lammps.potential)
+        for name, path in _files(lammps, model).items():
+            (Path(folder) / name).symlink_to(path.absolute())
         write_lammps_data(data, atoms, velocities=True, units="metal", masses=True)
         lines = [f"run {warmup_steps}", *[f"run {n_steps} pre no"] * repeats]
         script.write_text(
             _SCRIPT.format(data=data.name, **settings) + "\n".join(lines) + "\n", encoding="utf-8"
         )
-        command = [lammps.executable, "-in", script, "-log", "none"]
+        command = [*_ranks(lammps, ranks), lammps.executable, "-in", script.name, "-log", "none"]
         command += ["-sf", "omp", "-pk", "omp", str(threads)]
         environment = {**lammps.environment, "OMP_NUM_THREADS": str(threads)}
         output, peak = _watched(list(map(str, command)), environment, folder)
-    return parse(output, peak)
+    return parse(output, peak if ranks == 1 else np.nan)
+
+
+def _forces(model: PairStyle | None) -> list[str]:
+    if model is None:
+        return ["pair_style eam/alloy", f"pair_coeff * * {POTENTIAL} Al"]
+    return [*pairstyle.commands("./hipnn.so"), "pair_coeff * * model Al"]
+
+
+def _files(lammps: Lammps, model: PairStyle | None) -> dict[str, Path]:
+    if model is None:
+        return {POTENTIAL: lammps.potential}
+    return {"hipnn.so": model.plugin, "model": model.folder}
+
+
+def _ranks(lammps: Lammps, ranks: int) -> list[str | Path]:
+    """Words before the program that start it in several processes."""
+    if ranks == 1:
+        return []
+    if lammps.mpiexec is None:
+        raise LammpsError("LAMMPS: there is no mpiexec")
+    return [lammps.mpiexec, "-n", str(ranks)]
 
 
 def _watched(command: list[str], environment: Mapping[str, str], folder: str) -> tuple[str, float]:

@@ -39,6 +39,14 @@ class Program:
         return {**os.environ, "LD_LIBRARY_PATH": path}
 
     @property
+    def mpiexec(self) -> Path | None:
+        """Program beside it, or on the path, that starts several ranks."""
+        beside = [folder / "bin" / "mpiexec" for folder in self.folders]
+        on_path = shutil.which("mpiexec")
+        found = [*beside, *([Path(on_path)] if on_path else [])]
+        return next((path for path in found if path.is_file()), None)
+
+    @property
     def folders(self) -> list[Path]:
         """Where its other files are looked for: its folder and those above."""
         return [self.executable.parent, *self.executable.parents[1:5]]
