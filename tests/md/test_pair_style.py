@@ -1,88 +1,24 @@
 """``pair_style hipnn``: the physics of the calculator in LAMMPS itself, on any number of ranks."""
 
-import json
-import shutil
-import struct
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.io.lammpsdata import write_lammps_data
 from ase.optimize import FIRE
+from in_lammps import PLUGIN, Lammps, Model, crystal
 
 from kdlib import hipnn, units
-from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
-from kdlib.md import lammps
+from kdlib.md import lammps, structure
 from kdlib.md.dynamics import thermalize
 from kdlib.md.lammps import box, pairstyle, program
-from kdlib.md.lammps.box import Box
-
-try:
-    PLUGIN = pairstyle.build()
-    box.start().close()
-except InputError as reason:
-    pytest.skip(str(reason), allow_module_level=True)
 
 #: Largest relative deviation from the calculator. In float32 both round, in another order.
 TOLERANCE = {"double": 1e-9, "float": 1e-5}
-#: E0 large enough to cost float32 all digits that matter.
-E0 = -6600.123456789
-#: Smallest and largest sizes, both orders of tensors, layers with and without residual connections.
-MODELS = {
-    "student": HipnnConfig(16, 8, 1),
-    "teacher": HipnnConfig(128, 40, 4),
-    "odd": HipnnConfig(13, 7, 2, cutoff=6.0, soft_max=5.5, cusp_reg=1e-3),
-    "scalar": HipnnConfig(12, 8, 1, l_max=0),
-    "plain": HipnnConfig(12, 5, 3, resnet=False),
-    "alloy": HipnnConfig(9, 6, 1, species=("Cu", "Al", "Ag")),
-    "three of three": HipnnConfig(3, 4, 2, species=("Cu", "Al", "Ag"), l_max=0),
-}
-
-
-@dataclass(frozen=True)
-class Model:
-    """A saved model of random weights."""
-
-    folder: Path
-    precision: str
-
-    def calculator(self):
-        """Our own kernels with the same weights."""
-        return hipnn.load(self.folder).calculator(device="cpu")
-
-
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory) -> Callable[..., Model]:
-    """Return a function that saves a model of MODELS."""
-    folder = tmp_path_factory.mktemp("models")
-
-    def save(name: str, precision: str = "double") -> Model:
-        home = folder / f"{name} {precision}".replace(" ", "-")
-        if not home.exists():
-            dtype = {"double": "float64", "float": "float32"}[precision]
-            settings = {f: getattr(MODELS[name], f) for f in MODELS[name].__dataclass_fields__}
-            module = hipnn.build(HipnnConfig(**(settings | {"dtype": dtype})), seed=1)
-            with torch.no_grad():
-                module.e0.copy_(E0 + 100 * torch.arange(len(module.config.species)))
-            hipnn.save(module, home)
-        return Model(home, precision)
-
-    return save
-
-
-def crystal(amplitude: float = 0.1, n: int = 2) -> Atoms:
-    """Rattled aluminum."""
-    atoms = bulk("Al", a=4.05, cubic=True) * (n, n, n)
-    atoms.rattle(amplitude, seed=0)
-    return atoms
 
 
 def triclinic() -> Atoms:
@@ -119,44 +55,6 @@ CONFIGURATIONS = {
     "crystal": crystal, "melt": lambda: crystal(0.45, 3), "triclinic": triclinic,
     "surface": surface, "tiny": tiny, "alloy": alloy,
 }  # fmt: skip
-
-
-class Lammps:
-    """LAMMPS with a configuration and the pair style in this process."""
-
-    def __init__(self, model: Model, atoms: Atoms, *before: str) -> None:
-        self.atoms, self.lammps = atoms, box.start()
-        self.box = Box(self.lammps, atoms)
-        symbols = [atoms.symbols[atoms.numbers == z][0] for z in np.unique(atoms.numbers)]
-        loaded = pairstyle.commands(PLUGIN, model.precision)
-        coefficients = f"pair_coeff * * {model.folder} {' '.join(symbols)}"
-        for line in (*before, *loaded, coefficients):
-            self.lammps.command(line)
-
-    def __enter__(self) -> "Lammps":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.lammps.close()
-
-    def run(self, *lines: str) -> None:
-        """Execute commands."""
-        for line in lines:
-            self.lammps.command(line)
-
-    def per_atom(self, compute: str) -> np.ndarray:
-        """Values of a compute in the order of the atoms."""
-        kind = 1 if compute == "pe" else 2
-        values = self.lammps.numpy.extract_compute(compute, 1, kind)[: len(self.atoms)]
-        ordered = np.empty_like(values)
-        ordered[self.box._order()] = values
-        return ordered
-
-    def now(self) -> Atoms:
-        """The configuration that LAMMPS holds."""
-        atoms = self.atoms.copy()
-        self.box.read(atoms)
-        return atoms
 
 
 PER_ATOM = (
@@ -441,148 +339,11 @@ def test_a_restart_continues_the_run(saved, tmp_path):
     again.close()
 
 
-def refused(model: Model, atoms: Atoms, *lines: str) -> str:
-    """What LAMMPS says instead of running, in one sentence."""
-    with pytest.raises(Exception, match="hipnn") as error, Lammps(model, atoms) as ours:
-        ours.run(*lines, "run 0")
-    return str(error.value).splitlines()[0]
-
-
-def altered(model: Model, folder: Path, **changes: object) -> Model:
-    """A copy of a model with other entries in its configuration."""
-    shutil.copytree(model.folder, folder)
-    record = json.loads((folder / "config.json").read_text())
-    record["hipnn"] |= changes
-    (folder / "config.json").write_text(json.dumps(record))
-    return Model(folder, model.precision)
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"l_max": 2}, "l_max 2, and the pair style covers l_max 0 and 1"),
-        ({"n_interaction_layers": 2}, "several interaction layers, and the pair style covers one"),
-        ({"n_sensitivities": 9}, "sensitivity.mu does not fit config.json"),
-        ({"n_features": 15}, "does not fit config.json"),
-        ({"n_atom_layers": 2}, "tensor network.blocks.0.2.base_layer.weight is missing"),
-        ({"n_atom_layers": 0}, "holds more atom layers than config.json"),
-        ({"cutoff": "wide"}, "'cutoff' is not a number"),
-        ({"cutoff": -1}, "the cutoff is not a positive length"),
-        ({"l_max": 0.5}, "'l_max' is not a whole number"),
-    ],
-)
-def test_other_models_are_refused_with_the_reason(saved, tmp_path, changes, reason):
-    """A model that is not covered, or does not fit its configuration, is one error."""
-    model = altered(saved("student"), tmp_path / "other", **changes)
-    assert reason in refused(model, crystal())
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "reason"),
-    [
-        ("model.safetensors", lambda b: b[: len(b) // 2], "truncated"),
-        ("model.safetensors", lambda b: b[:6], "truncated"),
-        ("model.safetensors", lambda b: b"\xff" * 8 + b[8:], "truncated"),
-        ("model.safetensors", lambda b: b[:8] + b"[" + b[9:], "unreadable header"),
-        ("model.safetensors", lambda b: b[:-8] + struct.pack("d", np.nan), "is not finite"),
-        ("model.safetensors", lambda b: b"", "no such model file"),
-        ("config.json", lambda b: b[: len(b) // 2], "config.json is not that of a kdlib model"),
-        ("config.json", lambda b: b"[" * 10000, "config.json is not that of a kdlib model"),
-        ("config.json", lambda b: b"{}", "'hipnn' is missing"),
-    ],
-)
-def test_a_damaged_model_is_one_error(saved, tmp_path, file, change, reason):
-    """Truncated and altered files are refused by name."""
-    model = altered(saved("student"), tmp_path / "damaged")
-    path = model.folder / file
-    path.write_bytes(change(path.read_bytes()))
-    assert reason in refused(model, crystal())
-
-
-def test_an_unfinished_training_is_refused(saved, tmp_path):
-    """Beside a checkpoint the weights are not those that the training will end with."""
-    model = altered(saved("student"), tmp_path / "unfinished")
-    (model.folder / "checkpoint.safetensors").write_bytes(b"weights")
-    assert "is not finished" in refused(model, crystal())
-
-
-def test_what_the_pair_style_cannot_do_is_refused(saved):
-    """Unknown elements and precisions are one sentence each."""
-    model, atoms = saved("alloy"), crystal()
-    assert "element Au is unknown to a model of Cu, Al, Ag" in refused(
-        model, atoms, f"pair_coeff * * {model.folder} Au"
-    )
-    assert "unknown precision 'half'" in refused(model, atoms, "pair_style hipnn half")
-
-
-@pytest.mark.parametrize(
-    ("first", "reason"),
-    [("units real", "works in units metal .* not real"), ("newton off", "needs newton on")],
-)
-def test_other_settings_are_refused(saved, first, reason):
-    """Other units would mistake the energies; without newton nobody gets the forces on ghosts."""
-    instance = box.start()
-    for line in (
-        "units metal", first, "region box block 0 5 0 5 0 5", "create_box 1 box", "mass 1 27",
-        *pairstyle.commands(PLUGIN), f"pair_coeff * * {saved('student').folder} Al",
-    ):  # fmt: skip
-        instance.command(line)
-    with pytest.raises(Exception, match=reason):
-        instance.command("run 0")
-    instance.close()
-
-
-def test_a_plugin_for_another_lammps_is_one_error(tmp_path):
-    """The layout of LAMMPS's classes may have changed: nothing is registered."""
-    here = str(program.about(program.of_package()).version).encode()
-    assert here in PLUGIN.read_bytes()
-    (tmp_path / "other.so").write_bytes(PLUGIN.read_bytes().replace(here, b"20240829"))
-    (tmp_path / "in.try").write_text("plugin load ./other.so\npair_style hipnn\n")
-    found = program.of_package()
-    done = subprocess.run(
-        [found.executable, "-in", "in.try", "-log", "none"], cwd=tmp_path, env=found.environment,
-        capture_output=True, text=True,
+def test_results_of_a_liquid_say_what_computed_the_forces(saved):
+    """With `engine: lammps` the record of g(r) names the pair style."""
+    protocol = structure.StructureProtocol(
+        temperature=50.0, equilibration_steps=2, n_steps=8, sample_every=1, timestep=0.1,
+        n_bins=8, r_max=4.0, engine="lammps",
     )  # fmt: skip
-    assert done.returncode != 0
-    assert "was compiled for LAMMPS 20240829" in done.stdout + done.stderr
-
-
-def test_without_a_compiler_one_sentence_says_what_to_install(monkeypatch, tmp_path):
-    """The Debian package is named, and that `fix external` remains."""
-    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path))
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match=r"\(Debian: g\+\+\).*fix external"):
-        pairstyle.build()
-    assert not list(tmp_path.rglob("*.so"))
-
-
-def test_what_does_not_compile_leaves_nothing_behind(monkeypatch, tmp_path):
-    """The file appears whole or not at all."""
-    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path))
-    monkeypatch.setattr(pairstyle, "OPTIONS", ("-std=gnu++17", "--no-such-option"))
-    with pytest.raises(InputError, match="cannot compile pair_style hipnn: .*no-such-option"):
-        pairstyle.build()
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-def test_the_driver_takes_the_pair_style_for_saved_models(saved, monkeypatch):
-    """It is chosen where it is compiled and covers the calculator, and the series says so."""
-    model, atoms = saved("student"), crystal()
-    unsaved = hipnn.Potential(hipnn.build(MODELS["student"])).calculator(device="cpu")
-    stock = hipnn.load(model.folder).calculator(device="cpu", backend="hippynn")
-    choices = {
-        "pair_style hipnn": [model.calculator()],
-        "fix external": [unsaved, stock],
-    }
-    for chosen, calculator in ((name, one) for name, all_ in choices.items() for one in all_):
-        with lammps.Driver(calculator, atoms) as driver:
-            assert driver.run(0).forces_by == driver.forces_by == chosen
-    with pytest.raises(InputError, match="does not cover this HipnnCalculator"):
-        lammps.Driver(unsaved, atoms, forces_by="pair_style hipnn")
-    with pytest.raises(InputError, match="forces_by is 'magic', must be"):
-        lammps.Driver(unsaved, atoms, forces_by="magic")
-    monkeypatch.setattr(pairstyle, "built", lambda _: None)
-    with lammps.Driver(model.calculator(), atoms) as driver:
-        assert driver.forces_by == "fix external"
-    with pytest.raises(InputError, match="has not been compiled; run kdlib lammps build"):
-        lammps.Driver(model.calculator(), atoms, forces_by="pair_style hipnn")
+    found = structure.liquid_structure(saved("student").calculator(), crystal(0.01), protocol)
+    assert found.forces_by == "pair_style hipnn"
