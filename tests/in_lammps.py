@@ -60,7 +60,7 @@ def save(name: str, precision: str, folder: Path) -> Model:
     dtype = {"double": "float64", "float": "float32"}[precision]
     module = hipnn.build(replace(MODELS[name], dtype=dtype), seed=1)
     with torch.no_grad():
-        module.e0.copy_(E0 + 100 * torch.arange(len(module.config.species)))
+        module.e0.copy_(E0 + 100 * torch.arange(len(module.e0), dtype=torch.float64))
     hipnn.save(module, folder)
     return Model(folder, precision)
 
