@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,13 @@ def test_without_a_compiler_one_sentence_says_what_to_install(monkeypatch, tmp_p
     with pytest.raises(InputError, match=r"\(Debian: g\+\+\).*fix external"):
         pairstyle.build()
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_another_lammps_is_named_by_its_folder():
+    """The folder above `bin` means its program; what is compiled for it already is found."""
+    if not (Path(sys.prefix) / "bin" / "lmp").is_file():
+        pytest.skip("LAMMPS is not in this environment")
+    assert pairstyle.build(sys.prefix) == PLUGIN
 
 
 def test_what_does_not_compile_leaves_nothing_behind(monkeypatch, tmp_path):

@@ -61,7 +61,7 @@ def build(lammps: str | Path = "") -> Path:
     command = _command(program)
     made(target.parent)
     with replacing(target) as part:
-        _run([*command, "-o", str(part.absolute())])
+        _run([*command, "-o", str(part)])
         _try(program, part)
     return target
 
@@ -74,7 +74,7 @@ def location(program: Program) -> Path:
         f"hipnn-kdlib{version('kdlib')}-{_digest()}-lammps{known.version}{update}-"
         f"{known.sizes.removeprefix('LAMMPS_').lower()}-{_processor()}.so"
     )
-    return registry.cache() / "lammps" / name
+    return registry.cache().absolute() / "lammps" / name
 
 
 def built(program: Program) -> Path | None:
