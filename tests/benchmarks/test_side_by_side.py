@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -214,8 +215,9 @@ def test_lammps_stands_beside_every_architecture_that_ran(protocol, monkeypatch)
     monkeypatch.setattr(lammps, "run", lambda *_, **__: run)
     ds = empty([CONFIG, HipnnConfig(6, 5, 1)], protocol)
     bench_of_two = md._Bench(protocol, liquid.liquid_aluminum(1, seed=0), ds, progress.bar(total=1))
-    assert bench_of_two.classical(None, [CONFIG.label]) == run.version
-    bench_of_two.pair_style(None, Path("hipnn.so"), CONFIG.label, Path("run"))
+    lmp = SimpleNamespace(mpiexec=Path("mpiexec"))
+    assert bench_of_two.classical(lmp, [CONFIG.label]) == run.version
+    bench_of_two.pair_style(lmp, Path("hipnn.so"), CONFIG.label, Path("run"))
     for contestant in IN_LAMMPS:
         times = ds.step_time.sel(contestant=contestant, component="total", n_atoms=4)
         ours = times.sel(architecture=CONFIG.label)
