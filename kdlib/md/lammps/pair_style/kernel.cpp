@@ -104,10 +104,10 @@ int Worker<real>::select(const Neighborhood &around, int i, int channel, int *ne
 // Distances, directions and cutoff values: with phi = pi/2 (1 - r / r_c),
 // C = cos^2(pi r / 2 r_c) = sin^2 phi and C' = -(pi / r_c) sin phi cos phi.
 // A chunk is filled up with pairs at the cutoff, whose sensitivities vanish.
-template <class real> void Worker<real>::resolve(int n, int room, real *chunks) const
+template <class real> void Worker<real>::resolve(int n, int room, real *chunks)
 {
   room = chunks_of(room, W) * W;
-  real *dx = const_cast<real *>(flat.data()), *dy = dx + room, *dz = dy + room;
+  real *dx = flat.data(), *dy = dx + room, *dz = dy + room;
   for (int p = n; p % W; ++p) {
     dx[p] = cutoff;
     dy[p] = dz[p] = 0;

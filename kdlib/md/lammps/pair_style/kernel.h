@@ -79,7 +79,7 @@ template <class real> class Worker {
 
   void make_room(const Neighborhood &around, const int *atoms, int n_atoms);
   int select(const Neighborhood &around, int i, int channel, int *near_here, int room);
-  void resolve(int n, int room, real *chunks) const;
+  void resolve(int n, int room, real *chunks);
   template <bool VECTOR> void sum_environment(int n, real *chunks, int channel, int atom);
   template <bool VECTOR> void sum_slopes(const Segment<real> &segment);
 };

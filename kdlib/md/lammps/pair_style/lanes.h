@@ -84,8 +84,6 @@ template <class Vec> inline Vec root(Vec value)
 template <class Vec> inline Vec absolute(Vec value) { return value < 0 ? -value : value; }
 
 // Values of a polynomial, from its highest coefficient to its lowest.
-template <class Vec, class real> inline Vec horner(Vec, real last) { return Vec{} + last; }
-
 template <class Vec, class real, int n> inline Vec polynomial(Vec x, const real (&coefficients)[n])
 {
   Vec value = Vec{} + coefficients[0];

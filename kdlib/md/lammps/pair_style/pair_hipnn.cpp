@@ -95,8 +95,8 @@ void PairHipnn::read(const std::string &folder)
     error->all(FLERR, "Pair style hipnn: the training in {} is not finished", folder);
   const std::string config = broadcast(folder + "/config.json");
   const std::string weights = broadcast(folder + "/model.safetensors");
-  for (const auto &[name, content] : {std::pair("config.json", &config), std::pair("model.safetensors", &weights)})
-    if (content->empty()) error->all(FLERR, "Pair style hipnn: {}/{}: no such model file", folder, name);
+  const std::string missing = config.empty() ? "config.json" : weights.empty() ? "model.safetensors" : "";
+  if (!missing.empty()) error->all(FLERR, "Pair style hipnn: {}/{}: no such model file", folder, missing);
   std::string reason;
   try {
     model = kdlib::read_model(config, weights);
