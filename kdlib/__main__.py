@@ -124,6 +124,17 @@ def _bench_gpu(options: argparse.Namespace, out: Path) -> int:
     return 0
 
 
+def lammps(options: argparse.Namespace) -> int:
+    """Compile the pair style for LAMMPS, and show how an input file uses it."""
+    from kdlib.md.lammps import pairstyle
+
+    plugin = pairstyle.build(options.lammps or "")
+    for line in pairstyle.commands(plugin):
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.write("pair_coeff * * FOLDER_OF_THE_MODEL Al  # an element for each atom type\n")
+    return 0
+
+
 def fetch(options: argparse.Namespace) -> int:
     """Download a dataset that is too large to come with the package."""
     from kdlib import datasets
@@ -221,6 +232,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("dataset", help="e.g. ani-al")
 
     _add_distill(commands)
+
+    command = commands.add_parser("lammps", help="pair_style hipnn: models in LAMMPS itself")
+    parts = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    command = parts.add_parser("build", help="compile the pair style for this machine")
+    command.set_defaults(command=lammps)
+    words = "another LAMMPS: the folder above its bin, or its program"
+    command.add_argument("--lammps", type=named, metavar="PREFIX", help=words)
 
     command = commands.add_parser("info", help="versions and threads, or what a dataset holds")
     command.set_defaults(command=info)

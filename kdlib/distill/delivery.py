@@ -7,21 +7,28 @@ from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
-from kdlib import hipnn, pipeline
+from ase.io.lammpsdata import write_lammps_data
+
+from kdlib import hipnn, pipeline, units
 from kdlib.datasets import readers
 from kdlib.distill import labeled
 from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, read
+from kdlib.distill.sampling import structures
 from kdlib.distill.workflow import Outcome
+from kdlib.errors import InputError
 from kdlib.files import locked, made, replacing
-from kdlib.geometry.cells import mass_density
+from kdlib.geometry.cells import mass_density, supercell
 from kdlib.hipnn.potential import Validity
+from kdlib.md.lammps import pairstyle, program
 from kdlib.pipeline import notebook
 from kdlib.training.accuracy import PHASES
 
 TRAINING_SET = "training.extxyz"
 #: Scripts that are copied unchanged.
 SCRIPTS = ("use_with_ase.py", "use_with_lammps.py", "use_with_hippynn.py")
+#: Input file for LAMMPS itself, the atoms that it reads, and how many those are, about.
+INPUT, START, N_ATOMS = "in.npt.lammps", "start.data", 500
 
 
 def deliver(plan: Plan, outcome: Outcome, folder: str | Path) -> Path:
@@ -48,10 +55,37 @@ def _deliver(plan: Plan, outcome: Outcome, home: Path) -> Path:
     }
     hipnn.save(module, home, settings)
     for name in SCRIPTS:
-        source = resources.files("kdlib.distill") / "handout" / f"{name}.txt"
         with replacing(home / name) as part:
-            part.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+            part.write_text(_handout(name), encoding="utf-8")
+    _write_input(plan, home, module.config.species)
     return home
+
+
+def _handout(name: str) -> str:
+    source = resources.files("kdlib.distill") / "handout" / f"{name}.txt"
+    return source.read_text(encoding="utf-8")
+
+
+def _write_input(plan: Plan, home: Path, species: tuple[str, ...]) -> None:
+    """Write an input file of LAMMPS that runs the first structure with the pair style."""
+    try:
+        plugin = str(pairstyle.location(program.find()))
+    except InputError:  # no LAMMPS here
+        plugin = "hipnn.so"
+    text = _handout(INPUT)
+    for word, value in {
+        "index FOLDER": f"index {home.resolve()}",
+        "index PLUGIN": f"index {plugin}",
+        "TEMPERATURE": f"{plan.temperatures[0]:g}",
+        "TIMESTEP": f"{plan.timestep / units.PS:g}",
+        "SPECIES": " ".join(species),
+    }.items():
+        text = text.replace(word, value)
+    atoms = supercell(structures(plan.structures[:1])[0], N_ATOMS)
+    with replacing(home / START) as part, part.open("w", encoding="utf-8") as stream:
+        write_lammps_data(stream, atoms, specorder=list(species), masses=True, units="metal")
+    with replacing(home / INPUT) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def summary(plan: Plan, outcome: Outcome, folder: Path) -> str:

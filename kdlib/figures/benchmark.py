@@ -23,6 +23,9 @@ _LOOKS = {
     "hippynn": Look("our calculator, hippynn's layers", "#999999", "D", "-."),
     "fused": Look("our calculator, fused kernels", "#882255", "o", "--"),
     "lammps": Look("LAMMPS eam/alloy", "#117733", "^", "-"),
+    "lammps_ranks": Look("LAMMPS eam/alloy, MPI", "#117733", "v", ":"),
+    "pair_style_1": Look("LAMMPS pair_style hipnn, one rank", "#332288", "<", "--"),
+    "pair_style": Look("LAMMPS pair_style hipnn, MPI", "#332288", ">", "-"),
 }
 _SIZES = (Look("large", "#332288"), Look("small", "#44AA99", linestyle="--"))
 

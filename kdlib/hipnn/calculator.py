@@ -4,6 +4,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
@@ -102,9 +103,23 @@ class HipnnCalculator(Calculator):
         else:
             self.neighbor_list = NeighborList(self.config.cutoff, skin)
             self._model = _Layers(module)
+        self._folder = potential.saved
         self._validity, self._warned = potential.validity, set()
         self._n_checked = 0
         self.timings: dict[str, float] = {"neighbor_list": 0.0, "model": 0.0, "calls": 0}
+
+    def saved_model(self) -> tuple[Path, str] | None:
+        """Folder of the model, and its precision, for a program that computes as this does.
+
+        Returns
+        -------
+        tuple or None
+            Folder and ``"float"`` or ``"double"``; None for a model that was not saved or loaded,
+            and where the fused kernels on the CPU were not chosen or do not cover it.
+        """
+        if self._folder is None or self.backend != "fused" or self.device.type != "cpu":
+            return None
+        return self._folder, "double" if self.config.dtype == "float64" else "float"
 
     def calculate(
         self,

@@ -210,6 +210,13 @@ class Potential:
         return with_energies(frames, parts)
 
     @property
+    def saved(self) -> Path | None:
+        """Folder that this model was read from, or that its training ended in; None otherwise."""
+        if self.run_dir is None or not is_finished(self.run_dir):
+            return None
+        return Path(self.run_dir).resolve()
+
+    @property
     def counts(self) -> dict[str, int]:
         """Sizes of the architecture, as in result files along ``architecture``."""
         names = ("n_features", "n_sensitivities", "n_atom_layers")

@@ -109,7 +109,7 @@ def liquid_structure(
     xr.Dataset
         ``g(r)``, ``g_piece(piece, r)``, ``temperature`` (K, mean), ``diffusion`` (Angstrom^2/fs)
         and ``is_liquid``; all NaN, with the reason in the attribute ``failure``, if the run
-        explodes: that is a property of the model.
+        explodes: that is a property of the model. Attribute ``forces_by`` of a run by LAMMPS.
     """
     p = protocol
     atoms = bare(start)
@@ -128,6 +128,7 @@ def _summary(run: xr.Dataset, p: StructureProtocol) -> xr.Dataset:
     positions, cell = run.positions.values, run.cell.values
     msd = mean_squared_displacement(run)
     parts = rdf.pieces(positions, cell, p.n_pieces, p.r_max, p.n_bins)
+    known = {"forces_by": run.attrs["forces_by"]} if "forces_by" in run.attrs else {}
     return xr.Dataset(
         {
             "g": rdf.rdf(positions, cell, p.r_max, p.n_bins),
@@ -135,7 +136,8 @@ def _summary(run: xr.Dataset, p: StructureProtocol) -> xr.Dataset:
             "temperature": float(run.temperature.mean()),
             "diffusion": diffusion(msd),
             "is_liquid": float(is_liquid(msd)),
-        }
+        },
+        attrs=known,
     )
 
 
@@ -170,9 +172,9 @@ def liquid_structures(
     -------
     xr.Dataset
         Variables of :func:`liquid_structure` over role, architecture and seed, with the counts of
-        each architecture.
+        each architecture. Attribute ``forces_by``, of LAMMPS: what computed the forces.
     """
-    cells = []
+    cells, forces_by = [], set()
     own = nullcontext(executor) if executor else processes.pool(n_workers)
     with own as pool:
         futures = {pool.submit(_job, model, start, protocol): key for key, model in models.items()}
@@ -180,9 +182,11 @@ def liquid_structures(
             for future in as_completed(futures):
                 key, found = futures[future], future.result()
                 cells.append(_cell(found, key, models[key]))
+                forces_by |= {found.attrs["forces_by"]} if "forces_by" in found.attrs else set()
                 bar.update()
                 progress.line(_line(key, found))
-    return results.combine(cells)
+    known = {"forces_by": ", ".join(sorted(forces_by))} if forces_by else {}
+    return results.combine(cells).assign_attrs(known)
 
 
 def _job(model: Model, start: Atoms, protocol: StructureProtocol) -> xr.Dataset:

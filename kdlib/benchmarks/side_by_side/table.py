@@ -35,6 +35,9 @@ NAMES = {
     "hippynn": "ours, hippynn's layers",
     "fused": "ours, fused kernels",
     "lammps": "LAMMPS eam/alloy",
+    "lammps_ranks": "LAMMPS eam/alloy, MPI",
+    "pair_style_1": "LAMMPS hipnn, one rank",
+    "pair_style": "LAMMPS hipnn, MPI",
 }
 
 

