@@ -102,7 +102,7 @@ def _floor(gains: Mapping[str, np.ndarray], limit: float) -> tuple[str, str]:
     told = ", ".join(
         f"{schema.ROLE_NAMES[role]} {gain:.1%}" for role, gain in (above or largest).items()
     )
-    told += f" from twice the epochs (limit {limit:.0%})" if told else ""
+    told += f" from twice the epochs (limit {100 * limit:g}%)" if told else ""
     if above:
         return "no", f"not at their floor: {told}"
     if missing:
