@@ -38,6 +38,7 @@ class Plant:
     born_again: float = 0.9
     born_again_control: float = 0.97
     smallest_to_teacher: float = 2.2
+    floor_gain: float = 0.01
     seed: int = 0
     rng: np.random.Generator = field(init=False)
 
@@ -111,6 +112,11 @@ def accuracy(plant: Plant) -> xr.Dataset:
                 0.1 * energy[..., None] * plant.rng.standard_normal((len(roles), 1, 1, 60)),
             ),
             "frame_n_atoms": ("frame", atoms),
+            # checked for the first seed alone
+            "floor_gain": (
+                ("role", "architecture", "seed"),
+                np.where(np.arange(plant.seeds) == 0, plant.floor_gain + 0 * force, np.nan),
+            ),
         },
         {**coords, "split": list(schema.SPLITS), "frame": np.arange(60)},
     )

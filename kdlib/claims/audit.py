@@ -46,7 +46,7 @@ def audit(
     found
         Result Datasets by kind (accuracy, history, speed, rdf, data), or a results folder.
     margins
-        Meaning of "minimal", "comparable" and "constant".
+        Meaning of "minimal", "comparable" and "constant", and of being at the floor.
 
     Returns
     -------
@@ -56,20 +56,21 @@ def audit(
     if not isinstance(found, Mapping):
         parts = {kind: results.collect(found, kind) for kind in _KINDS}
         found = {kind: ds for kind, ds in parts.items() if ds is not None}
-    rows = [_row(claim, found, margins.worst_share) for claim in claims(margins)]
+    rows = [_row(claim, found, margins) for claim in claims(margins)]
     columns = {name: ("claim", [row[name] for row in rows]) for name in rows[0]}
     ds = xr.Dataset(columns).set_coords("claim")
     open_points = choices(found)
     return schema.describe(ds.merge(open_points), "claims")
 
 
-def _row(claim: Claim, found: Results, max_share: float) -> dict[str, str | float | int]:
+def _row(claim: Claim, found: Results, margins: Margins) -> dict[str, str | float | int]:
     finding = find(claim.measure, found)
     interval = finding.interval
     judged = verdict(interval, claim.low, claim.high)
-    carried = finding.worst_share > max_share
+    carried = finding.worst_share > margins.worst_share
     if carried and judged != "not measured":
         judged = "not decided"
+    at_floor, gains = _floor(finding.floor_gains, margins.floor)
     return {
         "claim": claim.name,
         "statement": claim.statement,
@@ -85,7 +86,28 @@ def _row(claim: Claim, found: Results, max_share: float) -> dict[str, str | floa
         "n_pairs": interval.n,
         "verdict": judged,
         "reason": _reason(claim, finding, judged, carried, found),
+        "at_floor": at_floor,
+        "floor_reason": gains,
     }
+
+
+def _floor(gains: Mapping[str, np.ndarray], limit: float) -> tuple[str, str]:
+    """Whether the trainings compared reached their floor, and the largest gain of each role."""
+    if not gains:
+        return "", ""
+    checked = {role: values[np.isfinite(values)] for role, values in gains.items()}
+    largest = {role: values.max() for role, values in checked.items() if values.size}
+    above = {role: gain for role, gain in largest.items() if gain >= limit}
+    missing = [schema.ROLE_NAMES[role] for role in gains if checked[role].size < gains[role].size]
+    told = ", ".join(
+        f"{schema.ROLE_NAMES[role]} {gain:.1%}" for role, gain in (above or largest).items()
+    )
+    told += f" from twice the epochs (limit {100 * limit:g}%)" if told else ""
+    if above:
+        return "no", f"not at their floor: {told}"
+    if missing:
+        return "not checked", f"floor not checked: {', '.join(missing)}"
+    return "yes", f"at their floor: {told}"
 
 
 def _reason(claim: Claim, finding: Finding, judged: str, carried: bool, found: Results) -> str:

@@ -5,7 +5,7 @@ absent. ``cost`` is "time" or "memory".
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
@@ -45,6 +45,10 @@ class Finding:
     """Interval from resampling the test frames; NaN where it does not apply."""
     worst_share: float = np.nan
     """Share of one test frame in the squared errors compared; NaN where it does not apply."""
+    floor_gains: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """For each role whose trainings are compared, what twice the epochs gain at each architecture
+    compared, relative; NaN where it was not checked.
+    """
 
 
 Measure = Callable[[Results], Finding]
@@ -78,7 +82,8 @@ def error_ratio(variable: str, role: str, other: str, kind: str = "accuracy") ->
             f"{_count(paired, 'seed')}"
         )
         share = worst_share(results, variable, (role, other)) if kind == "accuracy" else np.nan
-        return Finding(interval, grounds, _test_noise(results, variable, role, other), share)
+        gains = floor_gains(results, (role, other), _architectures(paired))
+        return Finding(interval, grounds, _test_noise(results, variable, role, other), share, gains)
 
     return measure
 
@@ -101,7 +106,8 @@ def front_ratio(cost: str, role: str, other: str, backend: str = "stock") -> Mea
             f"at the {cost} of {a.architecture.values[level]}"
         )
         share = worst_share(results, "force_rmse", (role, other))
-        return Finding(interval, grounds, worst_share=share)
+        gains = floor_gains(results, (role, other), _architectures((a / b).notnull()))
+        return Finding(interval, grounds, worst_share=share, floor_gains=gains)
 
     return measure
 
@@ -128,7 +134,9 @@ def best_smaller_student(results: Results) -> Finding:
     if len(found) > 1:
         grounds += f", the best of {len(found)} smaller students, corrected for that choice"
     share = worst_share(results, "force_rmse", ("student", "teacher"))
-    return Finding(found[best], grounds, worst_share=share)
+    gains = floor_gains(results, ("student",), [best])
+    gains |= floor_gains(results, ("teacher",), [teacher.architecture.item()])
+    return Finding(found[best], grounds, worst_share=share, floor_gains=gains)
 
 
 def cost_slope(cost: str, backend: str) -> Measure:
@@ -187,7 +195,8 @@ def learning_ratio(role: str, other: str) -> Measure:
         logs = _learning(results, role, other)
         interval = crossed_interval(logs.mean("epoch")).map(np.exp)
         grounds = f"validation force RMSE, {ROLE_NAMES[role]}/{ROLE_NAMES[other]} at equal epoch"
-        return Finding(interval, grounds)
+        gains = floor_gains(results, (role, other), logs.architecture.values)
+        return Finding(interval, grounds, floor_gains=gains)
 
     return measure
 
@@ -203,7 +212,9 @@ def learning_drift(role: str, other: str) -> Measure:
         late = logs.isel(epoch=slice(half, None)).mean("epoch")
         early = logs.isel(epoch=slice(0, half)).mean("epoch")
         interval = crossed_interval(late - early).map(np.exp)
-        return Finding(interval, f"{ROLE_NAMES[role]}/{ROLE_NAMES[other]}, late over early epochs")
+        grounds = f"{ROLE_NAMES[role]}/{ROLE_NAMES[other]}, late over early epochs"
+        gains = floor_gains(results, (role, other), logs.architecture.values)
+        return Finding(interval, grounds, floor_gains=gains)
 
     return measure
 
@@ -272,6 +283,18 @@ def worst_share(results: Results, variable: str, roles: Sequence[str]) -> float:
     return float(shares.max())
 
 
+def floor_gains(
+    results: Results, roles: Sequence[str], architectures: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Gain of twice the epochs by role, (n_architectures,): the largest over the seeds checked."""
+    ds = results.get("accuracy")
+    if ds is None or "floor_gain" not in ds:
+        return {role: np.full(len(architectures), np.nan) for role in roles}
+    gains = ds.floor_gain.max("seed")
+    gains = gains.reindex(role=list(roles), architecture=list(architectures))
+    return {role: gains.sel(role=role).values for role in roles}
+
+
 def _test_noise(results: Results, variable: str, role: str, other: str) -> tuple[float, float]:
     ds, name = results.get("accuracy"), _FRAME_ERRORS.get(variable)
     if ds is None or name not in ds or not {role, other} <= set(ds.role.values.tolist()):
@@ -287,6 +310,11 @@ def _largest(array: xr.DataArray) -> tuple[int, xr.DataArray]:
     kept = array.dropna("architecture", how="all")
     top = kept.isel(architecture=int(kept.n_parameters.values.argmax()))
     return int(top.n_parameters), top
+
+
+def _architectures(paired: xr.DataArray) -> list[str]:
+    """Architectures with a pair, (architecture, seed)."""
+    return paired.architecture.values[paired.any("seed").values].tolist()
 
 
 def _count(paired: xr.DataArray, dim: str) -> str:

@@ -17,10 +17,11 @@ VERDICT_LOOKS = {
 }
 _LINE = 0.125  # inch per line of text
 _COLUMNS = {
-    "section": 0.005, "claim": 0.07, "claimed": 0.56, "paper": 0.635, "ours": 0.69, "verdict": 0.868
+    "section": 0.005, "claim": 0.07, "claimed": 0.482, "paper": 0.562, "ours": 0.618,
+    "verdict": 0.78, "at floor": 0.922,
 }  # fmt: skip
 #: Characters in a line of a statement.
-_WRAP = 72
+_WRAP = 60
 
 
 @recipe(
@@ -33,9 +34,10 @@ _WRAP = 72
     "unit",
     "rule",
     "verdict",
+    optional=("at_floor",),
 )
 def claims(ds: xr.Dataset) -> Figure:
-    """Draw the table of `kdlib.claims.audit`: section, claim, its range, paper's value, ours."""
+    """Draw the table of `kdlib.claims.audit`: section, claim, range, paper's value, ours."""
     statements = [fill(str(text), _WRAP) for text in ds.statement.values]
     heights = np.array([text.count("\n") + 1.55 for text in statements])
     total = (heights.sum() + 2.2) * _LINE
@@ -43,7 +45,7 @@ def claims(ds: xr.Dataset) -> Figure:
     ax.set(xlim=(0, 1), ylim=(heights.sum(), -2.2))
     ax.set_axis_off()
     for title, x in _COLUMNS.items():
-        words = {"section": "§", "ours": "ours [95 % interval]"}.get(title, title)
+        words = {"section": "§", "ours": "ours [95 %]"}.get(title, title)
         ax.text(x, -0.9, words, weight="bold", va="center")
     ax.axhline(0, color="0.2", linewidth=1)
     top = 0.0
@@ -58,6 +60,7 @@ def claims(ds: xr.Dataset) -> Figure:
             "claimed": _claimed(row),
             "paper": f"{float(row.paper_value):.3g}" if np.isfinite(row.paper_value) else "–",
             "ours": _interval(row),
+            "at floor": str(row.at_floor.values) if "at_floor" in row else "",
         }
         for column, words in cells.items():
             ax.text(_COLUMNS[column], middle, words, va="center", fontsize=6.3, linespacing=1.05)

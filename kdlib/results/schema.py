@@ -103,6 +103,8 @@ AUDITED_BACKENDS = ("stock", "fused")
 COMPONENTS = ("total", "neighbor_list", "model", "integrator")
 #: Possible outcomes of auditing a claim.
 VERDICTS = ("holds", "does not hold", "not decided", "not measured")
+#: Whether the trainings that a claim compares reached their floor; empty where it compares none.
+AT_FLOOR = ("yes", "no", "not checked", "")
 
 #: Variables whose values are names -> the names allowed.
 _ALLOWED = {
@@ -112,6 +114,7 @@ _ALLOWED = {
     "backend": BACKENDS,
     "component": COMPONENTS,
     "verdict": VERDICTS,
+    "at_floor": AT_FLOOR,
 }
 
 Kind = dict[str, Variable]
@@ -152,8 +155,19 @@ _RUNS: Kind = {
     **_ARCHITECTURE,
 }
 
+_FLOOR: Kind = {
+    "floor_gain": Variable(
+        _GRID,
+        "1",
+        "relative fall of the validation force RMSE from a training of half the epochs; NaN: not "
+        "checked",
+        True,
+    )
+}
+
 _ACCURACY: Kind = {
     **_RUNS,
+    **_FLOOR,
     "split": Variable(("split",), _TEXT, "part of the dataset"),
     **_errors(_SPLIT),
     "cell_energy_rmse": Variable(
@@ -201,6 +215,7 @@ _ACCURACY: Kind = {
 
 _HISTORY: Kind = {
     **_RUNS,
+    **_FLOOR,
     "epoch": Variable(("epoch",), "1", "training epoch"),
     "split": Variable(("split",), _TEXT, "part of the dataset"),
     **_errors((*_EPOCH, "split")),
@@ -334,6 +349,10 @@ _CLAIMS: Kind = {
     "n_pairs": Variable(("claim",), "1", "independent training runs or pairs", True, True),
     "verdict": Variable(("claim",), _TEXT, "what the data say"),
     "reason": Variable(("claim",), _TEXT, "why"),
+    "at_floor": Variable(
+        ("claim",), _TEXT, "whether the trainings compared reached their floor", True
+    ),
+    "floor_reason": Variable(("claim",), _TEXT, "what a training of twice the epochs gains", True),
     "choice": Variable(("choice",), _TEXT, "what the paper leaves open", True),
     "choice_paper": Variable(("choice",), _TEXT, "what the paper says", True),
     "choice_ours": Variable(("choice",), _TEXT, "what is done here", True),
@@ -352,7 +371,7 @@ KINDS: dict[str, Kind] = {
     "run": {
         name: replace(variable, dims=tuple(d for d in variable.dims if d not in _GRID))
         for name, variable in _HISTORY.items()
-        if name not in _RUNS
+        if name not in _RUNS | _FLOOR
     },
     "speed": _SPEED,
 }

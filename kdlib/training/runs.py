@@ -44,6 +44,16 @@ class Run:
     """Model with the best weights."""
     history: xr.Dataset
     """Losses, errors, learning rate and weights of every epoch (schema kind ``run``)."""
+    floor_gain: float = np.nan
+    """Relative fall of :attr:`valid_force_rmse` from a training of half the epochs that is equal in
+    everything else; NaN where a sweep did not check that.
+    """
+
+    @property
+    def valid_force_rmse(self) -> float:
+        """Force RMSE of the kept weights on the validation part, eV/Angstrom."""
+        kept = self.history.sel(epoch=self.history.attrs["best_epoch"], split="valid")
+        return float(kept.force_rmse)
 
 
 def fit(

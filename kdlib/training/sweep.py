@@ -3,6 +3,9 @@
 A finished training is recognized by its hash and not repeated. Trainings of a worker process that
 dies are sent again; an interrupted one resumes from its checkpoint.
 
+Whether trainings reach their floor is checked by siblings of half the epochs: where the second half
+gains hardly anything, neither would a run of twice the epochs.
+
 On CUDA devices the worker processes share them evenly, and without a number of workers there is one
 for each device. Workers on one device take turns and share its memory, of which a finished training
 keeps nothing.
@@ -48,6 +51,8 @@ class Task:
     """Name in :data:`kdlib.training.roles.ROLES`."""
     config: HipnnConfig
     training: TrainingConfig
+    half: bool = False
+    """Whether this is the sibling of another task, with half its epochs."""
 
     @property
     def schedule(self) -> WeightSchedule:
@@ -57,7 +62,16 @@ class Task:
     @property
     def name(self) -> str:
         """Role, architecture and seed."""
-        return f"{self.role}_{self.config.label}_s{self.training.seed}"
+        kind = "_half" if self.half else ""
+        return f"{self.role}_{self.config.label}_s{self.training.seed}{kind}"
+
+    @property
+    def halved(self) -> "Task":
+        """The same training with half the epochs, over which its schedules are scaled."""
+        epochs = self.training.max_epochs // 2
+        if not epochs:
+            raise InputError(f"{self.name}: a check of the floor needs at least two epochs")
+        return replace(self, training=replace(self.training, max_epochs=epochs), half=True)
 
 
 def tasks(
@@ -82,6 +96,8 @@ def run(
     folder: str | Path,
     executor: Executor | None = None,
     workers: int | None = None,
+    *,
+    floor_check: bool = False,
 ) -> list[Run]:
     """Train every unfinished task; results are in the order of the tasks.
 
@@ -97,6 +113,9 @@ def run(
     workers
         Processes of the default executor; by default one per core, or per CUDA device if the
         trainings run there.
+    floor_check
+        Whether the first seed of each role and architecture is trained with half the epochs, too,
+        which gives these runs their ``floor_gain``.
 
     Raises
     ------
@@ -108,8 +127,29 @@ def run(
     Unfinished
         Memory of a CUDA device ran out; the finished trainings are kept.
     """
+    halves = _halves(todo) if floor_check else {}
+    every = [*todo, *halves.values()]
     with locked(folder):
-        return _run(todo, frames, split, tidied(folder) / "runs", executor, workers)
+        runs = _run(every, frames, split, tidied(folder) / "runs", executor, workers)
+    shorter = dict(zip(halves, runs[len(todo) :], strict=True))
+    return [
+        _checked(found, shorter.get(task.name)) for task, found in zip(todo, runs, strict=False)
+    ]
+
+
+def _halves(todo: Sequence[Task]) -> dict[str, Task]:
+    """Sibling of the first task of each role and architecture, by the name of that task."""
+    first: dict[tuple[str, str], Task] = {}
+    for task in todo:
+        first.setdefault((task.role, task.config.label), task)
+    return {task.name: task.halved for task in first.values()}
+
+
+def _checked(longer: Run, shorter: Run | None) -> Run:
+    """Run with its gain over its sibling, if it has one."""
+    if shorter is None:
+        return longer
+    return replace(longer, floor_gain=1 - longer.valid_force_rmse / shorter.valid_force_rmse)
 
 
 def _run(
@@ -202,6 +242,7 @@ def _cell(ds: xr.Dataset, task: Task, finished: Run) -> xr.Dataset:
     """Dataset of one run as a cell of the grid role x architecture x seed."""
     config = task.config
     grid = {"role": task.role, "architecture": config.label, "seed": task.training.seed}
+    ds = ds.assign(floor_gain=finished.floor_gain)
     ds = ds.expand_dims({name: [value] for name, value in grid.items()})
     counts = finished.potential.counts
     return ds.assign_coords({name: ("architecture", [n]) for name, n in counts.items()})
@@ -264,11 +305,11 @@ def _train(task: Task, frames: Sequence[Atoms], split: Split, run_dir: Path) -> 
 
 
 def _line(task: Task, run_dir: Path, elapsed: float) -> str:
-    ds = load_run(run_dir).history
-    best = ds.sel(epoch=ds.attrs["best_epoch"], split="valid")
+    finished = load_run(run_dir)
+    ds = finished.history
     return (
         f"{task.name}: {ds.sizes['epoch']} epochs in {float(ds.seconds[-1]):.0f} s, validation "
-        f"force RMSE {float(best.force_rmse):.3f} eV/Angstrom ({elapsed:.0f} s since the start)"
+        f"force RMSE {finished.valid_force_rmse:.3f} eV/Angstrom ({elapsed:.0f} s since the start)"
     )
 
 

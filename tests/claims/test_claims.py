@@ -160,6 +160,59 @@ def test_one_frame_cannot_decide(planted, strong):
     assert rows["energy_control"]["verdict"] == "holds"
 
 
+@pytest.mark.parametrize(
+    ("gains", "at_floor", "words"),
+    [
+        (
+            {"student": 0.008, "control": 0.011},
+            "yes",
+            "at their floor: student 0.8%, control 1.1% from twice the epochs (limit 2%)",
+        ),
+        (
+            {"student": 0.06},
+            "no",
+            "not at their floor: student 6.0% from twice the epochs (limit 2%)",
+        ),
+        ({"student": -0.01, "control": 0.02}, "no", "not at their floor: control 2.0% from"),
+        ({"student": math.nan}, "not checked", "floor not checked: student"),
+        ({"student": math.nan, "control": 0.03}, "no", "not at their floor: control 3.0% from"),
+    ],
+)
+def test_the_floor_is_told_beside_the_verdict(planted, strong, gains, at_floor, words):
+    """Below 2 % at each architecture is the floor; the verdict of a comparison stays."""
+    found = planted(smallest_to_teacher=1.4, born_again_control=1.0, noise=0.01)
+    ds = found["accuracy"].copy(deep=True)
+    for role, gain in gains.items():
+        ds.floor_gain.loc[{"role": role, "architecture": "16-8-1", "seed": 0}] = gain
+    if at_floor == "yes":  # told is the largest of the architectures
+        ds["floor_gain"] = ds.floor_gain.where(ds.architecture == "16-8-1", ds.floor_gain - 0.5)
+    rows = audited(found | {"accuracy": ds})
+    for name in ("force_control", "energy_control", "rdf_control", "pareto_time_control",
+                 "learning_control", "learning_constant"):  # fmt: skip
+        assert rows[name]["at_floor"] == at_floor, name
+        assert rows[name]["floor_reason"].startswith(words), name
+        assert rows[name]["verdict"] == strong[name]["verdict"] == "holds"
+    assert rows["born_again_force_teacher"]["at_floor"] == "yes"
+
+
+def test_the_floor_is_that_of_the_trainings_compared(planted):
+    """Other architectures do not count, cost compares no trainings, and the limit is a margin."""
+    found = planted()
+    ds = found["accuracy"].copy(deep=True)
+    ds.floor_gain.loc[{"role": "student", "architecture": "128-40-4"}] = 0.3
+    found["rdf"] = found["rdf"].sel(architecture=["12-8-1", "16-8-1"])
+    rows = audited(found | {"accuracy": ds})
+    assert rows["student_beats_teacher"]["at_floor"] == rows["rdf_control"]["at_floor"] == "yes"
+    assert rows["force_control"]["at_floor"] == "no"
+    assert rows["time_with_size_fused"]["at_floor"] == ""
+    strict = claims.audit(found, claims.Margins(floor=0.01)).set_index(claim="claim")
+    assert strict.at_floor.sel(claim="rdf_control").item() == "no"
+    del found["accuracy"]
+    rows = audited(found)
+    assert rows["force_control"]["at_floor"] == ""
+    assert rows["rdf_control"]["at_floor"] == rows["learning_control"]["at_floor"] == "not checked"
+
+
 def test_the_share_of_the_force_weight_is_told(planted):
     """If the matched control has the whole gain, the reason of the control claim says so."""
     row = audited(planted(student=0.7, matched_control=0.7))["force_control"]

@@ -124,6 +124,7 @@ def test_every_setting_of_a_training_reaches_the_notebooks(project: Path) -> Non
     by_name = {step.name: step for step in steps.discover(project / "notebooks")}
     trains = {name for name, step in by_name.items() if "training" in step.parameters}
     assert trains == {"02_teacher", "03_students", "09_born_again"}
+    assert {name for name, step in by_name.items() if "floor_check" in step.parameters} == trains
     for name in trains:
         assert profile.load("paper").parameters(by_name[name])["training"]["device"] == "auto"
         wrong = profile.Profile("p", notebooks={name: {"training": {"batch_size": "8"}}})

@@ -146,6 +146,43 @@ def test_finished_trainings_are_not_repeated(
     assert len(runs) == 2
 
 
+def test_the_floor_gain_is_over_an_equal_training_of_half_the_epochs(
+    tmp_path, emt_frames, split, small_config, settings
+):
+    """It is that of the first seed, in the run and in its results; the whole run is kept."""
+    todo = sweep.tasks(["control"], [small_config], settings, [1, 0])
+    with ThreadPoolExecutor(1) as pool:
+        runs = sweep.run(todo, emt_frames, split, tmp_path, pool, floor_check=True)
+    # Without a change of the rate, half a training is the first half of the whole.
+    force = runs[0].history.force_rmse.sel(split="valid").values
+    assert runs[0].history.attrs["best_epoch"] == force.size == 2
+    gain = 1 - force[1] / force[0]
+    assert runs[0].floor_gain == gain > 0
+    assert np.isnan(runs[1].floor_gain)
+    for kind, ds in (
+        ("accuracy", sweep.accuracy(todo, runs, emt_frames, split)),
+        ("history", sweep.history(todo, runs)),
+    ):
+        schema.validate(schema.describe(ds, kind), kind)
+        np.testing.assert_equal(ds.floor_gain.sel(seed=[1, 0]).values.ravel(), [gain, np.nan])
+    kept = sweep.load(tmp_path, "control", small_config.label, 1).predict(emt_frames[:1]).energy
+    assert kept.equals(runs[0].potential.predict(emt_frames[:1]).energy)
+
+
+def test_half_a_task_is_equal_but_for_its_epochs(small_config, settings):
+    """Its cosine and its stages of the loss are those of the whole, twice as fast."""
+    longer = replace(settings, max_epochs=100, rate_schedule="cosine", seed=3)
+    task = sweep.Task("born_again", small_config, longer)
+    half = task.halved
+    assert replace(half.training, max_epochs=100) == longer
+    assert (half.training.max_epochs, half.role, half.config) == (50, task.role, small_config)
+    assert half.training.scheduled_rate(50) == longer.scheduled_rate(100)
+    starts, halves = ([start for start, _ in t.schedule.stages] for t in (task, half))
+    assert halves == pytest.approx([start / 2 for start in starts], abs=1)
+    with pytest.raises(InputError, match="a check of the floor needs at least two epochs"):
+        replace(task, training=replace(longer, max_epochs=1)).halved  # noqa: B018
+
+
 @pytest.mark.slow
 def test_sweep_survives_a_dying_worker(tmp_path, emt_frames, split, small_config, settings):
     """Killing a worker process costs its current training, which is repeated."""
@@ -195,6 +232,22 @@ def test_workers_that_always_die_are_one_sentence(
         sweep.run(todo, emt_frames, split, tmp_path, pool)
     with ThreadPoolExecutor(1) as pool:
         assert len(sweep.run(todo, emt_frames, split, tmp_path, pool)) == 1
+
+
+def test_the_floor_is_checked_once_for_each_role_and_architecture(
+    tmp_path, emt_frames, split, small_config, settings
+):
+    """Of each, the first seed has a sibling; without the check none has."""
+    configs = [small_config, replace(small_config, n_features=7)]
+    todo = sweep.tasks(["teacher", "control"], configs, settings, [1, 0])
+    names = {task.name for task in todo}
+    halves = {f"{name}_half" for name in names if name.endswith("_s1")}
+    assert len(halves) == 4
+    for check, expected in ((True, names | halves), (False, names)):
+        with Mortal(1) as pool, pytest.raises(WorkerKilled) as killed:
+            sweep.run(todo, emt_frames, split, tmp_path, pool, floor_check=check)
+        listed = str(killed.value).split("unfinished are ")[1].split(": ")[0]
+        assert set(listed.split(", ")) == expected
 
 
 def test_training_that_fails_is_not_hidden(tmp_path, emt_frames, split, small_config, settings):
