@@ -6,6 +6,7 @@ end the command holds: when the command ends in any way, SIGKILL included, the p
 kernel ends itself and all processes that it has started.
 """
 
+import asyncio
 import os
 import signal
 import sys
@@ -39,9 +40,14 @@ class ThisPython(AsyncKernelManager):
             os.close(read_end)
 
     async def cleanup_resources(self, restart: bool = False) -> None:
-        """Close the pipe, and end what a crashed kernel may have left running."""
+        """Close the pipe, and end what a crash of the kernel or of its client left running."""
         group = getattr(self.provisioner, "pgid", None)
         await super().cleanup_resources(restart)
+        # nbclient leaves this one behind where an output cannot be written. It would fail unseen
+        # until it is collected, and Python 3.11 may then break a parse that is under way.
+        for task in asyncio.all_tasks():
+            if task.get_coro().__name__ == "_async_poll_kernel_alive":
+                task.cancel()
         if self._write_end is not None:
             os.close(self._write_end)
             self._write_end = None

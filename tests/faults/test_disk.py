@@ -1,8 +1,10 @@
 """Disks that fill up in any phase of a run of notebooks."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from jupyter_core.utils import ensure_event_loop
 
 from kdlib import files, pipeline
 from kdlib.errors import InputError
@@ -47,6 +49,19 @@ def test_a_run_survives_a_full_disk(small_disk, notebooks):
     parts = {"01_a.ipynb", "01_a.json", "02_b.ipynb", "02_b.json"}
     assert {path.name for path in (out / "notebooks").iterdir()} == parts
     assert not (out / files.LOCK).exists()
+
+
+def test_a_full_disk_leaves_no_task_behind(tmp_path, write_notebook):
+    """Where an output cannot be written, nothing keeps watching the kernel that has ended."""
+    notebooks = write_notebook("01_a", 'print("y" * 20_000)\nprint("y" * 20_000)').parent
+    log = tmp_path / "out" / "logs" / "01_a.log"
+    log.parent.mkdir(parents=True)
+    log.symlink_to("/dev/full")
+    with pytest.raises(InputError, match="No space left on device"):
+        pipeline.run(profile.Profile("p"), tmp_path / "out", notebooks)
+    loop = ensure_event_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    assert not asyncio.all_tasks(loop)
 
 
 def _names(out: Path) -> list[str]:
