@@ -3,7 +3,7 @@
 On a GPU, launching a step costs more than the step. A graph is launched once; it always works on
 the same memory and numbers of frames and atoms, so layouts have room for a few numbers of atoms
 (:mod:`kdlib.hipnn.device.passes`), and one graph is captured for each. All of a step is inside:
-finding the frames, the loss, its gradient, the optimizer.
+finding the frames, the loss, its gradient, and Adam; the steps of SOAP follow the graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -113,7 +113,8 @@ class DeviceStep:
         Model that :class:`~kdlib.hipnn.kernels.gradients.Gradients` covers, on the device. Its
         parameters become views of one vector.
     optimizer
-        Over all trainable parameters; capturable on CUDA.
+        Over all trainable parameters. Adam, capturable on CUDA, is part of the graph; the steps of
+        another follow it.
     train, valid
         Frames of the parts, one batch each, on the CPU.
     size
@@ -129,6 +130,7 @@ class DeviceStep:
         size: int,
     ) -> None:
         self.flat, self._optimizer = FlatParameters(module), optimizer
+        self._inside = isinstance(optimizer, torch.optim.Adam)
         self._trainable = [p for p in module.parameters() if p.requires_grad]
         for parameter in self._trainable:
             parameter.grad = self.flat.view(self.flat.gradient, parameter)
@@ -164,6 +166,8 @@ class DeviceStep:
         step = self._graphs[key]
         step.plan.copy_(plan, non_blocking=True)
         step.replay()
+        if not self._inside:
+            self._optimizer.step()
         values, found = step.found
         loss, *terms = values.clone().unbind()
         named = {f"loss_{t}": v for t, v in zip(TERMS, terms, strict=True) if getattr(weights, t)}
@@ -202,7 +206,8 @@ class DeviceStep:
 
         def work() -> None:
             gradient()
-            self._optimizer.step()
+            if self._inside:
+                self._optimizer.step()
 
         step.replay = work
         if self._device.type == "cuda":
@@ -220,7 +225,7 @@ class DeviceStep:
 
     def _begin(self) -> None:
         """Let the optimizer make its moments, without moving anything."""
-        if self._optimizer.state:
+        if self._optimizer.state or not self._inside:
             return
         self.flat.gradient.zero_()
         self._optimizer.step()

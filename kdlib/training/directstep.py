@@ -215,7 +215,7 @@ class DirectStep:
         Model that :class:`~kdlib.hipnn.kernels.gradients.Gradients` covers. Its parameters become
         views of one vector.
     optimizer
-        Adam over all trainable parameters; keeps moments and learning rate.
+        Over all trainable parameters; Adam takes its steps in place.
     train, valid
         Frames of the parts, one batch each.
     """
@@ -223,7 +223,7 @@ class DirectStep:
     def __init__(
         self,
         module: HipnnModule,
-        optimizer: torch.optim.Adam,
+        optimizer: torch.optim.Optimizer,
         train: Sequence[Batch],
         valid: Sequence[Batch] = (),
     ) -> None:
@@ -231,23 +231,17 @@ class DirectStep:
         self._train = Frames(module, train, self.flat)
         self._valid = Frames(module, valid, self.flat) if valid else None
         self._values, self._gradient = self.flat.values.numpy(), self.flat.gradient.numpy()
-        self._moments = {
-            name: torch.zeros_like(self.flat.values) for name in ("exp_avg", "exp_avg_sq")
-        }
-        self._vectors = [moment.numpy() for moment in self._moments.values()]
-        self.adopt()
+        self._adam = None
+        if isinstance(optimizer, torch.optim.Adam):
+            self._adam = InPlaceAdam(self.flat, optimizer)
+        else:
+            for parameter in optimizer.param_groups[0]["params"]:
+                parameter.grad = self.flat.view(self.flat.gradient, parameter)
 
     def adopt(self) -> None:
-        """Make the optimizer's moments views of vectors; call it when they were replaced."""
-        self._step = torch.zeros(())
-        for parameter in self._optimizer.param_groups[0]["params"]:
-            state = self._optimizer.state[parameter]
-            self._step += state.get("step", self._step) - self._step
-            for name, vector in self._moments.items():
-                view = self.flat.view(vector, parameter)
-                view.copy_(state.get(name, torch.zeros_like(view)))
-                state[name] = view
-            state["step"] = self._step
+        """Take over the optimizer's state; call it when that was replaced."""
+        if self._adam is not None:
+            self._adam.adopt()
 
     def gradient(
         self, chosen: np.ndarray, weights: LossWeights
@@ -282,13 +276,41 @@ class DirectStep:
         return errors
 
     def move(self) -> None:
-        """Let Adam take a step along the last gradient."""
+        """Let the optimizer take a step along the last gradient."""
+        if self._adam is not None:
+            self._adam.step()
+        else:
+            self._optimizer.step()
+
+
+class InPlaceAdam:
+    """Steps of torch's Adam in one loop, on its own moments, which become views of vectors."""
+
+    def __init__(self, flat: FlatParameters, optimizer: torch.optim.Adam) -> None:
+        self._flat, self._optimizer = flat, optimizer
+        self._moments = {name: torch.zeros_like(flat.values) for name in ("exp_avg", "exp_avg_sq")}
+        vectors = (flat.values, flat.gradient, *self._moments.values())
+        self._vectors = [vector.numpy() for vector in vectors]
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Make the moments views of the vectors; call it when they were replaced."""
+        self._step = torch.zeros(())
+        for parameter in self._optimizer.param_groups[0]["params"]:
+            state = self._optimizer.state[parameter]
+            self._step += state.get("step", self._step) - self._step
+            for name, vector in self._moments.items():
+                view = self._flat.view(vector, parameter)
+                view.copy_(state.get(name, torch.zeros_like(view)))
+                state[name] = view
+            state["step"] = self._step
+
+    def step(self) -> None:
+        """Move the parameters along the gradient."""
         group = self._optimizer.param_groups[0]
         self._step += 1
-        adam(
-            self._values, self._gradient, *self._vectors, self._step.item(), group["lr"],
-            *group["betas"], group["eps"],
-        )  # fmt: skip
+        n_steps = self._step.item()
+        adam(*self._vectors, n_steps, group["lr"], *group["betas"], group["eps"])
 
 
 @compiled(error_model="numpy", fastmath=FASTMATH)

@@ -41,6 +41,7 @@ from kdlib.training.directstep import DirectStep
 from kdlib.training.framestore import FrameStore
 from kdlib.training.losses import LossWeights, WeightSchedule
 from kdlib.training.references import fit_e0
+from kdlib.training.soap import Soap
 
 if TYPE_CHECKING:
     from kdlib.training.devicestep import DeviceStep
@@ -81,7 +82,7 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Moments and step counts of Adam, by the parameter's position."""
+    """State of an optimizer, by the parameter's position."""
     return {
         f"{index}.{name}": value
         for index, moments in optimizer.state_dict()["state"].items()
@@ -141,20 +142,21 @@ class Loop:
         use_backend(self.module, training.backend)
         # Gradients are requested by name: those by the pair vectors would cost a kernel.
         self.trainable = [p for p in self.module.parameters() if p.requires_grad]
-        on_cuda = self.device.type == "cuda"
-        rate = torch.tensor(training.learning_rate, device=self.device) if on_cuda else None
-        self.optimizer = torch.optim.Adam(
-            self.trainable,
-            lr=training.learning_rate if rate is None else rate,
-            fused=True,
-            capturable=on_cuda,
-        )
+        self.optimizer = self._make_optimizer()
         self._place()
         self.epoch = 0
         self.rows: list[dict[str, float]] = []
         self.best = {"selection": np.inf, "epoch": 0, "lr_wait": 0, "stop_wait": 0}
         self.best_state = _tensors(self.module)
         self.seconds = 0.0
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        rate, on_cuda = self.training.learning_rate, self.device.type == "cuda"
+        if on_cuda:  # captured steps read it
+            rate = torch.tensor(rate, device=self.device)
+        if self.training.optimizer == "soap":
+            return Soap(self.module, rate)
+        return torch.optim.Adam(self.trainable, lr=rate, fused=True, capturable=on_cuda)
 
     @property
     def finished(self) -> bool:
@@ -340,7 +342,7 @@ class Loop:
         tensors = {
             "module": _tensors(self.module),
             "best": self.best_state,
-            "adam": optimizer_tensors(self.optimizer),
+            "optimizer": optimizer_tensors(self.optimizer),
         }
         state = {
             "key": key, "epoch": self.epoch, "best": self.best, "rows": self.rows,
@@ -355,7 +357,7 @@ class Loop:
             return
         self.module.load_state_dict(hipnn.complete_state(self.module, tensors["module"]))
         self.best_state = tensors["best"]
-        restore_optimizer(self.optimizer, tensors["adam"])
+        restore_optimizer(self.optimizer, tensors["optimizer"])
         if self._direct is not None:
             self._direct.adopt()
         self._set_rate(state["learning_rate"])

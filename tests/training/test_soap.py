@@ -1,0 +1,95 @@
+"""SOAP: what it is built from, and what it must not depend on."""
+
+import dataclasses
+
+import pytest
+import torch
+from alloys import SMALL, alloy_frames
+from torch import nn
+
+from kdlib import hipnn
+from kdlib.training.soap import Soap, SoapSettings
+
+#: Axes change within the few steps of a test.
+QUICK = SoapSettings(refresh=4)
+N_STEPS = 15
+
+
+def steps(module, settings, gradients, turn=None):
+    """Weights of a layer after each step along given gradients, perhaps turned."""
+    optimizer, found = Soap(module, 1e-2, settings), []
+    for gradient in gradients:
+        gradient = gradient if turn is None else turn @ gradient
+        module.weight.grad, module.bias.grad = gradient[:, :-1].clone(), gradient[:, -1].clone()
+        optimizer.step()
+        found.append(torch.cat((module.weight, module.bias[:, None]), 1).detach().clone())
+    return torch.stack(found)
+
+
+@pytest.fixture
+def gradients():
+    """Correlated gradients of a layer with five inputs, three outputs and a bias."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    return torch.randn(N_STEPS, 3, 6, generator=generator, dtype=torch.float64) @ mixing
+
+
+@pytest.fixture
+def layer():
+    """A dense layer that starts at zero."""
+    made = nn.Linear(5, 3, dtype=torch.float64)
+    nn.init.zeros_(made.weight)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+def test_turned_outputs_take_turned_steps(layer, gradients):
+    """Adam's steps depend on the axes of the outputs; those of SOAP do not, but where all is null."""
+    turn = torch.linalg.qr(gradients[0][:, :3]).Q
+    plain = steps(layer, QUICK, gradients)
+    nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
+    turned = steps(layer, QUICK, gradients, turn)
+    assert plain[-1].abs().max() > 0.01
+    torch.testing.assert_close(turned, turn @ plain, rtol=0, atol=1e-7)
+
+
+def test_without_axes_it_is_adam(layer, gradients):
+    """Where no side may be rotated, all steps after the first are torch's."""
+    ours = steps(layer, SoapSettings(largest_side=2), gradients)
+    theirs = nn.Parameter(torch.zeros(3, 6, dtype=torch.float64))
+    optimizer = torch.optim.Adam([theirs], lr=1e-2)
+    for gradient in gradients[1:]:
+        theirs.grad = gradient
+        optimizer.step()
+    assert not ours[0].any()
+    torch.testing.assert_close(ours[-1], theirs.detach(), rtol=0, atol=1e-13)
+
+
+def test_axes_are_those_of_the_gradients(layer, gradients):
+    """After some refreshes under one distribution, covariances are diagonal along the axes."""
+    optimizer = Soap(layer, 1e-3, SoapSettings(refresh=1))
+    for gradient in gradients[:1].repeat(60, 1, 1) + 1e-3 * gradients[torch.arange(60) % N_STEPS]:
+        layer.weight.grad, layer.bias.grad = gradient[:, :-1].clone(), gradient[:, -1].clone()
+        optimizer.step()
+    state = optimizer.state[layer.weight]
+    axes, covariance = state["rows_axes"][0], state["rows"][0]
+    found = axes.T @ covariance @ axes
+    assert (found - found.diag().diag()).abs().max() < 1e-4 * covariance.trace()
+    torch.testing.assert_close(axes.T @ axes, torch.eye(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("changes", [{}, {"l_max": 2}, {"n_interaction_layers": 2}], ids=str)
+def test_every_parameter_of_a_network_moves(changes):
+    """Layers, interactions and all others, for two species."""
+    config = dataclasses.replace(SMALL, **changes)
+    module = hipnn.build(config, seed=0)
+    batch = module.batch(alloy_frames()[0])
+    before = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+    optimizer = Soap(module, 1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        prediction = module(batch, create_graph=True)
+        (prediction.energy.square().sum() + prediction.forces.square().sum()).backward()
+        optimizer.step()
+    after = dict(module.named_parameters())
+    assert not [name for name, value in before.items() if torch.equal(value, after[name])]
