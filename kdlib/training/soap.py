@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class SoapSettings:
-    """Constants of the method; the publication's but for ``beta_1`` and ``beta_2``, which are Adam's."""
+    """Constants of the method."""
 
     beta_1: float = 0.9
-    """Decay per step of the mean of the gradient."""
-    beta_2: float = 0.999
-    """Decay per step of the mean square of the rotated gradient."""
+    """Decay per step of the mean of the gradient: Adam's."""
+    beta_2: float = 0.95
+    """Decay per step of the mean square of the rotated gradient: the publication's."""
     beta_factors: float = 0.95
     """Decay per step of the covariances of rows and columns."""
     refresh: int = 10
