@@ -43,7 +43,7 @@ def index(table: xr.Dataset, notebooks: Mapping[str, str]) -> str:
             _interval(row),
             _unbroken(f"**{row.verdict.values}**"),
             f"[{figures[str(row.claim.values)]}](../{figure})",
-            f"[{maker}]({maker}.ipynb)",
+            f"[{maker.partition('_')[0]}]({maker}.ipynb)",
         ])  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -4,7 +4,7 @@ import xarray as xr
 
 from kdlib import claims, figures
 
-MAKERS = {f"figures/{name}.svg": f"notebook_of_{name}" for name in figures.REDRAW}
+MAKERS = {f"figures/{name}.svg": f"07_{name}" for name in figures.REDRAW}
 
 
 def test_every_claim_has_a_figure():
@@ -22,7 +22,7 @@ def test_a_row_for_each_claim_leads_to_its_figure_and_notebook(planted):
         assert cells[:2] == [claim.statement, claim.section]
         assert cells[4].replace("\N{NO-BREAK SPACE}", " ") == f"**{verdict}**"
         assert cells[5] == f"[{claim.figure}](../figures/{claim.figure}.svg)"
-        assert cells[6] == f"[notebook_of_{claim.figure}](notebook_of_{claim.figure}.ipynb)"
+        assert cells[6] == f"[07](07_{claim.figure}.ipynb)"
     unmeasured = claims.audit({"data": planted()["data"]})
     assert all(" | – | **" in row for row in claims.index(unmeasured, MAKERS).splitlines()[2:])
 
