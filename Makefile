@@ -16,7 +16,7 @@ DFT_LIBRARIES := g++ libxc-dev libopenblas-dev libfftw3-dev
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: reproduce figures dft test test-all test-device test-faults lint clean help
+.PHONY: reproduce figures book dft test test-all test-device test-faults lint clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,6 +27,10 @@ reproduce: $(STAMP)  ## data to figures; PROFILE=laptop for four seeds (hours)
 
 figures: $(STAMP)  ## draw the shipped figures again from the data beside them
 	$(BIN)/kdlib figures
+
+book: PROFILE := laptop
+book: $(STAMP)  ## executed notebooks as web pages in docs/; PROFILE=quick for another run's
+	$(BIN)/kdlib book --profile $(PROFILE)
 
 dft: $(STAMP)  ## GPAW, to label more frames; builds it, with Debian's compiler and libraries
 	dpkg -s $(DFT_LIBRARIES) >/dev/null || apt-get install -y $(DFT_LIBRARIES)

@@ -68,6 +68,19 @@ def figures(options: argparse.Namespace) -> int:
     return 0
 
 
+def book(options: argparse.Namespace) -> int:
+    """Turn the executed notebooks of a run into web pages."""
+    from kdlib import results
+    from kdlib.pipeline import book
+
+    root = results.project_root()
+    folder = options.results or root / "results" / options.profile
+    pages = book.write(folder, options.out or root / "docs")
+    size = sum(path.stat().st_size for path in pages[0].parent.rglob("*") if path.is_file())
+    sys.stdout.write(f"{len(pages)} pages, {size / 1e6:.1f} MB: {pages[0]}\n")
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     """Time stock hippynn, both backends and LAMMPS side by side."""
     if options.cells and not options.gpu:
@@ -214,6 +227,12 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=figures)
     command.add_argument("--profile", default="", help="redraw results/PROFILE instead of figures/")
     command.add_argument("--only", default="", metavar="NAME", help="one figure, e.g. fig2_pareto")
+
+    command = commands.add_parser("book", help="executed notebooks as web pages, to read offline")
+    command.set_defaults(command=book)
+    command.add_argument("--profile", default="quick", help="of results/PROFILE (%(default)s)")
+    command.add_argument("--results", type=named, metavar="DIR", help="instead of results/PROFILE")
+    command.add_argument("--out", type=named, metavar="DIR", help="folder of the pages (docs)")
 
     command = commands.add_parser("bench", help="MD and training against stock hippynn and LAMMPS")
     command.set_defaults(command=bench)

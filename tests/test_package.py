@@ -59,6 +59,7 @@ def test_wheel_carries_notebooks_profiles_and_data(project: Path, wheel: Path) -
     for folder, pattern in (
         ("notebooks", "*.ipynb"),
         ("kdlib/pipeline/profiles", "*.yaml"),
+        ("kdlib/pipeline/pages", "*"),
         ("kdlib/datasets/data", "*"),
         ("kdlib", "**/*.py"),
         ("kdlib", "md/lammps/pair_style/*"),
@@ -112,8 +113,8 @@ def test_every_import_is_a_declared_dependency(project: Path, metadata: dict) ->
         "kdlib",
         *sys.stdlib_module_names,
     }
-    # both come with declared packages that cannot work without them
-    known |= {"jupyter_client", "IPython"}
+    # these come with declared packages that cannot work without them
+    known |= {"jupyter_client", "IPython", "bs4", "jinja2", "pygments"}
     # with torch's CUDA builds, and looked for before it is imported
     known |= {"triton"}
     for path in sorted((project / "kdlib").rglob("*.py")):

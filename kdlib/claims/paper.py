@@ -75,6 +75,8 @@ class Claim:
     paper: float = math.nan
     """The paper's value, NaN if it gives none."""
     unit: str = "1"
+    figure: str = ""
+    """Name of the figure that shows it."""
 
     @property
     def rule(self) -> str:
@@ -99,10 +101,10 @@ def claims(margins: Margins = DEFAULT) -> tuple[Claim, ...]:
 
 
 def _below(
-    name: str, section: str, statement: str, measure: Measure, paper: float = math.nan
+    name: str, section: str, statement: str, measure: Measure, figure: str, paper: float = math.nan
 ) -> Claim:
     """Claim that a ratio is below one."""
-    return Claim(name, section, statement, -math.inf, 1.0, measure, paper)
+    return Claim(name, section, statement, -math.inf, 1.0, measure, paper, figure=figure)
 
 
 def _abstract() -> Iterator[Claim]:
@@ -111,6 +113,7 @@ def _abstract() -> Iterator[Claim]:
         "abstract",
         "A student smaller than its teacher has a lower force RMSE than the teacher",
         best_smaller_student,
+        "fig3_capacity",
     )
     for cost, words in (("time", "are faster in MD"), ("memory", "need less memory per atom")):
         for backend in schema.AUDITED_BACKENDS:
@@ -119,6 +122,7 @@ def _abstract() -> Iterator[Claim]:
                 "abstract",
                 f"Models smaller than the teacher {words} ({backend}; ratio to the teacher)",
                 cost_ratio(cost, backend),
+                "fig5_cost",
             )
 
 
@@ -131,6 +135,7 @@ def _pareto() -> Iterator[Claim]:
                 f"At every {cost}, the best student has a lower force RMSE than the best "
                 f"{schema.ROLE_NAMES[other]} (Pareto dominance; largest ratio)",
                 front_ratio(cost, "student", other),
+                "fig2_pareto",
             )
 
 
@@ -142,6 +147,7 @@ def _capacity(margins: Margins) -> Iterator[Claim]:
             section,
             f"At equal capacity, students have a lower force RMSE than {words}s (ratio)",
             error_ratio("force_rmse", "student", other),
+            "fig3_capacity",
         )
         yield Claim(
             f"energy_{other}",
@@ -151,6 +157,7 @@ def _capacity(margins: Margins) -> Iterator[Claim]:
             1 - margins.minimal,
             1.0,
             error_ratio("energy_rmse", "student", other),
+            figure="fig3_capacity",
         )
         yield _below(
             f"rdf_{other}",
@@ -158,6 +165,7 @@ def _capacity(margins: Margins) -> Iterator[Claim]:
             f"At equal capacity, the g(r) error against the own teacher is lower than that of "
             f"{words}s (ratio)",
             error_ratio("rdf_error", "student", other, "rdf"),
+            "fig3_capacity",
         )
     yield _below(
         "rdf_other_teachers",
@@ -165,6 +173,7 @@ def _capacity(margins: Margins) -> Iterator[Claim]:
         "The g(r) error against teachers of other seeds, which flatters no student, is lower than "
         "that of controls (ratio)",
         error_ratio("rdf_error_other_teachers", "student", "control", "rdf"),
+        "fig3_capacity",
     )
     yield Claim(
         "rdf_correlation",
@@ -173,6 +182,7 @@ def _capacity(margins: Margins) -> Iterator[Claim]:
         0.0,
         math.inf,
         rdf_correlation,
+        figure="fig3_capacity",
     )
 
 
@@ -185,6 +195,7 @@ def _dynamics(margins: Margins) -> Iterator[Claim]:
             f"Students learn faster than {words}s: lower validation force RMSE at equal epoch "
             "(ratio)",
             learning_ratio("student", other),
+            "fig4_dynamics",
         )
     yield Claim(
         "learning_constant",
@@ -194,6 +205,7 @@ def _dynamics(margins: Margins) -> Iterator[Claim]:
         1 / (1 + margins.constant),
         1 + margins.constant,
         learning_drift("student", "control"),
+        figure="fig4_dynamics",
     )
 
 
@@ -207,6 +219,7 @@ def _cost() -> Iterator[Claim]:
                 0.0,
                 math.inf,
                 cost_slope(cost, backend),
+                figure="fig5_cost",
             )
 
 
@@ -221,6 +234,7 @@ def _born_again(margins: Margins) -> Iterator[Claim]:
             1 / (1 + margins.comparable),
             1 + margins.comparable,
             error_ratio(variable, "same_size_student", "teacher"),
+            figure="born_again",
         )
     for target in ("force", "energy"):
         variable = f"{target}_rmse"
@@ -229,6 +243,7 @@ def _born_again(margins: Margins) -> Iterator[Claim]:
             "3.5",
             f"The Born-Again student has a lower {target} RMSE than its teacher (ratio)",
             error_ratio(variable, "born_again", "teacher"),
+            "born_again",
             PAPER[f"born_again_{variable}"][0] / PAPER[f"teacher_{variable}"][0],
         )
         yield _below(
@@ -237,4 +252,5 @@ def _born_again(margins: Margins) -> Iterator[Claim]:
             f"The Born-Again student has a lower {target} RMSE than its own control, trained on "
             "the same schedule without labels (ratio)",
             error_ratio(variable, "born_again", "born_again_control"),
+            "born_again",
         )

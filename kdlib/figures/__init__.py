@@ -6,8 +6,9 @@ again in seconds, without models.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 from matplotlib.figure import Figure
@@ -32,6 +33,7 @@ from kdlib.figures.reference import reference
 from kdlib.figures.style import ROLE_LOOKS, style
 from kdlib.figures.table1_schedule import schedule_data, table1_schedule
 from kdlib.files import locked, replacing
+from kdlib.results import schema
 
 __all__ = [
     "REDRAW",
@@ -49,6 +51,7 @@ __all__ = [
     "fig4_dynamics",
     "fig5_cost",
     "parity",
+    "publish",
     "rdf",
     "redraw",
     "reference",
@@ -97,6 +100,34 @@ def save(figure: Figure, ds: xr.Dataset, folder: str | os.PathLike[str], name: s
     drawn = REDRAW[name].select(ds)  # type: ignore[attr-defined]
     data_path = results.save(drawn, target / f"{name}.nc", kind="figure", figure=name)
     return [*_paint(figure, target / name), data_path]
+
+
+def publish(
+    folder: str | os.PathLike[str],
+    found: Mapping[str, xr.Dataset] | None = None,
+    drawn: Mapping[str, tuple[Figure, xr.Dataset]] | None = None,
+    **about: Any,
+) -> None:
+    """Write all that a notebook has to show: its result files, and its figures with their data.
+
+    Parameters
+    ----------
+    folder
+        Results folder.
+    found
+        File name -> Dataset. Its kind is the one that the name begins with, as in
+        ``accuracy_teacher.nc``, or else the one in its attributes, or else ``series``.
+    drawn
+        Name of a figure -> the figure, and the Dataset that it was drawn from.
+    about
+        Attributes of every result file on its origin, e.g. ``profile`` and ``split_sha256``.
+    """
+    for name, ds in (found or {}).items():
+        named = next((kind for kind in schema.KINDS if name.startswith(kind)), "")
+        kind = named or str(ds.attrs.get("kind", "series"))
+        results.save(ds, Path(folder) / name, kind=kind, **about)
+    for name, (figure, ds) in (drawn or {}).items():
+        save(figure, ds, folder, name)
 
 
 def redraw(folder: str | os.PathLike[str], only: str = "") -> list[Path]:

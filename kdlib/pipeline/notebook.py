@@ -64,7 +64,7 @@ class Step:
 
 def read(path: Path) -> Step:
     """Read one notebook's declarations."""
-    notebook = _opened(path)
+    notebook = opened(path)
     declared = notebook.metadata.get("kdlib", {})
     if not isinstance(declared, dict) or not isinstance(declared.get("checks", {}), dict):
         raise InputError(f"{path}: metadata kdlib and kdlib.checks must be mappings")
@@ -77,7 +77,7 @@ def read(path: Path) -> Step:
     return Step(path, reads, writes, declared.get("checks", {}), cells)
 
 
-def _opened(path: Path) -> nbformat.NotebookNode:
+def opened(path: Path) -> nbformat.NotebookNode:
     """Notebook of any version of the format, as one of version 4."""
     try:
         return nbformat.read(path, as_version=4)
@@ -94,7 +94,7 @@ def inspect(path: Path) -> dict[str, Parameter]:
     # papermill's inspect_notebook would ask for a kernel; its import takes seconds.
     from papermill.translators import PythonTranslator
 
-    notebook = _opened(path)
+    notebook = opened(path)
     tagged = [cell for cell in notebook.cells if PARAMETERS_TAG in cell.metadata.get("tags", ())]
     if len(tagged) != 1:
         raise InputError(

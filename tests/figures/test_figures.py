@@ -212,6 +212,27 @@ def test_saved_data_keep_their_provenance(drawn_from, tmp_path):
     assert attrs["profile"] == "laptop"
 
 
+def test_all_of_a_notebook_is_published_at_once(drawn_from, planted, tmp_path):
+    """Result files get their kind from their name or attributes, and say where they come from."""
+    found = planted()
+    labels = xr.Dataset({"n_atoms": ("frame", [1], {"units": "1", "long_name": "atoms"})})
+    figures.publish(
+        tmp_path,
+        {"accuracy_students.nc": found["accuracy"], "other.nc": labels},
+        {"rdf": (figures.rdf(drawn_from["rdf"]), drawn_from["rdf"])},
+        profile="laptop",
+        split_sha256="abc",
+    )
+    for name, kind in (("accuracy_students", "accuracy"), ("other", "series")):
+        attrs = results.load(tmp_path / f"{name}.nc").attrs
+        assert (attrs["kind"], attrs["profile"], attrs["split_sha256"]) == (kind, "laptop", "abc")
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "rdf.nc", "rdf.png", "rdf.svg"
+    }  # fmt: skip
+    with pytest.raises(InputError, match="kind 'accuracy'"):
+        figures.publish(tmp_path, {"accuracy_teacher.nc": labels})
+
+
 def test_selection_changes_nothing_the_second_time(drawn_from):
     """Selecting from the stored data changes nothing."""
     for name, ds in drawn_from.items():

@@ -11,13 +11,14 @@ import nbformat
 import numpy as np
 import pytest
 import xarray as xr
+from webpages import faults
 
-from kdlib import pipeline, results
+from kdlib import claims, pipeline, results
 from kdlib.__main__ import main
 from kdlib.datasets import records
 from kdlib.errors import InputError
+from kdlib.pipeline import book, profile
 from kdlib.pipeline import notebook as steps
-from kdlib.pipeline import profile
 from kdlib.results import sources
 
 PROJECT = Path(__file__).parents[2]
@@ -32,6 +33,7 @@ FIGURES = (
     *(["crystals"] if records.record("physics") is not None else []),
 )
 """Figures and tables of the paper, and those that go with them."""
+DOI = "10.1039/D5DD00085H"
 LONGEST_FUNCTION = 10
 """Lines; what is longer belongs into the library, where it has tests."""
 
@@ -42,8 +44,10 @@ def _code(path: Path) -> list[nbformat.NotebookNode]:
 
 
 def test_there_is_a_notebook_for_each_part_of_the_paper() -> None:
-    """Sections 2.1 to 4 of the paper, and the user's own material."""
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in (*range(1, 11), 12)]
+    """Sections 2.1 to 4 of the paper, the user's own material, and an index of them all."""
+    *numbered, last = [path.stem for path in NOTEBOOKS]
+    assert [name[:2] for name in numbered] == [f"{n:02d}" for n in (*range(1, 11), 12)]
+    assert last == book.INDEX
 
 
 @every_notebook
@@ -56,6 +60,48 @@ def test_format_and_title(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     assert notebook.cells[0].cell_type == "markdown"
     assert notebook.cells[0].source.startswith("# ")
+
+
+def _links(path: Path, cell: int | None = None) -> list[str]:
+    """Targets of the links in the text cells of a notebook, or in one of its cells."""
+    cells = nbformat.read(path, as_version=4).cells
+    chosen = cells if cell is None else cells[cell : cell + 1]
+    texts = [c.source for c in chosen if c.cell_type == "markdown"]
+    return re.findall(r"\]\(([^)]+)\)", "\n".join(texts))
+
+
+@every_notebook
+def test_first_cell_leads_to_the_paper_and_the_index(path: Path) -> None:
+    """The paper by its DOI and a section; no link to another notebook is dead."""
+    links = _links(path, cell=0)
+    assert f"https://doi.org/{DOI}" in links
+    assert re.search(r"sections? \d", nbformat.read(path, as_version=4).cells[0].source)
+    assert path.stem == book.INDEX or "index.ipynb" in {Path(link).name for link in links}
+    for link in _links(path):
+        assert link.startswith("https://") or (path.parent / link).is_file(), link
+
+
+def test_notebooks_are_a_chain() -> None:
+    """The first cell of each leads to its neighbors, and the index to all."""
+    *chain, index = NOTEBOOKS
+    for path, before, after in zip(chain, [None, *chain], [*chain[1:], None], strict=False):
+        neighbors = [other.name for other in (before, index, after) if other is not None]
+        assert [link for link in _links(path, cell=0) if link.endswith(".ipynb")] == neighbors
+    assert {path.name for path in chain} <= set(_links(index))
+
+
+def test_every_claim_has_a_notebook_that_draws_its_figure(project: Path) -> None:
+    """The index finds the notebook of each claim in what the notebooks declare."""
+    drawn = set(steps.makers(steps.discover(project / "notebooks")))
+    assert {f"figures/{claim.figure}.svg" for claim in claims.claims()} <= drawn
+
+
+@every_notebook
+def test_formulas_can_be_drawn(path: Path) -> None:
+    """Formulas keep to the TeX that the reading copy can show without scripts."""
+    texts = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]
+    for display, inline in re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", "\n".join(texts), re.DOTALL):
+        assert book.formula(display or inline)
 
 
 @every_notebook
@@ -102,9 +148,18 @@ def test_files_are_declared(path: Path) -> None:
     texts = set().union(*(sources.text_constants(cell) for cell in step.cells))
     named = {text for text in texts if text.endswith(".nc") and text != ".nc"}
     assert named <= {*step.reads, *step.writes}
-    assert step.writes
     for name in step.writes:
         assert {name, Path(name).stem} & texts, f"{name} is not named in the code"
+
+
+@every_notebook
+def test_what_was_found_is_published_and_told(path: Path) -> None:
+    """One call writes all result files and figures; the last cell says what they mean."""
+    step = steps.read(path)
+    code = "\n".join(step.cells)
+    assert code.count("figures.publish(") == bool(step.writes)
+    assert bool(step.writes) == (path.stem != book.INDEX)
+    assert "results.save(" not in code
     assert "print(" in step.cells[-1]
 
 
@@ -133,14 +188,14 @@ def test_every_setting_of_a_training_reaches_the_notebooks(project: Path) -> Non
 
 
 def test_notebooks_run_in_the_order_of_their_numbers_where_files_allow(project: Path) -> None:
-    """Whoever makes a file comes before whoever reads it; only own materials come after claims."""
+    """Whoever makes a file comes before whoever reads it; own materials and the index come last."""
     ordered = steps.discover(project / "notebooks")
     place = {step.name: n for n, step in enumerate(ordered)}
     made = steps.makers(ordered)
     for step in ordered:
         assert all(place[made[name].name] < place[step.name] for name in step.reads)
     assert ordered[0].name.startswith("01")
-    assert [step.name[:2] for step in ordered[-2:]] == ["10", "12"]
+    assert [step.name[:2] for step in ordered[-3:]] == ["10", "12", "in"]
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +228,20 @@ def test_smoke_draws_every_figure(smoke: Path, project: Path) -> None:
     present = {f"figures/{path.name}" for path in (smoke / "figures").iterdir()}
     assert present == {f"figures/{name}.{end}" for name in FIGURES for end in ("png", "svg", "nc")}
     assert present >= {name for name in declared if name.startswith("figures/")}
+
+
+@pytest.mark.notebooks
+def test_smoke_becomes_a_book(smoke: Path, tmp_path: Path, project: Path) -> None:
+    """A page for each notebook, whole without a network, and silent about this machine."""
+    assert main(["book", "--results", str(smoke), "--out", str(tmp_path / "docs")]) == 0
+    pages = {path.stem: path.read_text() for path in (tmp_path / "docs").glob("*.html")}
+    assert set(pages) == {path.stem for path in NOTEBOOKS}
+    assert faults(tmp_path / "docs") == []
+    for name, text in pages.items():
+        assert str(smoke) not in text, name
+        assert str(project) not in text, name
+    drawn = {f"figures/{claim.figure}.svg" for claim in claims.claims()}
+    assert all(name in pages[book.INDEX] for name in drawn)
 
 
 @pytest.mark.notebooks

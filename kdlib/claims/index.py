@@ -1,0 +1,77 @@
+"""The index of a run: from each claim to its verdict, its figure and the notebook that draws it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+from kdlib.claims.paper import claims
+
+__all__ = ["index", "tally"]
+
+_COLUMNS = ("claim", "section", "paper", "ours [95 %]", "verdict", "figure", "notebook")
+#: Verdict -> what it says about one claim and about several.
+_VERBS = {
+    "holds": ("holds", "hold"),
+    "does not hold": ("does not hold", "do not hold"),
+    "not decided": ("is not decided", "are not decided"),
+    "not measured": ("is not measured", "are not measured"),
+}
+
+
+def index(table: xr.Dataset, notebooks: Mapping[str, str]) -> str:
+    """Return a Markdown table with a row for each claim and links to its figure and notebook.
+
+    Parameters
+    ----------
+    table
+        Result of `kdlib.claims.audit`.
+    notebooks
+        File that a run writes, e.g. ``figures/rdf.svg`` -> name of the notebook that writes it.
+        Links lead from a folder of notebooks to others in it, and to the folder ``figures`` beside.
+    """
+    figures = {claim.name: claim.figure for claim in claims()}
+    rows = [_COLUMNS, ["---"] * len(_COLUMNS)]
+    for k in range(table.sizes["claim"]):
+        row = table.isel(claim=k)
+        figure = f"figures/{figures[str(row.claim.values)]}.svg"
+        maker = notebooks[figure]
+        rows.append([
+            str(row.statement.values),
+            str(row.section.values),
+            f"{float(row.paper_value):.3g}" if np.isfinite(row.paper_value) else "–",
+            _interval(row),
+            _unbroken(f"**{row.verdict.values}**"),
+            f"[{figures[str(row.claim.values)]}](../{figure})",
+            f"[{maker.partition('_')[0]}]({maker}.ipynb)",
+        ])  # fmt: skip
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def tally(table: xr.Dataset) -> str:
+    """Say in one sentence how many claims of the paper, and of ours, have which verdict."""
+    ours = table.section.values == "ours"
+    told = f"Of the paper's {np.sum(~ours)} claims, {_counts(table.verdict.values[~ours])}"
+    if ours.any():
+        told += f"; of our {np.sum(ours)} controls, {_counts(table.verdict.values[ours])}"
+    return f"{told}."
+
+
+def _counts(verdicts: np.ndarray) -> str:
+    numbers = {verdict: int(np.sum(verdicts == verdict)) for verdict in _VERBS}
+    return ", ".join(f"{n} {_VERBS[verdict][n != 1]}" for verdict, n in numbers.items() if n)
+
+
+def _interval(row: xr.Dataset) -> str:
+    """Value, and its interval if there is one, with three digits."""
+    value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
+    if not np.isfinite(value):
+        return "–"
+    ends = f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) and np.isfinite(high) else ""
+    unit = "" if str(row.unit.values) == "1" else f" {row.unit.values}"
+    return _unbroken(f"{value:.3g}{ends}{unit}")
+
+
+def _unbroken(text: str) -> str:
+    """Text whose words stay in one line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
