@@ -155,7 +155,7 @@ class Loop:
         if on_cuda:  # captured steps read it
             rate = torch.tensor(rate, device=self.device)
         if self.training.optimizer == "soap":
-            return Soap(self.module, rate)
+            return Soap(self.module, rate, frames=self.train)
         return torch.optim.Adam(self.trainable, lr=rate, fused=True, capturable=on_cuda)
 
     @property

@@ -4,7 +4,9 @@ What enters a layer of HIP-NN is far from centered and correlated: environments 
 neighbors, softplus is positive. Adam, which scales each weight by itself, then moves slowly along
 most directions, and the more so the more a noisy energy weighs in the loss. SOAP rotates the
 gradient of a layer into the principal axes of its rows and columns and lets Adam work there. The
-bias is a column of the matrix, which takes care of the means.
+bias is a column of the matrix, which takes care of the means. Environments are whitened, too:
+sensitivity functions overlap, and along directions in which environments hardly differ a weight has
+a long way to go.
 """
 
 from collections import defaultdict
@@ -14,6 +16,9 @@ from dataclasses import dataclass
 import torch
 from hippynn.layers.hiplayers import InteractLayer
 from torch import Tensor, nn
+
+from kdlib.hipnn import HipnnModule
+from kdlib.hipnn.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class SoapSettings:
     """Steps between updates of the axes."""
     eps: float = 1e-8
     """Added to the root of the mean square."""
+    whitening_floor: float = 1e-3
+    """Least variance of environments along a direction, relative to the mean over all directions."""
     largest_side: int = 1024
     """Longer sides of a matrix are not rotated, as in second interactions of wide networks."""
 
@@ -48,16 +55,24 @@ class Soap(torch.optim.Optimizer):
         Learning rate.
     settings
         Constants of the method.
+    frames
+        Training frames of a HIP-NN, one batch each, from which the whitening of the environments
+        follows at the initial sensitivity functions; none: no whitening.
     """
 
     def __init__(
-        self, module: nn.Module, lr: float | Tensor, settings: SoapSettings | None = None
+        self,
+        module: nn.Module,
+        lr: float | Tensor,
+        settings: SoapSettings | None = None,
+        frames: Sequence[Batch] = (),
     ) -> None:
         trainable = [p for p in module.parameters() if p.requires_grad]
         super().__init__(trainable, {"lr": lr})
         self.settings = settings or SoapSettings()
         by_shape = defaultdict(list)
-        for layer in _layers(module):
+        white = whitening(module, frames, self.settings.whitening_floor) if frames else None
+        for layer in _layers(module, white):
             by_shape[layer.shape].append(layer)
         self._stacks = [*by_shape.values()]
         layers = [layer for stack in self._stacks for layer in stack]
@@ -74,7 +89,7 @@ class Soap(torch.optim.Optimizer):
 
     def _move_stack(self, stack: Sequence["_Layer"]) -> None:
         s, state = self.settings, self.state[stack[0].weight]
-        gradient = torch.stack([layer.joined("grad") for layer in stack])
+        gradient = torch.stack([layer.gradient() for layer in stack])
         factors = {"rows": gradient @ gradient.mT, "columns": gradient.mT @ gradient}
         factors = {side: f for side, f in factors.items() if f.shape[-1] <= s.largest_side}
         if not state:
@@ -168,6 +183,9 @@ class _Layer:
     bias: Tensor
     outputs: int
     """Axis of the weight that counts outputs, 0 or 1."""
+    basis: Tensor | None = None
+    """Steps are taken in coordinates in which the matrix is a product with this one from the right,
+    (n_in + 1, n_in + 1)."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -175,26 +193,84 @@ class _Layer:
         n_out = len(self.bias)
         return n_out, self.weight.numel() // n_out + 1
 
-    def joined(self, name: str) -> Tensor:
-        """An attribute of weight and bias as a matrix."""
-        weight, bias = getattr(self.weight, name), getattr(self.bias, name)
-        return torch.cat((weight.movedim(self.outputs, 0).flatten(1), bias[:, None]), dim=1)
+    def gradient(self) -> Tensor:
+        """Gradient by the matrix in the coordinates of the steps."""
+        weight = self.weight.grad.movedim(self.outputs, 0).flatten(1)
+        joined = torch.cat((weight, self.bias.grad[:, None]), dim=1)
+        return joined if self.basis is None else joined @ self.basis.mT
 
     def add(self, change: Tensor) -> None:
-        """Add a matrix."""
+        """Add a matrix that is given in these coordinates."""
+        if self.basis is not None:
+            change = change @ self.basis
         weight = self.weight.movedim(self.outputs, 0)
         weight.add_(change[:, :-1].view_as(weight))
         self.bias.add_(change[:, -1])
 
 
-def _layers(module: nn.Module) -> Iterator[_Layer]:
-    """Interactions, and dense layers of more than one output."""
-    interactions = [m for m in module.modules() if isinstance(m, InteractLayer)]
-    for layer in interactions:
+def _interactions(module: nn.Module) -> list[InteractLayer]:
+    return [m for m in module.modules() if isinstance(m, InteractLayer)]
+
+
+def _layers(module: nn.Module, white: Tensor | None) -> Iterator[_Layer]:
+    """Interactions, the first in whitened coordinates, and dense layers of more than one output."""
+    interactions = _interactions(module)
+    for k, layer in enumerate(interactions):
         # weights: (n_sensitivities, n_out, n_in)
-        yield _Layer(layer.int_weights, layer.selfint.bias, outputs=1)
+        basis = white if k == 0 else None
+        yield _Layer(layer.int_weights, layer.selfint.bias, outputs=1, basis=basis)
     within = {id(layer.selfint) for layer in interactions}
     for layer in module.modules():
         dense = isinstance(layer, nn.Linear) and layer.bias is not None
         if dense and layer.out_features > 1 and id(layer) not in within:
             yield _Layer(layer.weight, layer.bias, outputs=0)
+
+
+@torch.no_grad()
+def whitening(module: HipnnModule, frames: Sequence[Batch], floor: float) -> Tensor:
+    r"""Coordinates in which environments have no mean and unit covariance.
+
+    An environment (e, 1) is :math:`(e', 1) A^T` with white :math:`e'`. Vectors count as scalars do.
+
+    Parameters
+    ----------
+    module
+        Its first interaction sees one neighbor species per channel.
+    frames
+        One batch each.
+    floor
+        Added to the covariance, relative to its mean diagonal.
+
+    Returns
+    -------
+    Tensor
+        Inverse of A, (n_sensitivities * n_species + 1, n_sensitivities * n_species + 1).
+    """
+    found = [_environments(module, frame).cpu() for frame in frames]
+    scalars = torch.cat([environments[0] for environments in found])
+    n_atoms, n = scalars.shape
+    covariance = sum(torch.einsum("kai,kaj->ij", e, e) for e in found) / n_atoms
+    mean = scalars.mean(0)
+    covariance -= torch.outer(mean, mean)
+    coordinates = torch.eye(n + 1, dtype=torch.float64)
+    if (scale := covariance.trace() / n) > 0:  # else no atom has a neighbor
+        floors = floor * scale * torch.eye(n, dtype=torch.float64)
+        coordinates[:n, :n] = torch.linalg.cholesky(covariance + floors)
+        coordinates[:n, n] = mean
+    return torch.linalg.inv(coordinates).to(_interactions(module)[0].int_weights)
+
+
+def _environments(module: HipnnModule, frame: Batch) -> Tensor:
+    """Scalars and, where the network uses them, vectors: (1 or 4, n_atoms, n_inputs), float64."""
+    layer, n_species = _interactions(module)[0], len(module.config.species)
+    frame = frame.to(layer.int_weights.device)
+    distance = frame.vectors.norm(dim=1, keepdim=True)
+    directions = torch.ones_like(distance)
+    if module.config.l_max:
+        directions = torch.cat((directions, frame.vectors / distance), dim=1)
+    terms = directions[:, :, None] * layer.sensitivity(distance[:, 0])[:, None, :]
+    species = module._species_index[frame.numbers]
+    sums = terms.new_zeros(frame.n_atoms * n_species, *terms.shape[1:], dtype=torch.float64)
+    sums.index_add_(0, frame.first * n_species + species[frame.second], terms.double())
+    by_atom = sums.unflatten(0, (frame.n_atoms, n_species))
+    return by_atom.permute(2, 0, 3, 1).flatten(2)

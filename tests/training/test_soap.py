@@ -8,7 +8,7 @@ from alloys import SMALL, alloy_frames
 from torch import nn
 
 from kdlib import hipnn
-from kdlib.training.soap import Soap, SoapSettings
+from kdlib.training.soap import Soap, SoapSettings, whitening
 
 #: Axes change within the few steps of a test.
 QUICK = SoapSettings(refresh=4)
@@ -85,7 +85,7 @@ def test_every_parameter_of_a_network_moves(changes):
     module = hipnn.build(config, seed=0)
     batch = module.batch(alloy_frames()[0])
     before = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
-    optimizer = Soap(module, 1e-3)
+    optimizer = Soap(module, 1e-3, frames=[batch])
     for _ in range(2):
         optimizer.zero_grad()
         prediction = module(batch, create_graph=True)
@@ -93,3 +93,50 @@ def test_every_parameter_of_a_network_moves(changes):
         optimizer.step()
     after = dict(module.named_parameters())
     assert not [name for name, value in before.items() if torch.equal(value, after[name])]
+
+
+def environments(module, frames):
+    """What the first interaction sums for each atom, and 1: (n_atoms, n + 1)."""
+    layer = module.network.blocks[0][0].base_layer
+    n = layer.n_dist * layer.nf_in
+    with torch.no_grad():
+        # (n_sensitivities, n_out, n_in): each output is one sum
+        layer.int_weights.copy_(torch.eye(n).reshape(layer.n_dist, layer.nf_in, n).mT)
+        layer.selfint.weight.zero_(), layer.selfint.bias.zero_()
+        found = []
+        for frame in frames:
+            species = torch.eye(layer.nf_in, dtype=torch.float64)[
+                module._species_index[frame.numbers]
+            ]
+            distances = frame.vectors.norm(dim=1)
+            found.append(layer(species, frame.first, frame.second, distances))
+    sums = torch.cat(found)
+    return torch.cat((sums, torch.ones_like(sums[:, :1])), dim=1)
+
+
+def test_whitened_environments_are_white():
+    """Without mean and with unit covariance, for two species and scalars only."""
+    config = dataclasses.replace(SMALL, l_max=0, n_features=2 * SMALL.n_sensitivities)
+    module = hipnn.build(dataclasses.replace(config, dtype="float64"), seed=0)
+    frames = [module.batch(atoms) for atoms in alloy_frames()]
+    white = environments(module, frames) @ whitening(module, frames, 1e-12).mT
+    second = white.T @ white / len(white)
+    torch.testing.assert_close(
+        second, torch.eye(len(second), dtype=torch.float64), atol=1e-3, rtol=0
+    )
+
+
+def test_whitened_coordinates_keep_the_slope():
+    """What a step changes the loss by, to first order, is the same in both coordinates."""
+    module = hipnn.build(dataclasses.replace(SMALL, dtype="float64"), seed=0)
+    batch = module.batch(alloy_frames()[0])
+    optimizer = Soap(module, 1e-3, frames=[batch])
+    layer = next(layer for stack in optimizer._stacks for layer in stack if layer.basis is not None)
+    before = [p.detach().clone() for p in (layer.weight, layer.bias)]
+    layer.weight.grad, layer.bias.grad = (torch.randn_like(p) for p in before)
+    change = torch.randn_like(layer.gradient())
+    with torch.no_grad():
+        layer.add(change)
+    moved = [p.detach() - old for p, old in zip((layer.weight, layer.bias), before, strict=True)]
+    slopes = (layer.weight.grad * moved[0]).sum() + (layer.bias.grad * moved[1]).sum()
+    torch.testing.assert_close((layer.gradient() * change).sum(), slopes)
