@@ -36,7 +36,7 @@ class SoapSettings:
     eps: float = 1e-8
     """Added to the root of the mean square."""
     whitening_floor: float = 1e-3
-    """Least variance of environments along a direction, relative to the mean over all directions."""
+    """Added to the variance of environments along each direction, relative to the mean variance."""
     largest_side: int = 1024
     """Longer sides of a matrix are not rotated, as in second interactions of wide networks."""
 
