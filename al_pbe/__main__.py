@@ -1,12 +1,12 @@
-"""`python -m al_pbe`, in a checkout: label more frames of al-pbe, or execute the notebook."""
+"""`python -m al_pbe`, in a checkout: label frames, study the protocol, execute the notebook."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from al_pbe import campaign, labeling
-from kdlib import pipeline, progress
+from al_pbe import campaign, labeling, protocol
+from kdlib import datasets, pipeline, progress, results
 from kdlib.__main__ import BAD_INPUT
 from kdlib.errors import InputError
 from kdlib.files import named
@@ -34,6 +34,15 @@ def label(options: argparse.Namespace) -> int:
     return 0
 
 
+def study(options: argparse.Namespace) -> int:
+    """Compare settings of the training on al-pbe's training and validation parts."""
+    frames = datasets.load("al-pbe")
+    found = protocol.run(frames, datasets.split(frames), options.results, workers=options.workers)
+    path = results.save(found, options.results / "protocol.nc")
+    sys.stdout.write(f"{protocol.table(found)}\nwritten to {path}\n")
+    return 0
+
+
 def notebook(options: argparse.Namespace) -> int:
     """Execute the notebook on the reference data."""
     here = Path(__file__).parent
@@ -54,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=label)
     command.add_argument("frames", type=_range, nargs="+", metavar="FIRST:STOP", help="indices")
     command.add_argument("--out", type=named, default="labels", help="folder (%(default)s)")
+    command = commands.add_parser("protocol", help="study the training protocol; hours, resumable")
+    command.set_defaults(command=study)
+    where = Path("results") / "protocol"
+    command.add_argument("--results", type=named, default=where, help="folder (%(default)s)")
+    command.add_argument("--workers", type=int, help="trainings side by side (one per core)")
     command = commands.add_parser("notebook", help="execute 00_reference_data.ipynb")
     command.set_defaults(command=notebook)
     where = Path("results") / "al_pbe"

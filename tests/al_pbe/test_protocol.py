@@ -1,0 +1,32 @@
+"""The study of the training protocol."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from al_pbe import protocol
+from kdlib import datasets
+from kdlib.training import accuracy
+from kdlib.training.runs import load_run
+
+
+def test_study_reports_validation_errors_of_the_kept_weights(emt_frames, tmp_path):
+    """Each entry is the error of the stored model on the validation part; none saw a test label."""
+    split = datasets.split(emt_frames)
+    for k in split.test:
+        emt_frames[k].calc = None
+    small = {"max_epochs": 3, "batch_size": 8}
+    varied = (small, small | {"optimizer": "adam"})
+    study = protocol.Study(sizes=((4, 5, 1),), seeds=(100, 101), varied=varied)
+    with ThreadPoolExecutor(1) as pool:
+        found = protocol.run(emt_frames, split, tmp_path, study, pool)
+    runs = [load_run(path.parent) for path in tmp_path.glob("runs/*/history.nc")]
+    valid = [emt_frames[k] for k in split.valid]
+    expected = sorted(
+        accuracy.rmse(accuracy.residuals(run.potential, valid)["force"]) for run in runs
+    )
+    assert len(expected) == 4
+    kept = found.force_rmse.sel(split="valid")
+    assert sorted(kept.values.ravel()) == pytest.approx(expected, rel=1e-5)
+    assert found.setting.values[1] == "max_epochs 3, batch_size 8, optimizer adam"
+    assert f"{kept[1, 0].mean():.4f}" in protocol.table(found).splitlines()[2]
