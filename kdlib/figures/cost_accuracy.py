@@ -173,13 +173,14 @@ def _expansions(ace: xr.Dataset, threads: int) -> dict[str, xr.Dataset]:
 
 
 def _embedded_atom(ace: xr.Dataset, benchmark: xr.Dataset) -> dict[str, xr.Dataset]:
-    """LAMMPS's embedded-atom potential, at the largest cell that it ran."""
+    """LAMMPS's embedded-atom potential, at the cell nearest to the largest of the linear ACE."""
     times = benchmark.step_time.sel(component="total", contestant="lammps").median("repeat")
     times = times.isel(architecture=0).dropna("n_atoms")
     if not times.size:
         return {}
     name = {"architecture": ["EAM"]}
     error = ace.eam_force_rmse.expand_dims({**name, "seed": [0]})
-    one = times.isel(n_atoms=-1, drop=True).expand_dims(name)
+    n_atoms = int(times.n_atoms.sel(n_atoms=int(ace.n_atoms.max()), method="nearest"))
+    one = times.sel(n_atoms=n_atoms, drop=True).expand_dims(name)
     n_threads = float(benchmark.attrs.get("n_threads", np.nan))
-    return {"eam": _family(error, one, int(times.n_atoms[-1]), n_threads)}
+    return {"eam": _family(error, one, n_atoms, n_threads)}
