@@ -64,8 +64,10 @@ def run(
     made(out.parent)
     work = _Work(environment.program(protocol.requirements), out.with_suffix(".json"), protocol)
     parts = {part: [frames[k] for k in getattr(split, part)] for part in ("train", *EVALUATED)}
+    record = {size.label: work.fitted(size, parts) for size in protocol.sizes}
     starts = _starts(frames, protocol)
-    record = {size.label: work.size(size, parts, starts) for size in protocol.sizes}
+    for size in protocol.sizes:
+        record[size.label]["times"] = work.times(record[size.label], starts)
     ds = dataset(record, protocol, classical.force_errors(parts)).assign_attrs(
         dataset_sha256=datasets.fingerprint(frames), split_sha256=split.sha256,
         cores=processes.cores(), protocol=repr(protocol),
@@ -93,11 +95,9 @@ class _Work:
         self.known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self.folder = registry.cache().absolute() / "linear-ace"
 
-    def size(
-        self, size: AceSize, parts: Mapping[str, Sequence[Atoms]], starts: Sequence[Atoms]
-    ) -> dict[str, Any]:
-        """Record of one size, for :func:`~kdlib.benchmarks.linear_ace.table.dataset`."""
-        folder, fit = self._fitted(size, parts["train"])
+    def fitted(self, size: AceSize, parts: Mapping[str, Sequence[Atoms]]) -> dict[str, Any]:
+        """Fit of one size, its choice of the weight and its errors; ``model`` is its file."""
+        folder, fit = self._fit(size, parts["train"])
         models = [folder / f"{k}.npz" for k in range(len(self.protocol.energy_weights))]
         found = [errors(parts["valid"], self._predicted(m, parts["valid"])) for m in models]
         scores = [selection(one, self.protocol) for one in found]
@@ -111,12 +111,16 @@ class _Work:
             f"{size.label}: fitted in {fit['fit_time']:.0f} s, force RMSE "
             f"{of_parts['test']['force_rmse']:.4f} eV/Angstrom on test"
         )
-        times = [run for start in starts for run in self._times(models[chosen], start)]
         return {
-            "fit": fit, "selection": scores, "chosen": chosen, "errors": of_parts, "times": times
+            "fit": fit, "selection": scores, "chosen": chosen, "errors": of_parts,
+            "model": models[chosen],
         }  # fmt: skip
 
-    def _fitted(self, size: AceSize, train: Sequence[Atoms]) -> tuple[Path, dict[str, Any]]:
+    def times(self, record: Mapping[str, Any], starts: Sequence[Atoms]) -> list[dict[str, Any]]:
+        """Run the model of a record with all engines and numbers of threads, from each start."""
+        return [run for start in starts for run in self._times(record["model"], start)]
+
+    def _fit(self, size: AceSize, train: Sequence[Atoms]) -> tuple[Path, dict[str, Any]]:
         """Folder of the models, one for each weight, and what is known of their fit."""
         p = self.protocol
         job = {

@@ -6,6 +6,7 @@ Only :mod:`worker` runs there; jobs and results are JSON files.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -107,7 +108,11 @@ def call(python: Path, stage: str, job: Mapping[str, Any], threads: int = 1) -> 
         code = _watched([str(word) for word in command], log, threads)
         if code != 0 or not result.is_file():
             said = _last(log.read_text(encoding="utf-8", errors="replace"))
-            reason = "it was killed, as the system does when memory runs out" if code < 0 else said
+            reason = (
+                "it was killed, as the system does when memory runs out"
+                if code == -signal.SIGKILL
+                else said
+            )
             raise Unfinished(f"linear ACE: {stage} broke off: {reason}")
         return json.loads(result.read_text(encoding="utf-8"))
 

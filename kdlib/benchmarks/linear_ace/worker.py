@@ -66,8 +66,14 @@ def fit(
 
 
 def predict(model: str, frames: str) -> dict:
-    """Energies (eV) and forces (eV/Angstrom) of the frames of an extxyz file, as nested lists."""
-    calculator = _jax_calculator(model)
+    """Energies (eV) and forces (eV/Angstrom) of the frames of an extxyz file, as nested lists.
+
+    Lists of pairs are compiled for a few lengths only; the tables of neighbors that serve MD would
+    be compiled anew for nearly every frame.
+    """
+    from ace_jax import ACECalculator
+
+    calculator = ACECalculator(model, layout="sparse", edge_a_kind="gather")
     energies, forces = [], []
     for atoms in read(frames, ":"):
         atoms.calc = calculator
@@ -206,7 +212,7 @@ ENGINES = {"jax": _jax_calculator, "kernel": KernelCalculator}
 
 def _end_with_parent() -> None:
     """End when the parent's end of standard input closes, however the parent ended."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not through sys.stdin, whose lock would abort Python at its end
     os._exit(1)
 
 
