@@ -164,6 +164,22 @@ def test_a_worker_that_breaks_off_says_why(tmp_path):
         environment.call(Path(python), "fit", {})
 
 
+def test_the_worker_ends_with_its_parent_and_not_before():
+    """It ends by itself without a complaint, and at once when nobody holds its standard input."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(environment.WORKER.parent)!r})\n"
+        "import threading, time, worker\n"
+        "threading.Thread(target=worker._end_with_parent, daemon=True).start()\n"
+        "time.sleep(float(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-I", "-c", code]
+    for seconds, leave, ended in (("0", False, 0), ("60", True, 1)):
+        with subprocess.Popen([*command, seconds], stdin=subprocess.PIPE) as process:
+            if leave:
+                process.stdin.close()
+            assert process.wait(timeout=30) == ended
+
+
 def answer(python, stage, job, threads=1) -> dict:
     """Answer as the worker does: with the labels, and a shift that falls with the weight."""
     if stage == "fit":

@@ -339,8 +339,8 @@ def test_cost_and_accuracy_come_from_the_same_split(planted):
     """Students stand for their architecture, engines keep their threads, and splits must agree."""
     found, ace = planted(), linear_ace()
     ds = figures.cost_accuracy_data(found["accuracy"], found["speed"], ace, threads=1)
-    students = found["accuracy"].force_rmse.sel(role="student", architecture="16-8-1")
-    fused = ds.force_rmse.sel(family="fused", architecture="16-8-1")
+    students = found["accuracy"].force_rmse.sel(role="student", architecture="128-40-4")
+    fused = ds.force_rmse.sel(family="fused", architecture="128-40-4")
     np.testing.assert_array_equal(fused.sel(split=students.split), students.transpose("seed", ...))
     label = "order 3, degree 14"
     one = ds.sel(family="ace jax", architecture=label)
