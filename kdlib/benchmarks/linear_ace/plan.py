@@ -56,8 +56,8 @@ class AceProtocol:
     """Steps of each timed block; about two rebuilds at a skin of 1 Angstrom."""
     repeats: int = 6
     """Largest number of blocks."""
-    warmup_steps: int = 5
-    """Steps before the first block, which compile."""
+    warmup_steps: int = 20
+    """Steps before the first block. They compile, also for the first rebuild of the list."""
     budget: float = 100.0
     """Seconds after which a run begins no further block."""
     skin: float = 1.0
