@@ -85,9 +85,14 @@ def bench(options: argparse.Namespace) -> int:
     """Time stock hippynn, both backends and LAMMPS side by side."""
     if options.cells and not options.gpu:
         raise InputError("bench: --cells goes with --gpu")
-    out = options.out or Path("benchmark_gpu.nc" if options.gpu else "benchmark.nc")
-    with files.locked(out.resolve().parent):
-        return (_bench_gpu if options.gpu else _bench_cpu)(options, out.resolve())
+    if options.ace and options.gpu:
+        raise InputError("bench: --ace and --gpu are two benchmarks, give one")
+    name, measure = "benchmark.nc", _bench_cpu
+    if options.gpu or options.ace:
+        name, measure = ("ace.nc", _bench_ace) if options.ace else ("benchmark_gpu.nc", _bench_gpu)
+    out = (options.out or Path(name)).resolve()
+    with files.locked(out.parent):
+        return measure(options, out)
 
 
 def _bench_cpu(options: argparse.Namespace, out: Path) -> int:
@@ -134,6 +139,24 @@ def _bench_gpu(options: argparse.Namespace, out: Path) -> int:
     results.save(ds, out, **ds.attrs)
     figures.save(figures.benchmark_gpu(ds), ds, out.parent, "benchmark_gpu")
     sys.stdout.write(gpu_table.table(ds))
+    return 0
+
+
+def _bench_ace(options: argparse.Namespace, out: Path) -> int:
+    """Fit and time a linear ACE on the split of the folder that the result goes to."""
+    from dataclasses import replace
+
+    from kdlib import datasets
+    from kdlib.benchmarks import linear_ace
+
+    names = {"n_atoms": options.sizes, "n_steps": options.steps, "repeats": options.repeats}
+    chosen = {name: value for name, value in names.items() if value}
+    chosen |= {"n_atoms": tuple(options.sizes)} if options.sizes else {}
+    protocol = replace(linear_ace.QUICK if options.quick else linear_ace.FULL, **chosen)
+    frames = datasets.load(options.dataset)
+    extremes = datasets.kept_extremes(frames, out.parent / "split.json")
+    ds = linear_ace.run(out, frames, datasets.split(frames, extremes=extremes), protocol)
+    sys.stdout.write(linear_ace.table(ds))
     return 0
 
 
@@ -239,11 +262,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sizes", type=_positive, nargs="+", metavar="N", help="atoms, n x 500")
     command.add_argument("--steps", type=_positive, metavar="N", help="steps of a timed block")
     command.add_argument("--repeats", type=_positive, metavar="N", help="timed blocks")
-    command.add_argument("--out", type=named, help="file (benchmark.nc, benchmark_gpu.nc)")
+    command.add_argument("--out", type=named, help="file (benchmark.nc, ...)")
     command.add_argument("--results", type=named, metavar="DIR", help="with trained potentials")
     command.add_argument("--lammps", type=named, metavar="LMP", help="executable of LAMMPS")
     command.add_argument("--quick", action="store_true", help="a trial: 500 atoms, few steps")
     command.add_argument("--gpu", action="store_true", help="on a GPU: ours against hippynn's")
+    command.add_argument("--ace", action="store_true", help="a linear ACE: accuracy and time")
+    command.add_argument(
+        "--dataset", default="al-pbe", help="with --ace: name or file (%(default)s)"
+    )
     command.add_argument("--cells", metavar="FILE", help="with --gpu: labeled cells to train on")
 
     command = commands.add_parser("fetch", help="download a dataset")

@@ -307,6 +307,9 @@ def drawn_from(planted) -> dict[str, xr.Dataset]:
         "step_breakdown": found["speed"],
         "claims": claims.audit(found),
         "benchmark": _benchmark(),
+        "cost_accuracy": figures.cost_accuracy_data(
+            found["accuracy"], found["speed"], linear_ace(), _benchmark()
+        ),
         "benchmark_gpu": gpu_benchmark(),
         "crystals": _crystals(),
         "reference": _reference(),
@@ -450,6 +453,37 @@ def _benchmark() -> xr.Dataset:
     ds["total_energy"] = (("architecture", "time"), energy)
     ds["energy_drift"] = ("architecture", [1e-6, -3e-7])
     return with_ratios(ds)
+
+
+def linear_ace() -> xr.Dataset:
+    """Two sizes with errors and times of the right order, and an embedded-atom potential."""
+    from kdlib.benchmarks.linear_ace import AceProtocol, dataset
+    from kdlib.benchmarks.linear_ace.plan import ENGINES, EVALUATED
+    from kdlib.benchmarks.linear_ace.table import ERRORS
+
+    protocol = AceProtocol(threads=(1, 2))
+    record = {}
+    for k, size in enumerate(protocol.sizes):
+        force = dict(
+            zip(EVALUATED, (0.060 - 0.004 * k, 0.056 - 0.003 * k, 0.11, 0.05), strict=True)
+        )
+        times = [
+            {"engine": engine, "n_atoms": n, "threads": threads, "status": "measured",
+             "seconds": [n * 50e-6 * cost] * 3, "processor": [n * 50e-6 * cost] * 3}
+            for engine, cost in zip(ENGINES, (60 * 3**k, 20 * 3**k), strict=True)
+            for n in protocol.n_atoms
+            for threads in ((1, 2) if engine == "jax" else (1,))
+        ]  # fmt: skip
+        record[size.label] = {
+            "fit": {"n_functions": 116 + 267 * k, "n_parameters": 131 + 267 * k, "fit_time": 60.0,
+                    "fit_processor_time": 60.0, "noise_energy": 0.05, "noise_force": 0.07},
+            "selection": [1.9, 1.8, 1.7, 1.75], "chosen": 2, "times": times,
+            "errors": {part: dict.fromkeys(ERRORS, error) for part, error in force.items()},
+        }  # fmt: skip
+    classical = xr.Dataset(
+        {"eam_force_rmse": ("split", [0.5, 0.5, 0.9, 0.4])}, {"split": list(EVALUATED)}
+    )
+    return dataset(record, protocol, classical)
 
 
 def gpu_record() -> dict:

@@ -19,6 +19,7 @@ from kdlib.figures.benchmark import benchmark
 from kdlib.figures.benchmark_gpu import benchmark_gpu
 from kdlib.figures.born_again import born_again
 from kdlib.figures.claims import claims
+from kdlib.figures.cost_accuracy import cost_accuracy, cost_accuracy_data
 from kdlib.figures.crystals import crystals
 from kdlib.figures.data import data
 from kdlib.figures.distilled import distilled
@@ -42,6 +43,8 @@ __all__ = [
     "benchmark_gpu",
     "born_again",
     "claims",
+    "cost_accuracy",
+    "cost_accuracy_data",
     "crystals",
     "data",
     "distilled",
@@ -81,6 +84,7 @@ REDRAW: dict[str, Callable[[xr.Dataset], Figure]] = {
         claims,
         benchmark,
         benchmark_gpu,
+        cost_accuracy,
         crystals,
         reference,
         distilled,

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
+from synthetic import linear_ace
 
 from kdlib import figures, results
 from kdlib.claims.statistics import over_seeds
@@ -353,3 +354,22 @@ def test_steps_timed_as_a_whole_are_one_bar(planted):
     assert "whole step" in [text.get_text() for text in drawn.legends[0].get_texts()]
     legend = [text.get_text() for text in figures.fig5_cost(speed).axes[0].get_legend().get_texts()]
     assert [", on the device" in text for text in legend] == [False, True]
+
+
+def test_cost_and_accuracy_come_from_the_same_split(planted):
+    """Students stand for their architecture, engines keep their threads, and splits must agree."""
+    found, ace = planted(), linear_ace()
+    ds = figures.cost_accuracy_data(found["accuracy"], found["speed"], ace, threads=1)
+    students = found["accuracy"].force_rmse.sel(role="student", architecture="128-40-4")
+    fused = ds.force_rmse.sel(family="fused", architecture="128-40-4")
+    np.testing.assert_array_equal(fused.sel(split=students.split), students.transpose("seed", ...))
+    label = "order 3, degree 14"
+    one = ds.sel(family="ace jax", architecture=label)
+    expected = ace.step_time.sel(size=label, engine="jax", n_atoms=4000, threads=1).median()
+    assert (one.step_time.item(), one.threads.item()) == (expected.item(), 1.0)
+    assert "eam" not in ds.family
+    other = ace.assign_attrs(split_sha256="b")
+    with pytest.raises(InputError, match="different splits"):
+        figures.cost_accuracy_data(
+            found["accuracy"].assign_attrs(split_sha256="a"), found["speed"], other
+        )
