@@ -58,7 +58,7 @@ def small_run(folder: Path) -> Path:
     picture = {"image/png": base64.b64encode(PICTURE).decode(), "text/plain": "<Figure>"}
     bar = "steps:  50%|█████     | 1/2 [00:01<00:01,  1.00s/step]"
     lines = "".join(f"step {k}\n" for k in range(book.LONGEST_LOG + 1))
-    warning = "/home/me/kdlib/hipnn/calculator.py:1: UnseenWarning: crowded\n"
+    warning = "/elsewhere/kdlib/hipnn/calculator.py:1: UnseenWarning: crowded\n"
     data = [
         new_markdown_cell(
             "# The data\n\n[index](index.ipynb), [paper](https://doi.org/10.1039/D5DD00085H)\n\n"
