@@ -545,6 +545,7 @@ def test_student_of_a_perfect_teacher_learns_its_partition(
 
 
 EVERYTHING = {
+    "optimizer": "soap",
     "batch_size": 2, "max_epochs": 7, "learning_rate": 1, "lr_factor": 0.7, "lr_patience": 3,
     "stop_patience": 4, "selection": "training_loss", "selection_energy": 2.0,
     "selection_force": 3.0, "selection_stress": 4.0, "e0_decay": 0.1, "checkpoint_every": 5,
