@@ -139,6 +139,20 @@ class HipnnCalculator(Calculator):
             self.reset()  # or ASE would take the configuration for known in the next call
             raise
 
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """Names of what changed since the last calculation, by any amount, whatever ``tol`` is.
+
+        Only what an energy depends on is compared. ASE's own comparison, which steps of MD make
+        twice, takes as long as the forces on some 30 atoms.
+        """
+        if self.atoms is None:
+            return list(all_changes)
+        return [
+            name
+            for name in ("positions", "numbers", "cell", "pbc")
+            if not np.array_equal(getattr(self.atoms, name), getattr(atoms, name))
+        ]
+
     def _calculate(self, properties: Iterable[str]) -> None:
         start = perf_counter()
         if self.atoms is None:

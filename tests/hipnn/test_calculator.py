@@ -184,6 +184,16 @@ def test_no_result_outlives_a_change(crystal, backend, change):
         np.testing.assert_array_equal(kept[name], value)
 
 
+def test_a_change_is_one_of_what_energies_depend_on(potential, crystal):
+    """The last bit of a position is a change, a magnetic moment is none."""
+    calculator = HipnnCalculator(potential, device="cpu")
+    calculator.calculate(crystal)
+    crystal.set_initial_magnetic_moments(np.ones(len(crystal)))
+    assert calculator.check_state(crystal) == []
+    crystal.positions[3, 1] = np.nextafter(crystal.positions[3, 1], 100)
+    assert calculator.check_state(crystal) == ["positions"]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_calculators_own_atoms_are_those_of_the_results(potential, crystal, backend):
     """Without atoms the calculator's own count, which may have been moved; at first there is none.
