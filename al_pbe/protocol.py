@@ -25,10 +25,11 @@ ROLE = "teacher"
 CHOSEN = TrainingConfig(
     optimizer="soap",
     learning_rate=3e-3,
-    warmup_epochs=5,
+    warmup_epochs=10,
     rate_schedule="cosine",
     batch_size=5,
     max_epochs=100,
+    e0_decay=0.3,
     cell_atoms=130.0,
 )
 _ADAM = {"optimizer": "adam"}
@@ -44,19 +45,19 @@ class Study:
     """Seeds that no other training of the project uses."""
     varied: Sequence[Mapping[str, Any]] = (
         {},
+        {"max_epochs": 50},
+        {"max_epochs": 200},
         {"learning_rate": 1e-3},
         {"learning_rate": 1e-2},
         {"warmup_epochs": 0},
+        {"e0_decay": 1e-2},
+        {"e0_decay": 1.0},
         {"batch_size": 2},
-        {"batch_size": 10},
-        {"max_epochs": 50},
-        {"max_epochs": 200},
-        {"e0_decay": 0.1},
+        {"batch_size": 10, "learning_rate": 5e-3},
         {"cell_atoms": 0.0},
         _ADAM,
         _ADAM | {"learning_rate": 1e-3},
         _ADAM | {"learning_rate": 1e-2},
-        _ADAM | {"learning_rate": 1e-2, "batch_size": 20},
         _ADAM | {"max_epochs": 300},
         _ADAM | {"cell_atoms": 0.0},
     )
