@@ -33,6 +33,7 @@ from kdlib.files import made, named, replacing
 from kdlib.geometry.cells import bare
 from kdlib.geometry.neighbors import neighbor_pairs
 from kdlib.hipnn import batches
+from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.hipnn.network import HipnnConfig, HipnnModule, Prediction, build, n_parameters
 
@@ -172,10 +173,12 @@ class Potential:
         forces: bool = True,
         stress: bool = False,
         max_atoms: int = 4096,
+        joined: Sequence[Batch] | None = None,
     ) -> xr.Dataset:
         """Energies, forces, atomic energies (and stresses) of frames of any sizes.
 
-        Their labels do not matter. ``max_atoms`` per evaluated batch bounds the memory.
+        Their labels do not matter. ``max_atoms`` per evaluated batch bounds the memory; ``joined``
+        are the frames as batches, from :meth:`joined` of this or a like potential.
 
         Returns
         -------
@@ -186,14 +189,20 @@ class Potential:
         device = next(self.module.parameters()).device
         for k, atoms in enumerate(frames):
             self.module.check_species(atoms.numbers, f"frame {atoms.info.get('frame', k)}")
-        # A batch would take labels for targets.
-        single = [self.module.batch(bare(atoms)) for atoms in frames]
-        parts = [
-            self.module(chunk.to(device), forces, stress)
-            for chunk in batches.chunks(single, max_atoms)
-        ]
+        found = self.joined(frames, max_atoms) if joined is None else joined
+        parts = [self.module(chunk.to(device), forces, stress) for chunk in found]
         e0 = [self.module.e0_of(atoms.numbers) for atoms in frames]
         return _as_dataset(parts, frames, np.concatenate(e0))
+
+    def joined(self, frames: Sequence[Atoms], max_atoms: int = 4096) -> list[Batch]:
+        """Frames without their labels, as batches of at most ``max_atoms`` atoms (or one frame).
+
+        They suit every potential with this one's cutoff and precision; finding the pairs takes
+        longer than a small network.
+        """
+        # A batch would take labels for targets.
+        single = [self.module.batch(bare(atoms)) for atoms in frames]
+        return batches.chunks(single, max_atoms)
 
     def augment(self, frames: Sequence[Atoms]) -> list[Atoms]:
         """Copies of frames with this potential's atomic energies beside their own labels (eq. 4).

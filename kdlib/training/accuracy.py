@@ -124,8 +124,12 @@ def trimmed_rmse(errors: np.ndarray, trimmed: float = TRIMMED) -> float:
     return rmse(size[: max(1, int(np.ceil(len(size) * (1 - trimmed))))])
 
 
-def residuals(potential: Potential, frames: Sequence[Atoms]) -> dict[str, np.ndarray]:
+def residuals(
+    potential: Potential, frames: Sequence[Atoms], joined: Sequence[Batch] | None = None
+) -> dict[str, np.ndarray]:
     """Model minus reference of labeled frames; empty without frames.
+
+    ``joined`` are the frames as batches, where they are known (:meth:`Potential.joined`).
 
     Returns
     -------
@@ -138,7 +142,7 @@ def residuals(potential: Potential, frames: Sequence[Atoms]) -> dict[str, np.nda
         return {}
     stress = np.reshape([reference_stress(atoms) for atoms in frames], (-1, 3, 3))
     stressed = np.isfinite(stress).all(axis=(1, 2))
-    ds = potential.predict(frames, stress=bool(stressed.any()))
+    ds = potential.predict(frames, stress=bool(stressed.any()), joined=joined)
     cell = ds.energy.values - [atoms.calc.results["energy"] for atoms in frames]
     found = {
         "cell_energy": cell,
@@ -189,18 +193,26 @@ def worst_share(squares: np.ndarray) -> float:
     return float(squares.max() / total) if total > 0 else np.nan
 
 
-def evaluate(potential: Potential, frames: Sequence[Atoms], split: Split) -> xr.Dataset:
+def evaluate(
+    potential: Potential,
+    frames: Sequence[Atoms],
+    split: Split,
+    joined: Mapping[str, Sequence[Batch]] | None = None,
+) -> xr.Dataset:
     """Errors of one model on every part, and of each test frame for the bootstrap over frames.
 
     Where frames carry the atomic energies of the model's own teacher, they are compared, too.
+    ``joined`` are the parts as batches, where they are known (:func:`joined_parts`).
 
     Returns
     -------
     xr.Dataset
         The accuracy variables of the result schema over ``split`` and ``frame``.
     """
+    found = joined or {}
     errors = {
-        part: residuals(potential, [frames[k] for k in getattr(split, part)]) for part in PARTS
+        part: residuals(potential, some, found.get(part))
+        for part, some in _parts(frames, split).items()
     }
     columns = [summary(found) for found in errors.values()]
     ds = xr.Dataset(
@@ -216,6 +228,17 @@ def evaluate(potential: Potential, frames: Sequence[Atoms], split: Split) -> xr.
     ds = ds.merge(_by_phase(test, [phase_of(frames[k]) for k in split.test]))
     of_frames = {"frame": frame_numbers(frames)[split.test], "frame_n_atoms": ("frame", sizes)}
     return ds.assign_coords(of_frames)  # which all models share
+
+
+def joined_parts(
+    potential: Potential, frames: Sequence[Atoms], split: Split
+) -> dict[str, list[Batch]]:
+    """Every part as batches, which all potentials with this one's cutoff and precision share."""
+    return {part: potential.joined(some) for part, some in _parts(frames, split).items() if some}
+
+
+def _parts(frames: Sequence[Atoms], split: Split) -> dict[str, list[Atoms]]:
+    return {part: [frames[k] for k in getattr(split, part)] for part in PARTS}
 
 
 def _by_phase(errors: Mapping[str, np.ndarray], phases: Sequence[str]) -> xr.Dataset:

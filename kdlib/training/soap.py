@@ -37,6 +37,8 @@ class SoapSettings:
     """Added to the root of the mean square."""
     whitening_floor: float = 1e-3
     """Added to the variance of environments along each direction, relative to the mean variance."""
+    whitening_frames: int = 100
+    """Frames, about, that the variances are taken from, evenly spaced."""
     largest_side: int = 1024
     """Longer sides of a matrix are not rotated, as in second interactions of wide networks."""
 
@@ -71,7 +73,8 @@ class Soap(torch.optim.Optimizer):
         super().__init__(trainable, {"lr": lr})
         self.settings = settings or SoapSettings()
         by_shape = defaultdict(list)
-        white = whitening(module, frames, self.settings.whitening_floor) if frames else None
+        some = frames[:: max(1, len(frames) // self.settings.whitening_frames)]
+        white = whitening(module, some, self.settings.whitening_floor) if frames else None
         for layer in _layers(module, white):
             by_shape[layer.shape].append(layer)
         self._stacks = [*by_shape.values()]

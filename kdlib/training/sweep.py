@@ -28,9 +28,10 @@ from kdlib.datasets import Split
 from kdlib.errors import InputError, Unfinished, WorkerKilled
 from kdlib.files import locked, replacing, tidied
 from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.calculator import torch_device
 from kdlib.hipnn.device import release
-from kdlib.training.accuracy import evaluate
+from kdlib.training.accuracy import evaluate, joined_parts
 from kdlib.training.config import TrainingConfig
 from kdlib.training.losses import WeightSchedule
 from kdlib.training.roles import role as role_named
@@ -209,9 +210,13 @@ def accuracy(done: Sequence[Task], runs: Sequence[Run], frames: Frames, split: S
 
     Frames as for :func:`run`: where they carry atomic energies, a run is compared with its teacher.
     """
-    cells = []
+    cells: list[xr.Dataset] = []
+    joined: dict[tuple, dict[str, list[Batch]]] = {}  # of the positions, which all seeds share
     for task, finished in zip(done, runs, strict=True):
-        ds = evaluate(finished.potential, _frames_of(task, frames), split)
+        chosen, kind = _frames_of(task, frames), (task.config.cutoff, task.config.dtype)
+        if kind not in joined:
+            joined[kind] = joined_parts(finished.potential, chosen, split)
+        ds = evaluate(finished.potential, chosen, split, joined[kind])
         ds["n_epochs"] = finished.history.sizes["epoch"]
         ds["best_epoch"] = finished.history.attrs["best_epoch"]
         ds["training_time"] = float(finished.history.seconds[-1])

@@ -68,7 +68,7 @@ class Planted:
     def __init__(self, predicted: dict) -> None:
         self.predicted = predicted
 
-    def predict(self, frames, stress=False) -> xr.Dataset:
+    def predict(self, frames, stress=False, joined=None) -> xr.Dataset:
         """As `kdlib.hipnn.Potential` does."""
         sizes = [len(atoms) for atoms in frames]
         return xr.Dataset(

@@ -18,6 +18,7 @@ from kdlib import datasets, hipnn, training
 from kdlib.errors import InputError, Unfinished, WorkerKilled
 from kdlib.results import schema
 from kdlib.training import TrainingConfig, sweep
+from kdlib.training.accuracy import evaluate
 from kdlib.training.runs import CHECKPOINT
 
 
@@ -130,6 +131,22 @@ def test_results_fit_the_schema_and_name_every_run(
         role="control", architecture=small_config.label, seed=1
     )
     assert per_frame.mean().item() == pytest.approx(expected**2, rel=1e-12)  # equal sizes
+
+
+def test_every_model_is_judged_within_its_own_cutoff(
+    tmp_path, emt_frames, split, small_config, settings, augmented
+):
+    """Models share the pairs of the frames only where their cutoffs agree."""
+    shorter = replace(small_config, n_features=small_config.n_features + 1, cutoff=4.8)
+    todo = sweep.tasks(["control"], [small_config, shorter], settings, [0, 1])
+    with ThreadPoolExecutor(1) as pool:
+        runs = sweep.run(todo, augmented, split, tmp_path, pool)
+    found = sweep.accuracy(todo, runs, augmented, split)
+    for task, run in zip(todo, runs, strict=True):
+        alone = evaluate(run.potential, augmented[task.training.seed], split)
+        cell = found.sel(role="control", architecture=task.config.label, seed=task.training.seed)
+        for name in ("force_rmse", "energy_rmse", "atomic_energy_rmse"):
+            np.testing.assert_array_equal(cell[name], alone[name])
 
 
 def test_finished_trainings_are_not_repeated(
