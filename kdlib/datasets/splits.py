@@ -77,6 +77,10 @@ class Split:
     moved: tuple[str, ...] = ()
     """Frames that the hash drew for validation or test, but that are beyond the bounds."""
 
+    def parts(self, frames: Sequence[Atoms]) -> dict[str, list[Atoms]]:
+        """Frames of each part, by its name in :data:`PARTS`."""
+        return {part: [frames[k] for k in getattr(self, part)] for part in PARTS}
+
 
 def split(
     frames: Sequence[Atoms],

@@ -315,7 +315,8 @@ def role_legend(
             handle.set_markerfacecolor("white" if backend == "fused" else "0.3")
             handles.append(handle)
     if floor:
-        handles.append(Patch(color="0.5", alpha=0.2, label="teachers' interval; noise floor of g(r)"))
+        words = "teachers' interval; noise floor of g(r)"
+        handles.append(Patch(color="0.5", alpha=0.2, label=words))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
 
 

@@ -209,10 +209,10 @@ def evaluate(
     xr.Dataset
         The accuracy variables of the result schema over ``split`` and ``frame``.
     """
-    found = joined or {}
+    known = joined or {}
     errors = {
-        part: residuals(potential, some, found.get(part))
-        for part, some in _parts(frames, split).items()
+        part: residuals(potential, some, known.get(part))
+        for part, some in split.parts(frames).items()
     }
     columns = [summary(found) for found in errors.values()]
     ds = xr.Dataset(
@@ -234,11 +234,7 @@ def joined_parts(
     potential: Potential, frames: Sequence[Atoms], split: Split
 ) -> dict[str, list[Batch]]:
     """Every part as batches, which all potentials with this one's cutoff and precision share."""
-    return {part: potential.joined(some) for part, some in _parts(frames, split).items() if some}
-
-
-def _parts(frames: Sequence[Atoms], split: Split) -> dict[str, list[Atoms]]:
-    return {part: [frames[k] for k in getattr(split, part)] for part in PARTS}
+    return {part: potential.joined(some) for part, some in split.parts(frames).items() if some}
 
 
 def _by_phase(errors: Mapping[str, np.ndarray], phases: Sequence[str]) -> xr.Dataset:

@@ -20,7 +20,7 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib import datasets, files, hipnn, progress, results
-from kdlib.datasets import PARTS, Split, atomic_energies, identity, loss_weight
+from kdlib.datasets import Split, atomic_energies, identity, loss_weight
 from kdlib.errors import InputError
 from kdlib.files import named
 from kdlib.hipnn import CHECKPOINT, HipnnConfig, Potential
@@ -197,7 +197,7 @@ def _check_atomic_energies(frames: Sequence[Atoms]) -> None:
 
 def _check_taught(config: HipnnConfig, frames: Sequence[Atoms], split: Split) -> None:
     """Refuse species without training frames, whose energies would be those of nothing: zero."""
-    parts = {part: [frames[k] for k in getattr(split, part)] for part in PARTS}
+    parts = split.parts(frames)
     found = {part: set(datasets.species(some)) for part, some in parts.items() if some}
     taught = found["train"]
     asked = {"the model's configuration": set(config.species)} | {

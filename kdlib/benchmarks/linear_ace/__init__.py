@@ -25,7 +25,6 @@ from kdlib import datasets, processes, progress, results
 from kdlib.benchmarks.linear_ace import classical, environment, exchange
 from kdlib.benchmarks.linear_ace.plan import (
     ENGINES,
-    EVALUATED,
     FULL,
     QUICK,
     AceProtocol,
@@ -63,7 +62,7 @@ def run(
     began, out = time.perf_counter(), Path(out)
     made(out.parent)
     work = _Work(environment.program(protocol.requirements), out.with_suffix(".json"), protocol)
-    parts = {part: [frames[k] for k in getattr(split, part)] for part in ("train", *EVALUATED)}
+    parts = split.parts(frames)
     record = {size.label: work.fitted(size, parts) for size in protocol.sizes}
     starts = _starts(frames, protocol)
     for size in protocol.sizes:
