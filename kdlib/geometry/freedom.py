@@ -57,9 +57,12 @@ class Freedom:
             Names constraints whose effect on the temperature is not known.
         """
         _check(atoms)
-        left = _left_to_atoms(atoms)
-        drifts = _drifts(atoms, left)
-        total = round(float(np.trace(left, axis1=1, axis2=2).sum())) - _n_bonds(atoms)
+        if atoms.constraints:
+            left = _left_to_atoms(atoms)
+            drifts = _drifts(atoms, left)
+            total = round(float(np.trace(left, axis1=1, axis2=2).sum())) - _n_bonds(atoms)
+        else:
+            drifts, total = np.eye(3), 3 * len(atoms)
         if _of_kind(atoms, FixCom):
             return cls(total - 3, drifts[:0])
         if total > len(drifts):

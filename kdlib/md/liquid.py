@@ -49,7 +49,7 @@ def liquid_aluminum(
         atoms off the symmetric sites, where HIP-NN's l = 1 invariants have a cusp.
     """
     lattice_constant = (4 / density(temperature)) ** (1 / 3)
-    atoms = bulk("Al", a=lattice_constant, cubic=True).repeat(n_cells)
+    atoms = cells.repeated(bulk("Al", a=lattice_constant, cubic=True), n_cells)
     rng = np.random.default_rng(seed)
     atoms.positions += rng.normal(scale=displacement, size=atoms.positions.shape)
     thermalize(atoms, temperature, rng)

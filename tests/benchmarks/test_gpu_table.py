@@ -80,7 +80,7 @@ def test_text_shows_ratios_and_the_largest_run():
     assert student.splitlines()[1].split() == [
         "500", "0.00200", "0.100", "50.0", "0.0400", "20.0", "2.00", "40.0"
     ]  # fmt: skip
-    assert "largest run: 75000000 atoms, 1.00 kB/atom" in student
+    assert "largest run: 75000000 atoms in 75.0 GB, 1.00 kB/atom" in student
     assert "largest run: 10000000 atoms" in teacher
     assert "training step, 64 cells: 1.50 ms, hippynn's layers 12.0 ms, 8.00 times" in student
     assert "forces 2.00 ms, environment 0.500 ms, others 1.00 ms; a build 1.25 ms" in student
@@ -156,7 +156,10 @@ def test_largest_run_fills_the_share_of_the_card(card):
     found = gpu.largest(potential, record, gpu.GpuProtocol(memory_share=0.9, tolerance=0.02))
     assert found["bytes_per_atom"] == pytest.approx(1000)
     assert 45e6 / 1.02 < found["runs"][-1]["n_atoms"] + 1000 <= 45e6
-    assert found["total_memory"] == pytest.approx(50e9)
+    assert found["room"] == pytest.approx(45e9)
+    small = gpu.largest(potential, record, gpu.GpuProtocol(device_memory=20.0))
+    assert small["room"] == pytest.approx(20e9)
+    assert 20e6 / 1.05 < small["runs"][-1]["n_atoms"] + 1000 <= 20e6
     card.broken = True
     found = gpu.largest(potential, record, gpu.GpuProtocol())
     assert found["ended"] == "RuntimeError: an illegal memory access"

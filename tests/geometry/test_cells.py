@@ -308,3 +308,16 @@ def test_an_element_is_its_crystal():
     """The word Cu is ASE's fcc copper."""
     (found,) = structures(["Cu"])
     np.testing.assert_allclose(found.cell.array, bulk("Cu").cell.array)
+
+
+def test_repeated_cells_are_ase_s():
+    """Positions to the last bit, cell, species and velocities, in an oblique cell."""
+    block = bulk("NaCl", "rocksalt", a=5.64)
+    block.set_cell(block.cell.array @ [[1, 0.2, 0.1], [0, 0.9, 0.3], [0.1, 0, 1.2]], True)
+    block.rattle(0.1, seed=2)
+    block.set_momenta([[1, 2, 3], [4, 5, 6]])
+    assert cells.repeated(block, (3, 1, 4)) == block.repeat((3, 1, 4))
+    assert cells.repeated(block, 2) == block.repeat(2)
+    np.testing.assert_array_equal(
+        cells.repeated(block, 2).get_momenta(), block.repeat(2).get_momenta()
+    )

@@ -71,8 +71,10 @@ class GpuProtocol:
     """Atoms of the run over 1000 steps; 0: none."""
     largest: bool = True
     """Whether the largest number of atoms is tried."""
+    device_memory: float = 48.0
+    """Memory that the largest number of atoms may take, GB: the paper's card has as much."""
     memory_share: float = 0.93
-    """Share of the device's memory for the largest number of atoms."""
+    """Largest share of the device's own memory that it may take."""
     tolerance: float = 0.05
     """The search for it ends when this share more does not fit."""
     batch_size: int = 64
@@ -359,13 +361,14 @@ def _by_kernel(profiled: torch.profiler.profile, n: int) -> dict[str, float]:
 def largest(potential: Potential, found: Mapping, protocol: GpuProtocol) -> dict:
     """Find the largest number of atoms that runs, from the slope of the peaks of ``md``."""
     device, label = torch.device("cuda"), potential.config.label
-    room = ondevice.memory_limit(device, math.inf, protocol.memory_share)
+    room = ondevice.memory_limit(device, protocol.device_memory * 1e9, protocol.memory_share)
     small, runs = found[f"md {label} {max(protocol.sizes)}"], []
-    result = {"total_memory": room / protocol.memory_share, "runs": runs}
+    result = {"room": room, "runs": runs}
     with tempfile.TemporaryDirectory() as folder:
         hipnn.save(potential.module, Path(folder))
 
         def run(n_atoms: int) -> None:
+            progress.line(f"{label}: trying {n_atoms} atoms")
             cells = (side, side, n_atoms // (4 * side**2))
             runs.append(processes.call(attempt, Path(folder), cells, protocol, room))
 

@@ -68,7 +68,7 @@ def dataset(*records: Mapping[str, Any]) -> xr.Dataset:
     """
     record: dict[str, Any] = {}
     for more in records:
-        record = {**more, **record}
+        record |= {name: block for name, block in more.items() if name not in record}
     failed = {
         name: block["error"]
         for name, block in record.items()
@@ -268,9 +268,9 @@ def _limits(ds: xr.Dataset) -> list[str]:
         rows.append(f"{n} atoms, 1000 steps of 1 fs: {_number(float(ds.picosecond_time))} s")
     if "trial_n_atoms" in ds and ds.trial_n_atoms.notnull().any():
         last = ds.isel(trial=int(ds.trial_n_atoms.argmax("trial")))
+        n, memory = int(last.trial_n_atoms), float(last.trial_memory_per_atom)
         rows.append(
-            f"largest run: {int(last.trial_n_atoms)} atoms, "
-            f"{_number(float(last.trial_memory_per_atom))} kB/atom, "
+            f"largest run: {n} atoms in {_number(n * memory / 1e6)} GB, {_number(memory)} kB/atom, "
             f"{_number(float(last.trial_step_time))} us/atom/step without builds"
         )
     return rows

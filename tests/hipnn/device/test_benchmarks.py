@@ -68,14 +68,14 @@ def test_memory_is_that_of_one_driver(potential, start, device, tmp_path, monkey
 
 @pytest.mark.cuda
 def test_a_limited_process_runs_out_of_memory_alone(potential, start, tmp_path):
-    """Ten million atoms do not fit into 1 GB, 32 do, and this process keeps its device."""
+    """Two million atoms do not fit into 0.3 GB, 32 do, and this process keeps its device."""
     if not torch.cuda.is_available() or interpreted():
         pytest.skip("no CUDA device")
     from kdlib import processes
 
     hipnn.save(potential.module, tmp_path)
     protocol = MemoryProtocol(device="cuda")
-    processes.call(memory.attempt, tmp_path, start, 32, protocol, 1e9)
+    processes.call(memory.attempt, tmp_path, start, 32, protocol, 3e8)
     with pytest.raises(torch.OutOfMemoryError):
-        processes.call(memory.attempt, tmp_path, start, 4 * 136**3, protocol, 1e9)
+        processes.call(memory.attempt, tmp_path, start, 4 * 80**3, protocol, 3e8)
     assert float(torch.ones(3, device="cuda").sum()) == 3
