@@ -36,6 +36,16 @@ def compiled(**options: Any) -> Callable[[Callable], Callable]:
     return decorate
 
 
+def inlined(**options: Any) -> Callable[[Callable], Callable]:
+    """Compile a function for the :func:`compiled` ones that call it, as a part of each of them.
+
+    Without ``forceinline`` LLVM may leave it a function of its own. The process that compiles it
+    then runs a version optimized alone, and those that read the cache one optimized with its
+    caller: results would differ in their last bits.
+    """
+    return numba.njit(forceinline=True, **options)
+
+
 def _if_possible(access: Callable[..., Any]) -> Callable[..., Any]:
     """Access to the cache that finds and keeps nothing on a full disk, say, instead of failing."""
 

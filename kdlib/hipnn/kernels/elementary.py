@@ -22,13 +22,16 @@ import math
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
 from numba.core import types
 from numba.extending import intrinsic, overload
+
+from kdlib._numba import inlined
 
 # One set for all kernels: sums may be reordered (to vectorise reductions) and multiply-add pairs
 # contracted; NaN and infinity keep their meaning, so that a broken input shows in the output.
 FASTMATH = {"reassoc", "contract", "nsz"}
+
+_INLINED = {"forceinline": True}  # as in kdlib._numba.inlined
 
 _f32, _i32, _i64 = types.float32, types.int32, types.int64
 
@@ -78,7 +81,7 @@ def log1p(t: float) -> float:
     return math.log1p(t)
 
 
-@njit(fastmath=FASTMATH)
+@inlined(fastmath=FASTMATH)
 def _exp2_float32(y):
     y = y if y > _f32(-100.0) else _f32(-127.0)
     whole = np.floor(y + _f32(0.5))
@@ -93,7 +96,7 @@ def _exp2_float32(y):
     return p * _float32_from_bits((_i32(whole) + _i32(127)) << _i32(23))
 
 
-@njit(fastmath=FASTMATH)
+@inlined(fastmath=FASTMATH)
 def _exp2_float64(y):
     y = y if y > -900.0 else -1023.0
     whole = np.floor(y + 0.5)
@@ -113,7 +116,7 @@ def _exp2_float64(y):
     return p * _float64_from_bits((_i64(whole) + _i64(1023)) << _i64(52))
 
 
-@njit(fastmath=FASTMATH)
+@inlined(fastmath=FASTMATH)
 def _sine_float32(phi):
     z = phi * phi
     p = _f32(1.0 / 6227020800.0)
@@ -125,7 +128,7 @@ def _sine_float32(phi):
     return phi + phi * z * p
 
 
-@njit(fastmath=FASTMATH)
+@inlined(fastmath=FASTMATH)
 def _sine_float64(phi):
     z = phi * phi
     p = 1.0 / 51090942171709440000.0
@@ -141,7 +144,7 @@ def _sine_float64(phi):
     return phi + phi * z * p
 
 
-@njit(fastmath=FASTMATH)
+@inlined(fastmath=FASTMATH)
 def _cosine_float32(phi):
     z = phi * phi
     p = _f32(-1.0 / 87178291200.0)
@@ -154,7 +157,7 @@ def _cosine_float32(phi):
     return p * z + _f32(1.0)
 
 
-@njit(fastmath=FASTMATH)
+@inlined(fastmath=FASTMATH)
 def _cosine_float64(phi):
     z = phi * phi
     p = -1.0 / 1124000727777607680000.0
@@ -171,7 +174,7 @@ def _cosine_float64(phi):
     return p * z + 1.0
 
 
-@njit(fastmath=FASTMATH)
+@inlined(fastmath=FASTMATH)
 def _log1p_float32(t):
     w = t / (_f32(2.0) + t)
     z = w * w
@@ -185,7 +188,7 @@ def _log1p_float32(t):
     return w * p
 
 
-@njit(fastmath=FASTMATH)
+@inlined(fastmath=FASTMATH)
 def _log1p_float64(t):
     w = t / (2.0 + t)
     z = w * w
@@ -210,28 +213,28 @@ def _log1p_float64(t):
     return w * p
 
 
-@overload(exp2)
+@overload(exp2, jit_options=_INLINED)
 def _choose_exp2(y):
     if y == types.float32:
         return lambda y: _exp2_float32(y)
     return lambda y: _exp2_float64(y)
 
 
-@overload(sine)
+@overload(sine, jit_options=_INLINED)
 def _choose_sine(phi):
     if phi == types.float32:
         return lambda phi: _sine_float32(phi)
     return lambda phi: _sine_float64(phi)
 
 
-@overload(cosine)
+@overload(cosine, jit_options=_INLINED)
 def _choose_cosine(phi):
     if phi == types.float32:
         return lambda phi: _cosine_float32(phi)
     return lambda phi: _cosine_float64(phi)
 
 
-@overload(log1p)
+@overload(log1p, jit_options=_INLINED)
 def _choose_log1p(t):
     if t == types.float32:
         return lambda t: _log1p_float32(t)

@@ -12,9 +12,9 @@ environment and its gradient are (n_atoms, 4, n_species, n_sensitivities).
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from kdlib._numba import compiled
+from kdlib._numba import compiled, inlined
 from kdlib.hipnn.kernels.elementary import FASTMATH
 from kdlib.hipnn.kernels.pairs import FREE, N_ROWS, gather, padded, resolve
 from kdlib.hipnn.kernels.sums import (
@@ -67,7 +67,7 @@ def channels_of(one_hot):
     return out
 
 
-@njit
+@inlined()
 def _workspace(row, like):
     """Table and index that hold the pairs of any atom."""
     longest = 1
@@ -76,7 +76,7 @@ def _workspace(row, like):
     return np.empty((N_ROWS, padded(longest)), like.dtype), np.empty(longest, np.int64)
 
 
-@njit
+@inlined()
 def _stage(vectors, row, second, species, n_species, s, i, cutoff, table, index):
     """Stage the pairs of atom i whose neighbors are of species s; return their number."""
     channel = s if n_species > 1 else -1

@@ -12,15 +12,14 @@ chunk.
 """
 
 import numpy as np
-from numba import njit
 
-from kdlib._numba import compiled
+from kdlib._numba import compiled, inlined
 from kdlib.hipnn.kernels.elementary import FASTMATH
 from kdlib.hipnn.kernels.pairs import FREE, N_ROWS, UX, UY, UZ, X, padded, resolve
 from kdlib.hipnn.kernels.sums import SCALE, pair_slopes, sum_environment
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def _select(placed, i, row, index, species, channel, cutoff, table, near):
     """Stage the neighbors of atom i inside the cutoff (of one species, if ``channel`` >= 0).
 
@@ -59,7 +58,7 @@ def chunk_environment(placed, row, index, longest, species, start, stop, cutoff,
             sum_environment(table, n, m, h, out[a, :, s])
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def _add_virial(table, n, virial):
     # dE/dstrain = sum_p r_p (x) df/dr_p, with r = u / x
     real = table.dtype.type

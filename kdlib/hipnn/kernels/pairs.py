@@ -7,8 +7,7 @@ cutoff, whose sensitivities vanish. So every later loop over pairs is vector cod
 
 import math
 
-from numba import njit
-
+from kdlib._numba import inlined
 from kdlib.hipnn.kernels.elementary import FASTMATH, cosine, sine
 
 # Rows of the table. X is 1/r, U the unit vector, C and DC the cutoff function and its derivative,
@@ -17,13 +16,13 @@ X, UX, UY, UZ, C, DC, CX2, FREE = 0, 1, 2, 3, 4, 5, 6, 7
 N_ROWS = FREE + 11
 
 
-@njit(inline="always")
+@inlined(inline="always")
 def padded(n):
     """Round up to a multiple of 16, in a form from which the compiler sees that it is one."""
     return ((n + 15) >> 4) << 4
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def gather(vectors, second, species, channel, start, stop, table, index):
     """Copy the vectors of pairs ``start:stop`` whose neighbor is of species ``channel``.
 
@@ -48,7 +47,7 @@ def gather(vectors, second, species, channel, start, stop, table, index):
     return n
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def resolve(table, n, cutoff):
     r"""Turn vectors into distances, directions and cutoff values.
 

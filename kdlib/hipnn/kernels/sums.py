@@ -14,8 +14,7 @@ and rows ``(4, n_sensitivities)`` of the environment or of its gradient.
 
 import math
 
-from numba import njit
-
+from kdlib._numba import inlined
 from kdlib.hipnn.kernels.elementary import FASTMATH, exp2
 from kdlib.hipnn.kernels.pairs import CX2, DC, FREE, UX, UY, UZ, C, X, padded
 
@@ -23,7 +22,7 @@ from kdlib.hipnn.kernels.pairs import CX2, DC, FREE, UX, UY, UZ, C, X, padded
 SCALE = math.sqrt(math.log2(math.e) / 2)
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def sum_environment(table, n, m, h, out):
     """Environment of the atom."""
     # e_ck = sum_p G_k C u_c
@@ -50,7 +49,7 @@ def sum_environment(table, n, m, h, out):
         out[0, q], out[1, q], out[2, q], out[3, q] = q0, qx, qy, qz
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def add_parameter_gradient(table, n, m, h, sigma, w, grad_m, grad_sigma):
     """Add the gradients by m and sigma of the environment times weights ``w``."""
     # L = sum_ck w_ck e_ck:  dL/dm_k     =  sigma^2 sum_p delta   S_k sum_c w_ck u_c
@@ -71,7 +70,7 @@ def add_parameter_gradient(table, n, m, h, sigma, w, grad_m, grad_sigma):
         grad_sigma[k] -= sigma[k] * second
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def pair_slopes(table, n, m, h, sigma, g):
     """Slope of each pair, for g = dE/d(environment), in rows FREE + 1 to FREE + 3."""
     # f(r) = sum_k S_k (g_0k + u . g_k);  with R = sum_k S_k' (g_0k + u . g_k), V = sum_k G_k g_k:
@@ -100,7 +99,7 @@ def pair_slopes(table, n, m, h, sigma, g):
         table[vz, p] = along * uz + xc * table[vz, p]
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def project(table, n, index, direction):
     """Turn the directions of the pairs into the changes of r and u along them."""
     # a = (u . d), at = C x (d - a u): the directional derivatives of r and of u (times C) along d
@@ -122,7 +121,7 @@ def project(table, n, index, direction):
         table[tz, p] = xc * (table[tz, p] - along * uz)
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def add_slope_gradient(table, n, m, h, sigma, g, grad_g, grad_m, grad_sigma):
     """Gradients by g, m and sigma of the slopes times directions (see `project`)."""
     # Q = sum_p d_p . df/dr_p = sum_pk [ S_k' a (g_0k + u . g_k) + G_k g_k . t ]  (a, t: `project`)
@@ -160,7 +159,7 @@ def add_slope_gradient(table, n, m, h, sigma, g, grad_g, grad_m, grad_sigma):
         grad_sigma[k] += sigma[k] * sum_sigma
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def pair_curvatures(table, n, cutoff, m, h, sigma, g, index, direction, out):
     """Hessian of each pair's energy times the pair's direction, into ``out``."""
     # Hessian of f times d, for f = s + u . b with s = sum_k S_k g_0k and b = sum_k S_k g_k (primes:

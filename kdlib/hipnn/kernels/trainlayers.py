@@ -9,9 +9,8 @@ by it (``_g``), and the derivative of the loss by it (``_b``, from the back). Ar
 import math
 
 import numpy as np
-from numba import njit
 
-from kdlib._numba import compiled
+from kdlib._numba import compiled, inlined
 from kdlib.hipnn.kernels.elementary import FASTMATH, exp2, log1p
 
 _LOG2_E = math.log2(math.e)
@@ -21,7 +20,7 @@ _LINEAR = 20.0
 _OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy"}
 
 
-@njit(**_OPTIONS)
+@inlined(**_OPTIONS)
 def _activate(z):
     """Softplus and its derivative."""
     # softplus(z) = max(z, 0) + log(1 + exp(-|z|))

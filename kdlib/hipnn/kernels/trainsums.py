@@ -17,16 +17,16 @@ them are (n_atoms, 4, n_species, n_sensitivities).
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from kdlib._numba import compiled
+from kdlib._numba import compiled, inlined
 from kdlib.hipnn.kernels.elementary import FASTMATH, exp2
 from kdlib.hipnn.kernels.pairs import DC, UX, UY, UZ, C, X, padded
 from kdlib.hipnn.kernels.pairtable import ROWS
 from kdlib.hipnn.kernels.sums import SCALE
 
 
-@njit
+@inlined()
 def _segment(start, count, rows, q):
     """Start, number of pairs, padded number and rows of a segment."""
     width = padded(count[q])
@@ -34,7 +34,7 @@ def _segment(start, count, rows, q):
     return start[q], count[q], width, rows[first : first + ROWS * width].reshape(ROWS, width)
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def _sum_environment(table, width, m, h, gauss, env, by_m, by_sigma):
     x, c, ux, uy, uz = table[X], table[C], table[UX], table[UY], table[UZ]
     real = m.dtype.type
@@ -87,7 +87,7 @@ def environments(
                 )
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def _pair_slopes(table, width, m, sigma, gauss, g, work):
     """Slope of each pair, into rows 1 to 3 of ``work``; see `sums.pair_slopes`."""
     x, c, dc, ux, uy, uz = table[X], table[C], table[DC], table[UX], table[UY], table[UZ]
@@ -120,7 +120,7 @@ def _pair_slopes(table, width, m, sigma, gauss, g, work):
         vz[p] = along * uz[p] + xc * vz[p]
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def _add_forces(work, second, n, here, there, forces):
     fx = fy = fz = forces.dtype.type(0)
     for p in range(n):
@@ -137,7 +137,7 @@ def _add_forces(work, second, n, here, there, forces):
     forces[here, 2] += fz
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def _add_virial(table, work, n, virial):
     # dE/dstrain = sum_p r_p (x) df/dr_p, with r = u / x
     for a in range(3):
@@ -182,7 +182,7 @@ def forces(
                     _add_virial(table, work, n, virial[f])
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def _project(table, n, width, second, here, there, by_force, strained, by_virial, work):
     """Changes of r and u of the pairs along dL/d(slope), as in `sums.project`.
 
@@ -215,7 +215,7 @@ def _project(table, n, width, second, here, there, by_force, strained, by_virial
         tz[p] = xc * (tz[p] - a * uz[p])
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
+@inlined(fastmath=FASTMATH, error_model="numpy")
 def _sum_tangent(table, width, m, sigma, gauss, g, work, tangent, grad_m, grad_sigma):
     """Change of the environment along the directions, and its gradient by m and sigma.
 
