@@ -186,7 +186,7 @@ def keep(plan: Plan, folder: Path) -> None:
         changed = [f.name for f in fields(Plan) if getattr(there, f.name) != getattr(plan, f.name)]
         if strict := [name for name in changed if name not in BUDGETS]:
             raise InputError(f"{folder}: holds a distillation with another {', '.join(strict)}; "
-                             "choose another folder")  # fmt: skip
+                             "choose another folder or delete this one")  # fmt: skip
     with replacing(path) as part:
         part.write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
 
