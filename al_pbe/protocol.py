@@ -49,17 +49,10 @@ class Study:
         {"max_epochs": 200},
         {"learning_rate": 1e-3},
         {"learning_rate": 1e-2},
-        {"warmup_epochs": 0},
-        {"e0_decay": 1e-2},
-        {"e0_decay": 1.0},
-        {"batch_size": 2},
         {"batch_size": 10, "learning_rate": 5e-3},
         {"cell_atoms": 0.0},
         _ADAM,
-        _ADAM | {"learning_rate": 1e-3},
-        _ADAM | {"learning_rate": 1e-2},
         _ADAM | {"max_epochs": 300},
-        _ADAM | {"cell_atoms": 0.0},
     )
     """Fields of :class:`TrainingConfig` that differ from :data:`CHOSEN`."""
 

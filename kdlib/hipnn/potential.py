@@ -32,7 +32,7 @@ from kdlib.errors import InputError
 from kdlib.files import made, named, replacing
 from kdlib.geometry.cells import bare
 from kdlib.geometry.neighbors import neighbor_pairs
-from kdlib.hipnn import batches
+from kdlib.hipnn import batches, kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.hipnn.network import HipnnConfig, HipnnModule, Prediction, build, n_parameters
@@ -326,6 +326,8 @@ def load(run_dir: str | Path) -> Potential:
 def assemble(run_dir: str | Path, weights: Callable[[], dict[str, Tensor]]) -> Potential:
     """Potential of the configuration in a folder and of the weights that a function reads.
 
+    It computes with the fused kernels, where there are any.
+
     Raises
     ------
     InputError
@@ -343,4 +345,6 @@ def assemble(run_dir: str | Path, weights: Callable[[], dict[str, Tensor]]) -> P
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder}: not a readable kdlib model ({reason})") from error
     module.eval()
+    if kernels.supports(module) is None:
+        kernels.accelerate(module)
     return Potential(module, folder, validity)

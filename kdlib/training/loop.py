@@ -375,10 +375,10 @@ class Loop:
 
 
 def use_backend(module: HipnnModule, backend: str) -> None:
-    """Swap in the fused kernels if requested and possible; log it if not possible."""
+    """Compute with hippynn's layers, or with the fused kernels where possible; log if not."""
     if backend != "fused":
-        return
-    if reason := kernels.supports(module):
+        kernels.restore(module)
+    elif reason := kernels.supports(module):
         _log.warning("stock hippynn kernels are used: %s", reason)
     else:
         kernels.accelerate(module)

@@ -23,7 +23,7 @@ import torch
 import xarray as xr
 from ase import Atoms
 
-from kdlib import hipnn, processes, progress
+from kdlib import processes, progress
 from kdlib.datasets import Split
 from kdlib.errors import InputError, Unfinished, WorkerKilled
 from kdlib.files import locked, replacing, tidied
@@ -202,7 +202,7 @@ def load(folder: str | Path, role: str, architecture: str, seed: int) -> Potenti
     )
     if name not in index:
         raise InputError(f"{home}: no finished run {name!r}; run the notebook that trains it")
-    return hipnn.load(home / index[name])
+    return load_run(home / index[name]).potential
 
 
 def accuracy(done: Sequence[Task], runs: Sequence[Run], frames: Frames, split: Split) -> xr.Dataset:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from kdlib import hipnn
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig, Potential
+from kdlib.hipnn import HipnnConfig, Potential, kernels
 from kdlib.hipnn.potential import WEIGHTS
 from kdlib.training.references import fit_e0
 
@@ -200,6 +200,7 @@ def test_saved_model_predicts_the_same(tmp_path, potential, crystal):
     hipnn.save(potential.module, tmp_path / "run")
     again = hipnn.load(tmp_path / "run")
     assert again.config == potential.config
+    kernels.restore(again.module)  # computes with hippynn's layers, as the original
     np.testing.assert_array_equal(
         again.predict([crystal]).forces, potential.predict([crystal]).forces
     )
@@ -216,7 +217,7 @@ def test_a_model_of_single_precision_energies_still_loads(tmp_path, crystal):
     save_file({name: value.float() for name, value in tensors.items()}, tmp_path / WEIGHTS)
     old = hipnn.load(tmp_path)
     assert old.module.e0.item() == np.float32(-6600.3)
-    new = Potential(module).predict([crystal]).atomic_energies
+    new = Potential(kernels.accelerate(module)).predict([crystal]).atomic_energies
     expected = new + (np.float32(-6600.3).item() + 6600.3)
     np.testing.assert_allclose(old.predict([crystal]).atomic_energies, expected, atol=1e-9, rtol=0)
 
@@ -270,3 +271,13 @@ def test_initial_weights_do_not_depend_on_other_threads():
     for k, module in enumerate(together):
         layer = module.network.interaction_layers[0]
         assert torch.equal(layer.int_weights, alone[k % 4].int_weights)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_loaded_model_computes_with_the_fused_kernels(name, tmp_path):
+    """Where there are none, it keeps hippynn's layers."""
+    module = hipnn.build(CONFIGS[name])
+    hipnn.save(module, tmp_path)
+    plain = type(module.network.interaction_layers[0])
+    loaded = type(hipnn.load(tmp_path).module.network.interaction_layers[0])
+    assert (loaded is plain) == (kernels.supports(module) is not None)

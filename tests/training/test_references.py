@@ -9,6 +9,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from kdlib import datasets, hipnn, teachers
 from kdlib.errors import InputError
+from kdlib.hipnn import kernels
 from kdlib.training import TrainingConfig, fit
 from kdlib.training.losses import LossWeights
 from kdlib.training.references import AtomReferences
@@ -132,7 +133,7 @@ def test_references_survive_saving(dtype, tmp_path):
     References of all-electron energies are not rounded in single precision.
     """
     config = hipnn.HipnnConfig(5, 5, 1, dtype=dtype, species=("Au", "Cu"))
-    module, frame = hipnn.build(config), alloy(1, 0)
+    module, frame = kernels.accelerate(hipnn.build(config)), alloy(1, 0)
     before = hipnn.Potential(module).predict([frame]).atomic_energies
     known = {"Cu": -45123.456789, "Au": -518000.1234567, "Al": 5.0}
     AtomReferences(known).add_to(module)
