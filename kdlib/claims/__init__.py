@@ -2,7 +2,18 @@
 
 from kdlib.claims.audit import audit, verdict
 from kdlib.claims.choices import choices
-from kdlib.claims.index import index, tally
+from kdlib.claims.index import headlines, index, tally
 from kdlib.claims.paper import PAPER, Claim, Margins, claims
 
-__all__ = ["PAPER", "Claim", "Margins", "audit", "choices", "claims", "index", "tally", "verdict"]
+__all__ = [
+    "PAPER",
+    "Claim",
+    "Margins",
+    "audit",
+    "choices",
+    "claims",
+    "headlines",
+    "index",
+    "tally",
+    "verdict",
+]

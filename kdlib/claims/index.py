@@ -1,15 +1,26 @@
 """The index of a run: from each claim to its verdict, its figure and the notebook that draws it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
 from kdlib.claims.paper import claims
 
-__all__ = ["index", "tally"]
+__all__ = ["headlines", "index", "tally"]
 
-_COLUMNS = ("claim", "section", "paper", "ours [95 %]", "verdict", "figure", "notebook")
+_COLUMNS = ("claim", "section", "paper", "ours [95 %]", "verdict")
+#: The claims to read first.
+HEADLINES = (
+    "pareto_time_control",
+    "force_control",
+    "force_matched_control",
+    "energy_control",
+    "rdf_control",
+    "learning_control",
+    "born_again_force_teacher",
+    "born_again_force_control",
+)
 #: Verdict -> what it says about one claim and about several.
 _VERBS = {
     "holds": ("holds", "hold"),
@@ -31,21 +42,41 @@ def index(table: xr.Dataset, notebooks: Mapping[str, str]) -> str:
         Links lead from a folder of notebooks to others in it, and to the folder ``figures`` beside.
     """
     figures = {claim.name: claim.figure for claim in claims()}
-    rows = [_COLUMNS, ["---"] * len(_COLUMNS)]
-    for k in range(table.sizes["claim"]):
-        row = table.isel(claim=k)
+    rows = [_COLUMNS + ("figure", "notebook")]
+    for row in _rows(table):
         figure = f"figures/{figures[str(row.claim.values)]}.svg"
         maker = notebooks[figure]
-        rows.append([
-            str(row.statement.values),
-            str(row.section.values),
-            f"{float(row.paper_value):.3g}" if np.isfinite(row.paper_value) else "–",
-            _interval(row),
-            _unbroken(f"**{row.verdict.values}**"),
+        rows.append((
+            *_cells(row),
             f"[{figures[str(row.claim.values)]}](../{figure})",
             f"[{maker.partition('_')[0]}]({maker}.ipynb)",
-        ])  # fmt: skip
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        ))  # fmt: skip
+    return _markdown(rows)
+
+
+def headlines(table: xr.Dataset) -> str:
+    """Return a Markdown table of the :data:`HEADLINES` of an audit, or of its figure's data."""
+    chosen = table.sel(claim=list(HEADLINES))
+    return _markdown([_COLUMNS, *map(_cells, _rows(chosen))])
+
+
+def _rows(table: xr.Dataset) -> Iterator[xr.Dataset]:
+    return (table.isel(claim=k) for k in range(table.sizes["claim"]))
+
+
+def _cells(row: xr.Dataset) -> tuple[str, ...]:
+    return (
+        str(row.statement.values),
+        str(row.section.values),
+        f"{float(row.paper_value):.3g}" if np.isfinite(row.paper_value) else "–",
+        _interval(row),
+        _unbroken(f"**{row.verdict.values}**"),
+    )
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *others = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *others])
 
 
 def tally(table: xr.Dataset) -> str:

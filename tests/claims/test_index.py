@@ -1,8 +1,12 @@
 """The index leads from every claim to its figure and its notebook, and counts the verdicts."""
 
+from pathlib import Path
+
+import pytest
 import xarray as xr
 
-from kdlib import claims, figures
+from kdlib import claims, figures, results
+from kdlib.claims.index import HEADLINES
 
 MAKERS = {f"figures/{name}.svg": f"07_{name}" for name in figures.REDRAW}
 
@@ -36,3 +40,24 @@ def test_verdicts_are_counted_apart_for_the_paper_and_for_us():
     assert claims.tally(table) == (
         "Of the paper's 3 claims, 2 hold, 1 is not decided; of our 1 controls, 1 does not hold."
     )
+
+
+def test_headlines_are_rows_of_the_index(planted):
+    """The claims to read first, with the numbers and verdicts of the audit."""
+    table = claims.audit(planted())
+    names = [claim.name for claim in claims.claims()]
+    every = claims.index(table, MAKERS).splitlines()[2:]
+    _, _, *rows = claims.headlines(table).splitlines()
+    assert len(rows) == len(HEADLINES)
+    for name, row in zip(HEADLINES, rows, strict=True):
+        assert every[names.index(name)].startswith(row)
+
+
+def test_readme_shows_the_stored_verdicts(project: Path):
+    """Its first table, and the count of all verdicts, are those of the file beside the figure."""
+    path = project / "figures" / "claims.nc"
+    if not path.is_file():
+        pytest.skip("figures are not beside the tests")
+    table, text = results.load(path), (project / "README.md").read_text()
+    assert claims.headlines(table) in text
+    assert claims.tally(table) in text
