@@ -83,11 +83,14 @@ def run(
         runs = iter(sweep.run(todo, frames, split, folder, executor, workers))
         sizes = [xr.concat([_kept(next(runs)) for _ in study.seeds], "seed") for _ in configs]
         rows.append(xr.concat(sizes, "architecture"))
-    return xr.concat(rows, "setting").assign_coords(
+    found = xr.concat(rows, "setting").drop_attrs(deep=False)  # those of the first training
+    found = found.assign_attrs(kind="series").assign_coords(
         setting=[_text(changes) for changes in study.varied],
         architecture=[config.label for config in configs],
         seed=list(study.seeds),
     )
+    found.setting.attrs["long_name"] = "fields of TrainingConfig that differ from those chosen"
+    return found
 
 
 def _kept(found: Run) -> xr.Dataset:

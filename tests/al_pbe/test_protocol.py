@@ -1,11 +1,12 @@
 """The study of the training protocol."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from al_pbe import protocol
-from kdlib import datasets
+from kdlib import datasets, results
 from kdlib.training import accuracy
 from kdlib.training.runs import load_run
 
@@ -31,3 +32,15 @@ def test_study_reports_validation_errors_of_the_kept_weights(emt_frames, tmp_pat
     assert sorted(kept.values.ravel()) == pytest.approx(expected, rel=1e-5)
     assert found.setting.values[1] == "max_epochs 3, batch_size 8, optimizer adam"
     assert f"{kept[1, 0].mean():.4f}" in protocol.table(found).splitlines()[2]
+    saved = results.load(results.save(found, tmp_path / "protocol.nc"), "series")
+    assert saved.force_rmse.equals(found.force_rmse)
+
+
+def test_readme_shows_the_study(project: Path):
+    """Its table is made from the file beside the code, which holds every setting of the study."""
+    found = results.load(project / "al_pbe" / "protocol.nc")
+    study = protocol.Study()
+    assert found.setting.values.tolist() == [protocol._text(changes) for changes in study.varied]
+    assert found.seed.values.tolist() == list(study.seeds)
+    assert found.force_rmse.notnull().all()
+    assert protocol.table(found) in (project / "README.md").read_text()
