@@ -1,4 +1,4 @@
-"""Cached machine code follows all sources of its folder, and needs no folder to be kept in."""
+"""Cached machine code follows all sources of its folder, and computes what fresh code does."""
 
 import errno
 import importlib
