@@ -1,15 +1,16 @@
-"""`python -m al_pbe`, in a checkout: label frames, study the protocol, execute the notebook."""
+"""`python -m al_pbe`, in a checkout: label frames, study the protocol, ship models, and more."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from al_pbe import campaign, labeling, protocol
+from al_pbe import campaign, labeling, models, protocol
 from kdlib import datasets, pipeline, progress, results
 from kdlib.__main__ import BAD_INPUT
 from kdlib.errors import InputError
 from kdlib.files import named
+from kdlib.hipnn import catalog
 from kdlib.pipeline.profile import Profile
 
 
@@ -43,6 +44,13 @@ def study(options: argparse.Namespace) -> int:
     return 0
 
 
+def ship(options: argparse.Namespace) -> int:
+    """Put the best teacher and students of a run into the package."""
+    for folder in models.export(options.results, options.students, options.out):
+        sys.stdout.write(f"{folder}\n")
+    return 0
+
+
 def notebook(options: argparse.Namespace) -> int:
     """Execute the notebook on the reference data."""
     here = Path(__file__).parent
@@ -68,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     where = Path("results") / "protocol"
     command.add_argument("--results", type=named, default=where, help="folder (%(default)s)")
     command.add_argument("--workers", type=int, help="trainings side by side (one per core)")
+    command = commands.add_parser("models", help="put models of a run into the package")
+    command.set_defaults(command=ship)
+    where = Path("results") / "laptop"
+    command.add_argument("--results", type=named, default=where, help="folder (%(default)s)")
+    command.add_argument("--out", type=named, default=catalog.FOLDER, help="instead of kdlib's own")
+    command.add_argument("--students", nargs="+", metavar="SIZE", help="e.g. 16-8-1",
+                         default=["16-8-1", "32-16-2", "64-20-2"])  # fmt: skip
     command = commands.add_parser("notebook", help="execute 00_reference_data.ipynb")
     command.set_defaults(command=notebook)
     where = Path("results") / "al_pbe"

@@ -199,18 +199,22 @@ def distill(options: argparse.Namespace) -> int:
 
 
 def info(options: argparse.Namespace) -> int:
-    """Show versions, threads and profiles, or what a dataset holds."""
+    """Show versions, threads and profiles, or what a dataset or a model holds."""
     from kdlib import datasets
+    from kdlib.hipnn import catalog
     from kdlib.pipeline import profile
 
-    if options.dataset:
-        sys.stdout.write(f"{datasets.card(options.dataset)}\n")
+    if options.name in catalog.names():
+        sys.stdout.write(f"{catalog.card(options.name)}\n")
+        return 0
+    if options.name:
+        sys.stdout.write(f"{datasets.card(options.name)}\n")
         return 0
     lines = [("kdlib", f"{kdlib.__version__} in {Path(kdlib.__file__).parent}")]
     lines += [("python", sys.version.split()[0])]
     lines += [(name, version(name)) for name in ("torch", "hippynn", "ase", "numba", "vesin")]
     lines += [("device", _device()), ("threads", _threads())]
-    lines += [("datasets", ", ".join(datasets.names()))]
+    lines += [("datasets", ", ".join(datasets.names())), ("models", ", ".join(catalog.names()))]
     lines += [(f"profile {name}", profile.load(name).description) for name in profile.available()]
     width = max(len(name) for name, _ in lines)
     sys.stdout.writelines(f"{name:<{width}}  {text}\n" for name, text in lines)
@@ -286,9 +290,11 @@ def _parser() -> argparse.ArgumentParser:
     words = "another LAMMPS: the folder above its bin, or its program"
     command.add_argument("--lammps", type=named, metavar="PREFIX", help=words)
 
-    command = commands.add_parser("info", help="versions and threads, or what a dataset holds")
+    command = commands.add_parser(
+        "info", help="versions and threads, or what a dataset or a model holds"
+    )
     command.set_defaults(command=info)
-    command.add_argument("dataset", nargs="?", default="", help="e.g. al-pbe, or a file")
+    command.add_argument("name", nargs="?", default="", help="e.g. al-pbe, al-16-8-1, or a file")
     return parser
 
 

@@ -69,6 +69,12 @@ def _training(found: Results) -> dict[str, Entry]:
             f"the authors' script has {SCRIPT['batch_size']} on 4,800 cells, 75 steps an epoch; "
             "patience counts epochs, so smaller data get smaller batches",
         ),
+        "optimizer": (
+            "Adam",
+            _optimizer(found),
+            "Adam needs several times as many epochs to reach its floor on these data; decaying "
+            "weights keep large networks from fitting the noise of the labels",
+        ),
         "epoch cap": (
             "not given; Table 1 reaches past epoch 400",
             _setting(found, "max_epochs"),
@@ -103,6 +109,12 @@ def _training(found: Results) -> dict[str, Entry]:
             "as in the authors' script",
         ),
     }
+
+
+def _optimizer(found: Results) -> str:
+    name, decay = (_setting(found, setting) for setting in ("optimizer", "weight_decay"))
+    known = {"adam": "Adam", "soap": "SOAP (10.48550/arXiv.2409.11321)"}.get(name, name)
+    return known if decay in (_UNKNOWN, "0") else f"{known}, weight decay {decay}"
 
 
 def _rates(found: Results) -> str:

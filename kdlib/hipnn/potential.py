@@ -29,10 +29,10 @@ from torch import Tensor
 
 from kdlib.datasets import with_energies
 from kdlib.errors import InputError
-from kdlib.files import made, named, replacing
+from kdlib.files import made, replacing
 from kdlib.geometry.cells import bare
 from kdlib.geometry.neighbors import neighbor_pairs
-from kdlib.hipnn import batches, kernels
+from kdlib.hipnn import batches, catalog, kernels
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.calculator import HipnnCalculator
 from kdlib.hipnn.network import HipnnConfig, HipnnModule, Prediction, build, n_parameters
@@ -309,13 +309,15 @@ def is_finished(run_dir: str | Path) -> bool:
 def load(run_dir: str | Path) -> Potential:
     """Potential saved by :func:`save`; nothing in the files is executed.
 
+    The name of a model that comes with the package, such as ``"al-16-8-1"``, stands for its folder.
+
     Raises
     ------
     InputError
         The training is not finished, a file is missing or truncated, or the weights do not fit the
         configuration.
     """
-    folder = named(run_dir)
+    folder = catalog.located(run_dir)
     if os.path.isfile(folder / CONFIG) and not is_finished(folder):
         raise InputError(f"{folder}: its training is not finished; repeat the call or command that "
                          "trains it to resume, or take the best weights so far with "

@@ -25,6 +25,10 @@ class TrainingConfig:
     """``"adam"``, the paper's, or ``"soap"``: Adam in the principal axes of each layer's gradient
     (:mod:`kdlib.training.soap`), which needs several times fewer epochs.
     """
+    weight_decay: float = 0.0
+    """What a step of SOAP takes from the weights of layers, relative and over the learning rate: it
+    keeps large networks from fitting the noise of the labels in long trainings.
+    """
     rate_schedule: str = "plateau"
     """``"plateau"``, the paper's rule of the two patiences, or ``"cosine"``: half a cosine over all
     epochs, without early stopping, so that all roles take equally many steps.
@@ -74,7 +78,7 @@ class TrainingConfig:
         if nothing or not all(0 <= weight < float("inf") for weight in weights):
             raise InputError(f"TrainingConfig: the weights of the selection are {weights}, must be "
                              "finite and >= 0, not all 0")  # fmt: skip
-        for name in ("warmup_epochs", "final_rate", "cell_atoms"):
+        for name in ("warmup_epochs", "final_rate", "weight_decay", "cell_atoms"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"TrainingConfig: {name} is {getattr(self, name)}, must be >= 0")
         choices = {
@@ -87,6 +91,8 @@ class TrainingConfig:
             if getattr(self, name) not in allowed:
                 raise InputError(f"TrainingConfig: {name} is {getattr(self, name)!r}, must be "
                                  f"{' or '.join(map(repr, allowed))}")  # fmt: skip
+        if self.weight_decay and self.optimizer != "soap":
+            raise InputError("TrainingConfig: weight_decay needs the optimizer 'soap'")
         if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
             raise InputError(f"TrainingConfig: device is {self.device!r}, must be 'auto', 'cpu' or "
                              "'cuda'")  # fmt: skip

@@ -155,7 +155,8 @@ class Loop:
         if on_cuda:  # captured steps read it
             rate = torch.tensor(rate, device=self.device)
         if self.training.optimizer == "soap":
-            return Soap(self.module, rate, frames=self.train)
+            decay = self.training.weight_decay
+            return Soap(self.module, rate, weight_decay=decay, frames=self.train)
         return torch.optim.Adam(self.trainable, lr=rate, fused=True, capturable=on_cuda)
 
     @property

@@ -57,6 +57,9 @@ class Soap(torch.optim.Optimizer):
         Learning rate.
     settings
         Constants of the method.
+    weight_decay
+        What a step takes from the weights of layers, relative and over the learning rate (decoupled
+        as in AdamW, doi:10.48550/arXiv.1711.05101). Biases and all other parameters keep theirs.
     frames
         Training frames of a HIP-NN, one batch each, from which the whitening of the environments
         follows at the initial sensitivity functions; none: no whitening.
@@ -67,10 +70,11 @@ class Soap(torch.optim.Optimizer):
         module: nn.Module,
         lr: float | Tensor,
         settings: SoapSettings | None = None,
+        weight_decay: float = 0.0,
         frames: Sequence[Batch] = (),
     ) -> None:
         trainable = [p for p in module.parameters() if p.requires_grad]
-        super().__init__(trainable, {"lr": lr})
+        super().__init__(trainable, {"lr": lr, "weight_decay": weight_decay})
         self.settings = settings or SoapSettings()
         by_shape = defaultdict(list)
         some = frames[:: max(1, len(frames) // self.settings.whitening_frames)]
@@ -104,7 +108,10 @@ class Soap(torch.optim.Optimizer):
                 )
             return
         changes = _back(state, self._adam(state, _rotated(state, gradient)))
+        group = self.param_groups[0]
         for layer, change in zip(stack, changes, strict=True):
+            if group["weight_decay"]:
+                layer.weight.mul_(1 - group["lr"] * group["weight_decay"])
             layer.add(change)
         for side, factor in factors.items():
             state[side].lerp_(factor, 1 - s.beta_factors)

@@ -281,6 +281,8 @@ def test_choices_are_read_from_the_results(planted):
         "learning_rate": 0.001,
         "rate_schedule": "plateau",
         "cell_atoms": 130.0,
+        "optimizer": "adam",
+        "weight_decay": 0.0,
     }
     found["accuracy"].attrs |= told
     history = found["history"]
@@ -308,8 +310,12 @@ def test_choices_are_read_from_the_results(planted):
     found["accuracy"].attrs |= {"rate_schedule": "cosine", "final_rate": 0.01, "warmup_epochs": 5}
     rates = claims.choices(found).sel(choice="learning rate").choice_ours.item()
     assert rates.startswith("half a cosine from 0.001 to 0.01 of it, over all epochs, after 5")
+    assert ours["optimizer"] == "Adam"
+    found["accuracy"].attrs |= {"optimizer": "soap", "weight_decay": 0.03}
+    soap = claims.choices(found).sel(choice="optimizer").choice_ours.item()
+    assert soap == "SOAP (10.48550/arXiv.2409.11321), weight decay 0.03"
     without = claims.choices()
-    assert without.choice_ours.values.tolist().count("not in the results") == 11
+    assert without.choice_ours.values.tolist().count("not in the results") == 12
     assert set(schema.KINDS["claims"]) >= set(map(str, table.variables))
 
 

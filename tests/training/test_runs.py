@@ -545,7 +545,7 @@ def test_student_of_a_perfect_teacher_learns_its_partition(
 
 
 EVERYTHING = {
-    "optimizer": "soap",
+    "optimizer": "soap", "weight_decay": 0.1,
     "batch_size": 2, "max_epochs": 7, "learning_rate": 1, "lr_factor": 0.7, "lr_patience": 3,
     "stop_patience": 4, "selection": "training_loss", "selection_energy": 2.0,
     "selection_force": 3.0, "selection_stress": 4.0, "e0_decay": 0.1, "checkpoint_every": 5,
@@ -576,6 +576,8 @@ def test_every_setting_but_the_seed_comes_from_a_mapping():
         ({"device": 0}, "training: device must be str, got 0"),
         ({"learning_rate": "1e-3"}, r"must be float, got '1e-3' \(in YAML: 1.0e-3"),
         ({"batch_size": 0}, "batch_size is 0, must be > 0"),
+        ({"weight_decay": 0.1}, "weight_decay needs the optimizer 'soap'"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1, must be >= 0"),
         ({"device": "gpu"}, "device is 'gpu', must be 'auto', 'cpu' or 'cuda'"),
     ],
 )

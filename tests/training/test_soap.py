@@ -65,6 +65,26 @@ def test_without_axes_it_is_adam(layer, gradients):
     torch.testing.assert_close(ours[-1], theirs.detach(), rtol=0, atol=1e-13)
 
 
+def test_decay_is_that_of_adamw_and_spares_biases(gradients):
+    """Weights that start at one shrink as torch's do; the bias moves as without decay."""
+    made = nn.Linear(5, 3, dtype=torch.float64)
+    theirs = [torch.ones(3, 5, dtype=torch.float64), torch.ones(3, dtype=torch.float64)]
+    nn.init.ones_(made.weight), nn.init.ones_(made.bias)
+    weight, bias = map(nn.Parameter, theirs)
+    groups = [{"params": [weight], "weight_decay": 3.0}, {"params": [bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
+    ours = Soap(made, 1e-2, SoapSettings(largest_side=2), weight_decay=3.0)
+    for k, gradient in enumerate(gradients):
+        made.weight.grad, made.bias.grad = gradient[:, :-1].clone(), gradient[:, -1].clone()
+        ours.step()
+        if k:  # SOAP's first step only prepares
+            weight.grad, bias.grad = gradient[:, :-1], gradient[:, -1]
+            optimizer.step()
+    assert weight.abs().mean() < 0.9
+    torch.testing.assert_close(made.weight, weight, rtol=0, atol=1e-12)
+    torch.testing.assert_close(made.bias, bias, rtol=0, atol=1e-12)
+
+
 def test_axes_are_those_of_the_gradients(layer, gradients):
     """After some refreshes under one distribution, covariances are diagonal along the axes."""
     optimizer = Soap(layer, 1e-3, SoapSettings(refresh=1))
