@@ -50,9 +50,9 @@ class Margins:
     beyond it, the verdict would be about that frame.
     """
     floor: float = 0.02
-    """A training is at its floor if it lowers the validation force RMSE by less than this share of
-    that of a training of half the epochs. Gains shrink as trainings grow longer, so one of twice
-    its own epochs would gain less still; seeds differ by more than 2 %.
+    """A training is at its floor if twice its epochs lower the validation force RMSE by less than
+    this share. Where one of half the epochs was run instead, its gain is the bound, since gains
+    shrink as trainings grow longer; seeds differ by more than 2 %.
     """
 
 

@@ -3,8 +3,9 @@
 A finished training is recognized by its hash and not repeated. Trainings of a worker process that
 dies are sent again; an interrupted one resumes from its checkpoint.
 
-Whether trainings reach their floor is checked by siblings of half the epochs: where the second half
-gains hardly anything, neither would a run of twice the epochs.
+Whether trainings reach their floor is checked by siblings of twice the epochs. Those of half the
+epochs cost less and tell less: where the second half of a training gains hardly anything, neither
+would twice its epochs.
 
 On CUDA devices the worker processes share them evenly, and without a number of workers there is one
 for each device. Workers on one device take turns and share its memory, of which a finished training
@@ -52,8 +53,8 @@ class Task:
     """Name in :data:`kdlib.training.roles.ROLES`."""
     config: HipnnConfig
     training: TrainingConfig
-    half: bool = False
-    """Whether this is the sibling of another task, with half its epochs."""
+    times: float = 1.0
+    """Epochs over those of the task whose sibling this is; 1: it is no sibling."""
 
     @property
     def schedule(self) -> WeightSchedule:
@@ -63,16 +64,16 @@ class Task:
     @property
     def name(self) -> str:
         """Role, architecture and seed."""
-        kind = "_half" if self.half else ""
+        kind = f"_x{self.times:g}" if self.times != 1 else ""
         return f"{self.role}_{self.config.label}_s{self.training.seed}{kind}"
 
-    @property
-    def halved(self) -> "Task":
-        """The same training with half the epochs, over which its schedules are scaled."""
-        epochs = self.training.max_epochs // 2
-        if not epochs:
-            raise InputError(f"{self.name}: a check of the floor needs at least two epochs")
-        return replace(self, training=replace(self.training, max_epochs=epochs), half=True)
+    def sibling(self, times: float) -> "Task":
+        """The same training with so many times the epochs, over which its schedules are scaled."""
+        epochs = int(times * self.training.max_epochs)
+        if times not in (0.5, 2) or not epochs:
+            raise InputError(f"{self.name}: a check of the floor takes 2 or 0.5 times the epochs, "
+                             f"at least one, not {times:g} times")  # fmt: skip
+        return replace(self, training=replace(self.training, max_epochs=epochs), times=times)
 
 
 def tasks(
@@ -98,7 +99,7 @@ def run(
     executor: Executor | None = None,
     workers: int | None = None,
     *,
-    floor_check: bool = False,
+    floor_check: float = 0.0,
 ) -> list[Run]:
     """Train every unfinished task; results are in the order of the tasks.
 
@@ -115,8 +116,8 @@ def run(
         Processes of the default executor; by default one per core, or per CUDA device if the
         trainings run there.
     floor_check
-        Whether the first seed of each role and architecture is trained with half the epochs, too,
-        which gives these runs their ``floor_gain``.
+        The first seed of each role and architecture is trained with so many times the epochs, too
+        (2 or 0.5), which gives these runs their ``floor_gain``; 0: it is not.
 
     Raises
     ------
@@ -128,29 +129,31 @@ def run(
     Unfinished
         Memory of a CUDA device ran out; the finished trainings are kept.
     """
-    halves = _halves(todo) if floor_check else {}
-    every = [*todo, *halves.values()]
+    siblings = _siblings(todo, floor_check) if floor_check else {}
+    every = [*todo, *siblings.values()]
     with locked(folder):
         runs = _run(every, frames, split, tidied(folder) / "runs", executor, workers)
-    shorter = dict(zip(halves, runs[len(todo) :], strict=True))
+    others = dict(zip(siblings, runs[len(todo) :], strict=True))
     return [
-        _checked(found, shorter.get(task.name)) for task, found in zip(todo, runs, strict=False)
+        _checked(found, others.get(task.name), floor_check)
+        for task, found in zip(todo, runs, strict=False)
     ]
 
 
-def _halves(todo: Sequence[Task]) -> dict[str, Task]:
+def _siblings(todo: Sequence[Task], times: float) -> dict[str, Task]:
     """Sibling of the first task of each role and architecture, by the name of that task."""
     first: dict[tuple[str, str], Task] = {}
     for task in todo:
         first.setdefault((task.role, task.config.label), task)
-    return {task.name: task.halved for task in first.values()}
+    return {task.name: task.sibling(times) for task in first.values()}
 
 
-def _checked(longer: Run, shorter: Run | None) -> Run:
-    """Run with its gain over its sibling, if it has one."""
-    if shorter is None:
-        return longer
-    return replace(longer, floor_gain=1 - longer.valid_force_rmse / shorter.valid_force_rmse)
+def _checked(found: Run, sibling: Run | None, times: float) -> Run:
+    """Run with the gain of the longer one of it and its sibling, if it has one."""
+    if sibling is None:
+        return found
+    shorter, longer = (found, sibling) if times > 1 else (sibling, found)
+    return replace(found, floor_gain=1 - longer.valid_force_rmse / shorter.valid_force_rmse)
 
 
 def _run(

@@ -19,7 +19,7 @@ from kdlib.errors import InputError, Unfinished, WorkerKilled
 from kdlib.results import schema
 from kdlib.training import TrainingConfig, sweep
 from kdlib.training.accuracy import evaluate
-from kdlib.training.runs import CHECKPOINT
+from kdlib.training.runs import CHECKPOINT, load_run
 
 
 @pytest.fixture
@@ -163,17 +163,20 @@ def test_finished_trainings_are_not_repeated(
     assert len(runs) == 2
 
 
-def test_the_floor_gain_is_over_an_equal_training_of_half_the_epochs(
-    tmp_path, emt_frames, split, small_config, settings
+@pytest.mark.parametrize("times", [0.5, 2.0])
+def test_the_floor_gain_is_that_of_twice_the_epochs(
+    times, tmp_path, emt_frames, split, small_config, settings
 ):
     """It is that of the first seed, in the run and in its results; the whole run is kept."""
     todo = sweep.tasks(["control"], [small_config], settings, [1, 0])
     with ThreadPoolExecutor(1) as pool:
-        runs = sweep.run(todo, emt_frames, split, tmp_path, pool, floor_check=True)
+        runs = sweep.run(todo, emt_frames, split, tmp_path, pool, floor_check=times)
     # Without a change of the rate, half a training is the first half of the whole.
-    force = runs[0].history.force_rmse.sel(split="valid").values
-    assert runs[0].history.attrs["best_epoch"] == force.size == 2
-    gain = 1 - force[1] / force[0]
+    longer = runs[0] if times < 1 else _sibling(tmp_path)
+    force = longer.history.force_rmse.sel(split="valid").values
+    half, whole = force.size // 2, force.size
+    assert (longer.history.attrs["best_epoch"], whole) == (whole, 2 * max(1, times))
+    gain = 1 - force[whole - 1] / force[half - 1]
     assert runs[0].floor_gain == gain > 0
     assert np.isnan(runs[1].floor_gain)
     for kind, ds in (
@@ -186,18 +189,25 @@ def test_the_floor_gain_is_over_an_equal_training_of_half_the_epochs(
     assert kept.equals(runs[0].potential.predict(emt_frames[:1]).energy)
 
 
+def _sibling(folder):
+    (found,) = (folder / "runs").glob("*_x2_*")
+    return load_run(found)
+
+
 def test_half_a_task_is_equal_but_for_its_epochs(small_config, settings):
     """Its cosine and its stages of the loss are those of the whole, twice as fast."""
     longer = replace(settings, max_epochs=100, rate_schedule="cosine", seed=3)
     task = sweep.Task("born_again", small_config, longer)
-    half = task.halved
+    half = task.sibling(0.5)
     assert replace(half.training, max_epochs=100) == longer
     assert (half.training.max_epochs, half.role, half.config) == (50, task.role, small_config)
     assert half.training.scheduled_rate(50) == longer.scheduled_rate(100)
     starts, halves = ([start for start, _ in t.schedule.stages] for t in (task, half))
     assert halves == pytest.approx([start / 2 for start in starts], abs=1)
-    with pytest.raises(InputError, match="a check of the floor needs at least two epochs"):
-        replace(task, training=replace(longer, max_epochs=1)).halved  # noqa: B018
+    once = replace(task, training=replace(longer, max_epochs=1))
+    for wrong, times in ((once, 0.5), (task, 3), (task, 1)):
+        with pytest.raises(InputError, match=f"2 or 0.5 times the epochs, .* not {times:g} times"):
+            wrong.sibling(times)
 
 
 @pytest.mark.slow
@@ -258,9 +268,9 @@ def test_the_floor_is_checked_once_for_each_role_and_architecture(
     configs = [small_config, replace(small_config, n_features=7)]
     todo = sweep.tasks(["teacher", "control"], configs, settings, [1, 0])
     names = {task.name for task in todo}
-    halves = {f"{name}_half" for name in names if name.endswith("_s1")}
+    halves = {f"{name}_x2" for name in names if name.endswith("_s1")}
     assert len(halves) == 4
-    for check, expected in ((True, names | halves), (False, names)):
+    for check, expected in ((2.0, names | halves), (0.0, names)):
         with Mortal(1) as pool, pytest.raises(WorkerKilled) as killed:
             sweep.run(todo, emt_frames, split, tmp_path, pool, floor_check=check)
         listed = str(killed.value).split("unfinished are ")[1].split(": ")[0]
