@@ -22,7 +22,7 @@ PYTEST := $(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
-reproduce: $(STAMP)  ## data to figures; PROFILE=laptop for four seeds (hours)
+reproduce: $(STAMP)  ## data to figures; PROFILE=laptop for longer trainings (hours)
 	$(BIN)/kdlib run --profile $(PROFILE)
 
 figures: $(STAMP)  ## draw the shipped figures again from the data beside them

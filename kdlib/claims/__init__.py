@@ -4,6 +4,7 @@ from kdlib.claims.audit import audit, verdict
 from kdlib.claims.choices import choices
 from kdlib.claims.index import headlines, index, tally
 from kdlib.claims.paper import PAPER, Claim, Margins, claims
+from kdlib.claims.variants import variants_table
 
 __all__ = [
     "PAPER",
@@ -14,6 +15,7 @@ __all__ = [
     "claims",
     "headlines",
     "index",
+    "variants_table",
     "tally",
     "verdict",
 ]

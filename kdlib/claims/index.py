@@ -51,13 +51,13 @@ def index(table: xr.Dataset, notebooks: Mapping[str, str]) -> str:
             f"[{figures[str(row.claim.values)]}](../{figure})",
             f"[{maker.partition('_')[0]}]({maker}.ipynb)",
         ))  # fmt: skip
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def headlines(table: xr.Dataset) -> str:
     """Return a Markdown table of the :data:`HEADLINES` of an audit, or of its figure's data."""
     chosen = table.sel(claim=list(HEADLINES))
-    return _markdown([_COLUMNS, *map(_cells, _rows(chosen))])
+    return markdown([_COLUMNS, *map(_cells, _rows(chosen))])
 
 
 def _rows(table: xr.Dataset) -> Iterator[xr.Dataset]:
@@ -69,12 +69,13 @@ def _cells(row: xr.Dataset) -> tuple[str, ...]:
         str(row.statement.values),
         str(row.section.values),
         f"{float(row.paper_value):.3g}" if np.isfinite(row.paper_value) else "–",
-        _interval(row),
+        told(*(float(row[name]) for name in ("value", "ci_low", "ci_high")), str(row.unit.values)),
         _unbroken(f"**{row.verdict.values}**"),
     )
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table of rows, the first of which is its head."""
     head, *others = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "|" + "---|" * len(rows[0]), *others])
 
@@ -93,14 +94,12 @@ def _counts(verdicts: np.ndarray) -> str:
     return ", ".join(f"{n} {_VERBS[verdict][n != 1]}" for verdict, n in numbers.items() if n)
 
 
-def _interval(row: xr.Dataset) -> str:
-    """Value, and its interval if there is one, with three digits."""
-    value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
+def told(value: float, low: float, high: float, unit: str = "1") -> str:
+    """Value, and its interval if there is one, with three digits; unit 1 is left out."""
     if not np.isfinite(value):
         return "–"
     ends = f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) and np.isfinite(high) else ""
-    unit = "" if str(row.unit.values) == "1" else f" {row.unit.values}"
-    return _unbroken(f"{value:.3g}{ends}{unit}")
+    return _unbroken(f"{value:.3g}{ends}" + ("" if unit == "1" else f" {unit}"))
 
 
 def _unbroken(text: str) -> str:

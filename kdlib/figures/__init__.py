@@ -31,6 +31,7 @@ from kdlib.figures.fig5_cost import fig5_cost, step_breakdown
 from kdlib.figures.parity import parity
 from kdlib.figures.rdf import rdf
 from kdlib.figures.reference import reference
+from kdlib.figures.robustness import robustness
 from kdlib.figures.style import ROLE_LOOKS, style
 from kdlib.figures.table1_schedule import schedule_data, table1_schedule
 from kdlib.files import locked, replacing
@@ -58,6 +59,7 @@ __all__ = [
     "rdf",
     "redraw",
     "reference",
+    "robustness",
     "save",
     "schedule_data",
     "schematic_data",
@@ -87,6 +89,7 @@ REDRAW: dict[str, Callable[[xr.Dataset], Figure]] = {
         cost_accuracy,
         crystals,
         reference,
+        robustness,
         distilled,
     )
 }

@@ -100,6 +100,7 @@ def run(
     workers: int | None = None,
     *,
     floor_check: float = 0.0,
+    listed: bool = True,
 ) -> list[Run]:
     """Train every unfinished task; results are in the order of the tasks.
 
@@ -118,6 +119,8 @@ def run(
     floor_check
         The first seed of each role and architecture is trained with so many times the epochs, too
         (2 or 0.5), which gives these runs their ``floor_gain``; 0: it is not.
+    listed
+        Whether :func:`load` finds these trainings, in the place of earlier ones of their names.
 
     Raises
     ------
@@ -132,7 +135,11 @@ def run(
     siblings = _siblings(todo, floor_check) if floor_check else {}
     every = [*todo, *siblings.values()]
     with locked(folder):
-        runs = _run(every, frames, split, tidied(folder) / "runs", executor, workers)
+        home = tidied(folder) / "runs"
+        folders = {task.name: home / _folder_name(task, frames, split) for task in every}
+        runs = _run(every, frames, split, folders, executor, workers)
+        if listed:
+            _register(home, folders)
     others = dict(zip(siblings, runs[len(todo) :], strict=True))
     return [
         _checked(found, others.get(task.name), floor_check)
@@ -160,11 +167,10 @@ def _run(
     todo: Sequence[Task],
     frames: Frames,
     split: Split,
-    home: Path,
+    folders: Mapping[str, Path],
     executor: Executor | None,
     workers: int | None,
 ) -> list[Run]:
-    folders = {task.name: home / _folder_name(task, frames, split) for task in todo}
     started = time.perf_counter()
     waiting = [task for task in todo if not is_finished(folders[task.name])]
     with progress.bar(total=len(todo), desc="trainings", unit="run") as bar:
@@ -186,7 +192,6 @@ def _run(
             f"worker processes died {MAX_RESTARTS + 1} times, perhaps because memory ran out; "
             f"unfinished are {names}: repeat the command, which resumes them"
         )
-    _register(home, folders)
     return [load_run(folders[task.name]) for task in todo]
 
 

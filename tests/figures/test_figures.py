@@ -30,6 +30,8 @@ UNITLESS = {
     "Paired change against the teacher [95 % interval]", "$w_A$", "$w_F$", "$w_E$",
     "g(r), offset by 2 per phase", "Number of atoms", "Architecture and frames per batch",
     "Round", "Property of fcc", "Volume / given volume", "Potential",
+    "Students' force RMSE over the controls'",
+    "Students' force RMSE over the matched controls'",
 }  # fmt: skip
 
 

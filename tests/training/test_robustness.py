@@ -1,0 +1,86 @@
+"""The title claim under other choices."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kdlib import datasets, results
+from kdlib.errors import InputError
+from kdlib.results import schema
+from kdlib.training import TrainingConfig, robustness, sweep
+
+ROLES = ["student", "control", "matched_control"]
+
+
+@pytest.fixture
+def settings():
+    return TrainingConfig(batch_size=8, max_epochs=2, backend="hippynn")
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    """Sweeps in this process; returns the list of the tasks that each of them trains."""
+    trained, run = [], sweep.run
+
+    def counted(todo, frames, split, folder, **options):
+        with ThreadPoolExecutor(1) as pool:
+            done = run(todo, frames, split, folder, pool, **(options | {"workers": None}))
+        trained.append([str(found.run_dir) for found in done])
+        return done
+
+    monkeypatch.setattr(sweep, "run", counted)
+    return trained
+
+
+def test_another_teacher_leaves_the_controls_alone(
+    tmp_path, emt_frames, small_config, settings, in_threads
+):
+    """Students are trained anew, controls are those of the run; the run's list stays as it was."""
+    split = datasets.split(emt_frames)
+    tables, seeds = [], [3, 4]
+    for teacher in (small_config, replace(small_config, n_features=7)):
+        given = (teacher, settings, ROLES, [small_config], seeds, emt_frames, split, tmp_path)
+        tables.append(robustness.train(*given))
+    (_, first), (_, second) = in_threads[:2], in_threads[2:]
+    same = [a == b for a, b in zip(first, second, strict=True)]
+    assert same == [False, False, True, True, True, True]
+    with pytest.raises(InputError, match="no finished run 'control_"):
+        sweep.load(tmp_path, "control", small_config.label, 3)
+    together = robustness.joined({"as chosen": tables[0], "wider teacher": tables[1]})
+    assert together.force_rmse.dims == ("variant", "role", "architecture", "seed", "split")
+    force = together.force_rmse.sel(split="test", architecture=small_config.label)
+    one, other = force.sel(variant="as chosen"), force.sel(variant="wider teacher")
+    np.testing.assert_array_equal(one.sel(role="control"), other.sel(role="control"))
+    assert (one.sel(role="student") != other.sel(role="student")).all()
+    kept = results.load(results.save(together, tmp_path / "robustness.nc", "series"))
+    assert kept.force_rmse.attrs["units"] == "eV/Angstrom"
+    assert set(robustness.ERRORS) <= set(schema.KINDS["accuracy"])
+
+
+def test_variants_of_a_profile_are_read():
+    """Each holds another teacher, other settings, or both."""
+    found = robustness.read({
+        "printed": {"training": {"cell_atoms": 0.0, "weight_decay": 0.1}},
+        "wide": {"teacher_architecture": [64, 20, 2]},
+    })  # fmt: skip
+    assert found["printed"] == robustness.Variant((), {"cell_atoms": 0.0, "weight_decay": 0.1})
+    assert found["wide"] == robustness.Variant((64, 20, 2))
+    assert robustness.read({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "'mine' must hold one or both of teacher_architecture, training, got {}"),
+        ({"teacher": [8, 8, 1]}, "'mine' must hold one or both"),
+        ([8, 8, 1], "'mine' must hold one or both"),
+        ({"training": {"cell_atom": 0.0}}, "'mine': training: no setting 'cell_atom'"),
+        ({"training": {"max_epochs": 0}}, "'mine': TrainingConfig: max_epochs is 0, must be > 0"),
+    ],
+)
+def test_a_variant_that_changes_nothing_known_is_refused(changes, message):
+    """Before any training, by its name."""
+    with pytest.raises(InputError, match=message):
+        robustness.read({"mine": changes})
