@@ -26,7 +26,7 @@ def robustness(ds: xr.Dataset) -> Figure:
         for place, (variant, architecture) in enumerate(rows):
             _row(ax, ds, place, variant, architecture, other)
         ax.axvline(1.0, color="0.3", linewidth=0.8, zorder=1)
-        ax.set_xlabel(f"Students' force RMSE over the {ROLE_NAMES[other]}s' ")
+        ax.set_xlabel(f"Students' force RMSE over the {ROLE_NAMES[other]}s'")
         ax.grid(axis="y", visible=False)
         letter(ax, text)
     for place, (before, here) in enumerate(zip(rows, rows[1:], strict=False)):
