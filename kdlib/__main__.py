@@ -68,6 +68,16 @@ def figures(options: argparse.Namespace) -> int:
     return 0
 
 
+def manifests(options: argparse.Namespace) -> int:
+    """Write what other programs read of the shipped audit."""
+    from kdlib import results
+    from kdlib.claims import manifests
+
+    for path in manifests.write(results.project_root()):
+        sys.stdout.write(f"{path}\n")
+    return 0
+
+
 def book(options: argparse.Namespace) -> int:
     """Turn the executed notebooks of a run into web pages."""
     from kdlib import results
@@ -254,6 +264,10 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=figures)
     command.add_argument("--profile", default="", help="redraw results/PROFILE instead of figures/")
     command.add_argument("--only", default="", metavar="NAME", help="one figure, e.g. fig2_pareto")
+
+    words = "repro.yaml and codemeta.json of a checkout, from its audit"
+    command = commands.add_parser("manifests", help=words)
+    command.set_defaults(command=manifests)
 
     command = commands.add_parser("book", help="executed notebooks as web pages, to read offline")
     command.set_defaults(command=book)

@@ -56,6 +56,7 @@ def test_unknown_submodule_is_an_attribute_error() -> None:
         (["figures", "--profile", "absent"], "figures: holds no figure.nc to draw from"),
         (["figures", "--only", "/fig2"], "figures: holds no /fig2.nc to draw from"),
         (["info", "no-data"], "no-data"),
+        (["manifests"], "pyproject.toml: cannot be read, run this in a checkout of kdlib"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
