@@ -159,8 +159,8 @@ _FLOOR: Kind = {
     "floor_gain": Variable(
         _GRID,
         "1",
-        "relative fall of the validation force RMSE with twice the epochs (or from half of them); "
-        "NaN: not checked",
+        "relative fall of the validation force RMSE from a training of half the epochs; NaN: not "
+        "checked",
         True,
     )
 }
