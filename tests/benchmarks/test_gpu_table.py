@@ -1,5 +1,6 @@
 """The benchmark on a GPU as a result: every number in its place, and the text that shows it."""
 
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -151,16 +152,20 @@ def card(monkeypatch):
 def test_largest_run_fills_the_share_of_the_card(card):
     """The last trial is the largest: within the tolerance of what the share of the memory holds."""
     potential = Potential(hipnn.build(HipnnConfig(4, 3, 1)))
-    label = potential.config.label
-    record = {f"md {label} 500000": {"n_atoms": 500_000, "peak_bytes": 501e6}}
-    found = gpu.largest(potential, record, gpu.GpuProtocol(memory_share=0.9, tolerance=0.02))
+    before, kept = {"n_atoms": 500_000, "peak_bytes": 501e6}, []
+    protocol = gpu.GpuProtocol(memory_share=0.9, tolerance=0.02)
+    found = gpu.largest(potential, before, protocol, lambda so_far: kept.append(deepcopy(so_far)))
+    assert [len(so_far["runs"]) for so_far in kept] == [*range(1, len(found["runs"]) + 1)]
+    assert kept[-1] == found
+    for so_far in kept:  # also when it is cut off there
+        assert so_far["runs"] == sorted(so_far["runs"], key=lambda run: run["n_atoms"])
     assert found["bytes_per_atom"] == pytest.approx(1000)
     assert 45e6 / 1.02 < found["runs"][-1]["n_atoms"] + 1000 <= 45e6
     assert found["room"] == pytest.approx(45e9)
-    small = gpu.largest(potential, record, gpu.GpuProtocol(device_memory=20.0))
+    small = gpu.largest(potential, before, gpu.GpuProtocol(device_memory=20.0))
     assert small["room"] == pytest.approx(20e9)
     assert 20e6 / 1.05 < small["runs"][-1]["n_atoms"] + 1000 <= 20e6
     card.broken = True
-    found = gpu.largest(potential, record, gpu.GpuProtocol())
+    found = gpu.largest(potential, before, gpu.GpuProtocol())
     assert found["ended"] == "RuntimeError: an illegal memory access"
     assert [run["n_atoms"] for run in found["runs"]] == [4 * gpu.SIDE**3]

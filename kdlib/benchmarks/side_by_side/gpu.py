@@ -118,12 +118,20 @@ class _Record:
             # The next block may still work, and the results of the others must not be lost.
             self.found[name] = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
         self.found[name + " seconds"] = time.perf_counter() - began
-        with replacing(self.path) as part:
-            part.write_text(
-                json.dumps(self.found, indent=1, default=float) + "\n", encoding="utf-8"
-            )
+        self.save()
         progress.line(f"{name}: {time.perf_counter() - began:.0f} s")
         release()
+
+    def keep(self, name: str, result: object) -> None:
+        """Save what a block has found so far."""
+        self.found[name] = result
+        self.save()
+
+    def save(self) -> None:
+        """Write the file."""
+        text = json.dumps(self.found, indent=1, default=float) + "\n"
+        with replacing(self.path) as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def run(
@@ -183,7 +191,14 @@ def run(
             )
     if protocol.largest:
         for label, potential in potentials.items():
-            record.block(f"largest {label}", lambda p=potential: largest(p, record.found, protocol))
+            name = f"largest {label}"
+            small = record.found[f"md {label} {max(protocol.sizes)}"]
+            record.block(
+                name,
+                lambda p=potential, name=name, small=small: largest(
+                    p, small, protocol, lambda result: record.keep(name, result)
+                ),
+            )
     return record.found
 
 
@@ -358,11 +373,20 @@ def _by_kernel(profiled: torch.profiler.profile, n: int) -> dict[str, float]:
     return dict(sorted(rows.items(), key=lambda row: -row[1])[:16])
 
 
-def largest(potential: Potential, found: Mapping, protocol: GpuProtocol) -> dict:
-    """Find the largest number of atoms that runs, from the slope of the peaks of ``md``."""
+def largest(
+    potential: Potential,
+    small: Mapping[str, float],
+    protocol: GpuProtocol,
+    keep: Callable[[dict], None] = lambda result: None,
+) -> dict:
+    """Find the largest number of atoms that runs, from the slope of the peak since ``small``.
+
+    ``small`` is a result of :func:`md`; ``keep`` gets the result so far after each try, since a try
+    may take half a minute.
+    """
     device, label = torch.device("cuda"), potential.config.label
     room = ondevice.memory_limit(device, protocol.device_memory * 1e9, protocol.memory_share)
-    small, runs = found[f"md {label} {max(protocol.sizes)}"], []
+    runs: list[dict] = []
     result = {"room": room, "runs": runs}
     with tempfile.TemporaryDirectory() as folder:
         hipnn.save(potential.module, Path(folder))
@@ -371,6 +395,8 @@ def largest(potential: Potential, found: Mapping, protocol: GpuProtocol) -> dict
             progress.line(f"{label}: trying {n_atoms} atoms")
             cells = (side, side, n_atoms // (4 * side**2))
             runs.append(processes.call(attempt, Path(folder), cells, protocol, room))
+            runs.sort(key=lambda one: one["n_atoms"])
+            keep(result)
 
         side = SIDE
         run(4 * side**3)
@@ -385,7 +411,6 @@ def largest(potential: Potential, found: Mapping, protocol: GpuProtocol) -> dict
             )
         except (RuntimeError, MemoryError) as error:  # what ran is kept
             result["ended"] = f"{type(error).__name__}: {str(error)[:500]}"
-    runs.sort(key=lambda one: one["n_atoms"])
     return result
 
 
