@@ -66,8 +66,13 @@ def test_a_frame_does_not_see_the_frames_beside_it(emt_frames, small_config):
     """Its atomic energies are the same to the last bit whatever else is augmented."""
     config = dataclasses.replace(small_config, dtype="float32")
     teacher = hipnn.Potential(hipnn.build(config, seed=1))
-    together, alone = teacher.augment(emt_frames[:9])[7], teacher.augment(emt_frames[7:8])[0]
-    np.testing.assert_array_equal(together.calc.results["energies"], alone.calc.results["energies"])
+    other = hipnn.Potential(hipnn.build(config, seed=2))
+    alone = teacher.augment(emt_frames[7:8])[0].calc.results["energies"]
+    for pairs in (None, other.joined(emt_frames[:9], max_atoms=1)):
+        together = teacher.augment(emt_frames[:9], pairs)[7].calc.results["energies"]
+        np.testing.assert_array_equal(together, alone)
+    predicted = teacher.predict(emt_frames[7:8]).atomic_energies
+    np.testing.assert_allclose(predicted, alone, rtol=0, atol=1e-6)
 
 
 def test_any_calculator_with_atomic_energies_can_teach(emt_frames):
