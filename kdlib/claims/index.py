@@ -56,8 +56,8 @@ def index(table: xr.Dataset, notebooks: Mapping[str, str]) -> str:
 
 def headlines(table: xr.Dataset) -> str:
     """Return a Markdown table of the :data:`HEADLINES` of an audit, or of its figure's data."""
-    chosen = table.sel(claim=list(HEADLINES))
-    return markdown([_COLUMNS, *map(_cells, _rows(chosen))])
+    rows = _rows(table.sel(claim=list(HEADLINES)))
+    return markdown([(*_COLUMNS, "why"), *((*_cells(row), _why(row)) for row in rows)])
 
 
 def _rows(table: xr.Dataset) -> Iterator[xr.Dataset]:
@@ -72,6 +72,12 @@ def _cells(row: xr.Dataset) -> tuple[str, ...]:
         told(*(float(row[name]) for name in ("value", "ci_low", "ci_high")), str(row.unit.values)),
         _unbroken(f"**{row.verdict.values}**"),
     )
+
+
+def _why(row: xr.Dataset) -> str:
+    """What the reason says beyond the runs that were compared."""
+    compared, _, rest = str(row.reason.values).partition("; ")
+    return rest or compared
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

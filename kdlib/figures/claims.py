@@ -34,10 +34,14 @@ _WRAP = 60
     "unit",
     "rule",
     "verdict",
+    "reason",
     optional=("at_floor",),
 )
 def claims(ds: xr.Dataset) -> Figure:
-    """Draw the table of `kdlib.claims.audit`: section, claim, range, paper's value, ours."""
+    """Draw the table of `kdlib.claims.audit`: section, claim, range, paper's value, ours.
+
+    The reasons are kept beside it for other tables.
+    """
     statements = [fill(str(text), _WRAP) for text in ds.statement.values]
     heights = np.array([text.count("\n") + 1.55 for text in statements])
     total = (heights.sum() + 2.2) * _LINE

@@ -43,14 +43,18 @@ def test_verdicts_are_counted_apart_for_the_paper_and_for_us():
 
 
 def test_headlines_are_rows_of_the_index(planted):
-    """The claims to read first, with the numbers and verdicts of the audit."""
+    """The claims to read first, with numbers, verdicts and what the audit's reasons add to them."""
     table = claims.audit(planted())
     names = [claim.name for claim in claims.claims()]
     every = claims.index(table, MAKERS).splitlines()[2:]
     _, _, *rows = claims.headlines(table).splitlines()
     assert len(rows) == len(HEADLINES)
     for name, row in zip(HEADLINES, rows, strict=True):
-        assert every[names.index(name)].startswith(row)
+        *cells, why = row.strip("| ").split(" | ")
+        assert every[names.index(name)].startswith(f"| {' | '.join(cells)} |")
+        reason = str(table.reason.sel(claim=name).values)
+        assert reason.endswith(why)
+        assert why == reason or reason.count("; ") == why.count("; ") + 1
 
 
 def test_readme_shows_the_stored_verdicts(project: Path):
