@@ -1,6 +1,7 @@
 """The `kdlib` command; `python -m kdlib` is the same."""
 
 import argparse
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -101,6 +102,8 @@ def bench(options: argparse.Namespace) -> int:
     if options.gpu or options.ace:
         name, measure = ("ace.nc", _bench_ace) if options.ace else ("benchmark_gpu.nc", _bench_gpu)
     out = (options.out or Path(name)).resolve()
+    if os.path.isdir(out):
+        raise InputError(f"bench: {out} is a folder, name a file in it")
     with files.locked(out.parent):
         return measure(options, out)
 

@@ -10,7 +10,15 @@ from ase.data import chemical_symbols
 from kdlib import units
 from kdlib.datasets.reserved import broken_information
 from kdlib.errors import InputError
-from kdlib.geometry.cells import OVERLAP, bare, closest_pair, digest, half_open, lattice
+from kdlib.geometry.cells import (
+    OVERLAP,
+    bare,
+    closest_pair,
+    digest,
+    half_open,
+    lattice,
+    no_elements,
+)
 from kdlib.geometry.neighbors import spans
 
 
@@ -106,16 +114,8 @@ def broken_rule(atoms: Atoms) -> str | None:
         return rule
     if not spans(atoms.cell.array, atoms.pbc):
         return "is periodic without a cell"
-    rules = (_no_elements, _too_close, _impossible_energies, _impossible_forces, _impossible_stress)
+    rules = (no_elements, _too_close, _impossible_energies, _impossible_forces, _impossible_stress)
     return next((rule for check in rules if (rule := check(atoms))), None)
-
-
-def _no_elements(atoms: Atoms) -> str | None:
-    strange = sorted({int(z) for z in atoms.numbers if not 0 < z < len(chemical_symbols)})
-    if not strange:
-        return None
-    name = "the dummy atom X" if strange[0] == 0 else f"atomic number {strange[0]}"
-    return f"holds {name}, which is no element: remove these atoms"
 
 
 def _too_close(atoms: Atoms) -> str | None:

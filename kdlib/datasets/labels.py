@@ -29,7 +29,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from kdlib.datasets.reserved import broken_information
 from kdlib.errors import InputError
-from kdlib.geometry.cells import partly_occupied, unlabeled
+from kdlib.geometry.cells import odd_arrays, partly_occupied, unlabeled
 
 _PREFIXES = ("REF_", "ref_", "DFT_", "dft_", "QM_", "qm_")
 
@@ -98,10 +98,10 @@ def labeled(atoms: Atoms, keys: Keys | None = None, data: Mapping = _NOTHING) ->
     Raises
     ------
     InputError
-        Labels under two names differ, a label is not made of numbers, a site is partly occupied, or
-        the information breaks a rule of :mod:`kdlib.datasets.reserved`.
+        Labels under two names differ, a label or a state of atoms is not made of numbers, a site is
+        partly occupied, or the information breaks a rule of :mod:`kdlib.datasets.reserved`.
     """
-    if rule := partly_occupied(atoms) or broken_information(atoms.info):
+    if rule := odd_arrays(atoms) or partly_occupied(atoms) or broken_information(atoms.info):
         raise InputError(rule)
     keys = keys or Keys()
     known = dict(atoms.calc.results) if atoms.calc is not None else {}

@@ -13,7 +13,12 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.io.extxyz import key_val_str_to_dict
-from ase.io.formats import filetype, get_ioformat, open_with_compression
+from ase.io.formats import (
+    UnknownFileTypeError,
+    filetype,
+    get_ioformat,
+    open_with_compression,
+)
 
 from kdlib import progress
 from kdlib.datasets import ani_al, databases, registry
@@ -150,6 +155,8 @@ def _reason(error: Exception) -> str:
     """Why ASE cannot read a file, in one line: some of its errors are but a word or a class."""
     if isinstance(error.__cause__, StopIteration):
         return "it ends within a frame"
+    if isinstance(error, UnknownFileTypeError):
+        return "neither its name nor its content is that of a known format"
     if isinstance(error, KeyError):
         return f"{error} is unknown"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -18,6 +18,8 @@ from kdlib.errors import InputError
 PARTS = ("train", "valid", "test", "compressed", "transfer")
 #: Key of ``Atoms.info`` with a frame's weight in the loss.
 WEIGHT = "loss_weight"
+#: Smallest and largest weight but 0: single precision makes 0 and infinity of others.
+LEAST, MOST = 1e-12, 1e12
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def _is_word(value: object) -> bool:
 
 
 def _is_weight(value: object) -> bool:
-    return _is_number(value) and 0 <= value < np.inf
+    return _is_number(value) and (value == 0 or LEAST <= value <= MOST)
 
 
 def _is_part(value: object) -> bool:
@@ -48,7 +50,9 @@ def _is_part(value: object) -> bool:
 _RESERVED = {
     "frame": _Name(_is_word, "text or a number", "the identity of the frame"),
     "part": _Name(_is_part, f"one of {', '.join(PARTS)}", "the part of the split"),
-    WEIGHT: _Name(_is_weight, "a finite number of at least 0", "the weight of the frame"),
+    WEIGHT: _Name(
+        _is_weight, f"0 or a number between {LEAST:g} and {MOST:g}", "the weight of the frame"
+    ),
     "phase": _Name(_is_word, "text or a number", "the phase in tables and figures"),
     "config_type": _Name(_is_word, "text or a number", "the phase in tables and figures"),
     "temperature_K": _Name(_is_number, "a number", "the temperature in figures"),
@@ -75,7 +79,7 @@ def loss_weight(atoms: Atoms) -> float | None:
     Raises
     ------
     InputError
-        It is no finite number of at least 0.
+        It is neither 0 nor a number between :data:`LEAST` and :data:`MOST`.
     """
     value = atoms.info.get(WEIGHT)
     if value is not None and not _is_weight(value):

@@ -72,10 +72,13 @@ def _write_input(plan: Plan, home: Path, species: tuple[str, ...]) -> None:
         plugin = str(pairstyle.location(program.find()))
     except InputError:  # no LAMMPS here
         plugin = "hipnn.so"
-    text = _handout(INPUT)
+    text, folder = _handout(INPUT), str(home.resolve())
+    if pairstyle.quoted(folder) != folder:  # LAMMPS would divide what stands for the variable
+        folder = "."
     for word, value in {
-        "index FOLDER": f"index {home.resolve()}",
-        "index PLUGIN": f"index {plugin}",
+        "index FOLDER": f"index {folder}",
+        # the outer quotes end with the variable's own line, the inner ones stay
+        "index PLUGIN": f"index {pairstyle.quoted(pairstyle.quoted(plugin))}",
         "TEMPERATURE": f"{plan.temperatures[0]:g}",
         "TIMESTEP": f"{plan.timestep / units.PS:g}",
         "SPECIES": " ".join(species),

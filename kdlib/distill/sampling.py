@@ -30,6 +30,8 @@ from kdlib.geometry.cells import (
     OVERLAP,
     closest_pair,
     half_open,
+    no_elements,
+    odd_arrays,
     partly_occupied,
     unlabeled,
 )
@@ -322,8 +324,8 @@ def _no_crystal(atoms: Atoms) -> str:
         return rule
     if not atoms.pbc.all() or atoms.cell.rank != 3:
         return "is not periodic in three directions"
-    if site := partly_occupied(atoms):
-        return site
+    if rule := odd_arrays(atoms) or no_elements(atoms) or partly_occupied(atoms):
+        return rule
     if closest_pair(atoms).distance < OVERLAP:
         return f"two atoms are closer than {OVERLAP} Angstrom"
     for key, usual in CELL_STATES.items():

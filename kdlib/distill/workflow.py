@@ -6,13 +6,14 @@ it: labeled frames and finished rounds are reused, trainings resume from a check
 
 import json
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ase import Atoms
 
-from kdlib import files, processes, progress, teachers
+from kdlib import datasets, files, processes, progress, teachers
 from kdlib.distill import beginning, labeled, sampling, students
 from kdlib.distill.labeled import Pool
 from kdlib.distill.plan import Plan, keep
@@ -109,6 +110,7 @@ def run(plan: Plan, folder: str | Path) -> Outcome:
 
 def _run(plan: Plan, home: Path) -> Outcome:
     given, own = structures(plan.structures), labeled.read(plan)
+    _check_species(plan, given, own)
     teacher = teachers.load(plan.teacher)
     for name, atoms in zip(plan.structures, given, strict=True):
         if unseen := states(atoms):
@@ -129,6 +131,16 @@ def _run(plan: Plan, home: Path) -> Outcome:
         references = AtomReferences.fit(first)
         ending = _rounds(work, references)
         return _finish(work, references, ending)
+
+
+def _check_species(plan: Plan, given: Sequence[Atoms], own: Sequence[Atoms]) -> None:
+    """Refuse own frames with species that no structure has: no cell to be sampled has them."""
+    known = datasets.species(given)
+    if unknown := [name for name in datasets.species([*given, *own]) if name not in known]:
+        raise InputError(
+            f"{', '.join(plan.data)}: {', '.join(unknown)} is in no structure; give a structure "
+            "with it, or leave these frames out"
+        )
 
 
 def _begin(work: _Work) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.build import make_supercell
+from ase.data import chemical_symbols
 
 from kdlib.errors import InputError
 from kdlib.geometry.neighbors import neighbor_pairs
@@ -96,10 +97,38 @@ def states(atoms: Atoms) -> list[str]:
     return [word for name, word in STATES.items() if name in unlabeled(atoms).arrays]
 
 
+def no_elements(atoms: Atoms) -> str:
+    """Name atoms that are none of an element, as the end of a sentence; empty if there are none."""
+    strange = sorted({int(z) for z in atoms.numbers if not 0 < z < len(chemical_symbols)})
+    if not strange:
+        return ""
+    name = "the dummy atom X" if strange[0] == 0 else f"atomic number {strange[0]}"
+    return f"holds {name}, which is no element: remove these atoms"
+
+
+def odd_arrays(atoms: Atoms) -> str:
+    """Name an array that cannot be what its name says, as the end of a sentence; empty if none.
+
+    These are the states of atoms, and the occupancies of their sites.
+    """
+    for name, word in {**STATES, **dict.fromkeys(OCCUPANCIES, "the occupancies of sites")}.items():
+        values = atoms.arrays.get(name, np.zeros(0))
+        shapes = ((), (3,)) if name == "initial_magmoms" else ((),)  # a moment may be a vector
+        numbers = values.dtype.kind in "biuf" and values.shape[1:] in shapes
+        if not (numbers and np.isfinite(values).all()):
+            return (
+                f"its {name!r} are not finite numbers, one for each atom, but this package takes "
+                f"them for {word}; rename them"
+            )
+    return ""
+
+
 #: Files round positions (Angstrom) and states of atoms to less than this.
 ROUNDING = 1e-6
 #: A site occupied to this share is whole: refined occupancies stay a little below one.
 WHOLE = 0.99
+#: Arrays in which files have the occupancies of sites.
+OCCUPANCIES = ("occupancy", "occupancies")
 
 
 def partly_occupied(atoms: Atoms) -> str:
@@ -126,9 +155,10 @@ def _shared_sites(atoms: Atoms) -> Iterator[tuple[str, dict[str, float]]]:
         for kind, shares in by_kind.items():
             first = next((i for i, k in enumerate(kinds) if str(k) == str(kind)), None)
             where = f"kind {kind}" if first is None else _place(atoms, first)
+            shares = shares if isinstance(shares, dict) else {"unknown": shares}
             known = {name: float(x) for name, x in shares.items() if isinstance(x, Real)}
             yield where, known or {"unknown": 1.0}
-    for name in ("occupancy", "occupancies"):
+    for name in OCCUPANCIES:
         shares = atoms.arrays.get(name, np.zeros(0))
         if shares.any():  # all zero: a writer that had none to say
             for i, share in enumerate(shares):

@@ -108,8 +108,8 @@ def _check(atoms: Atoms) -> None:
                 f"MD: how {type(one).__name__} changes the temperature is not known; constraints "
                 f"that may stay are {known}"
             )
-    bonds = [np.unique(one.pairs) for one in _of_kind(atoms, FixBondLengths)]
-    single = [one.index for one in _of_kind(atoms, *_SINGLE)]
+    bonds = [np.unique(_pairs(one, atoms)) for one in _of_kind(atoms, FixBondLengths)]
+    single = [_counted(one, one.index, atoms) for one in _of_kind(atoms, *_SINGLE)]
     bound = np.concatenate(bonds) if bonds else np.empty(0, int)
     if len(np.unique(bound)) < len(bound) or np.isin(bound, np.concatenate([[], *single])).any():
         raise InputError(
@@ -117,6 +117,21 @@ def _check(atoms: Atoms) -> None:
         )
     if single and _of_kind(atoms, FixCom):
         raise InputError(f"MD: FixCom moves atoms that are held by {names(atoms)}; remove it")
+
+
+def _counted(one: FixConstraint, indices: np.ndarray, atoms: Atoms) -> np.ndarray:
+    """Indices of held atoms from the first one on, where ASE also counts from the last one."""
+    strange = np.asarray(indices)[(indices < -len(atoms)) | (indices >= len(atoms))]
+    if strange.size:
+        raise InputError(
+            f"MD: {type(one).__name__} holds atom {strange[0]}, but there are {len(atoms)}"
+        )
+    return indices % len(atoms)
+
+
+def _pairs(one: FixBondLengths, atoms: Atoms) -> np.ndarray:
+    """Both atoms of each bond that is held, (n_pairs, 2)."""
+    return _counted(one, np.reshape(one.pairs, (-1, 2)), atoms)
 
 
 def _left_to_atoms(atoms: Atoms) -> np.ndarray:
@@ -149,7 +164,7 @@ def _n_bonds(atoms: Atoms) -> int:
     return sum(
         np.linalg.matrix_rank(_changes(atoms, pairs))
         for one in _of_kind(atoms, FixBondLengths)
-        for pairs in _molecules(len(atoms), np.reshape(one.pairs, (-1, 2)))
+        for pairs in _molecules(len(atoms), _pairs(one, atoms))
     )
 
 

@@ -417,6 +417,7 @@ def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> No
     Constraints hold the velocities, too. A single atom moves, since it has no other motion.
     """
     _check_temperature(temperature)
+    Freedom.of(atoms)  # constraints that are refused are so in words, before ASE applies them
     mass = atoms.get_masses()[:, None]
     atoms.set_momenta(np.sqrt(mass * units.KB * temperature) * rng.normal(size=(len(atoms), 3)))
     stop_drift(atoms)

@@ -56,13 +56,19 @@ def write(folder: Path, out: Path) -> list[Path]:
     Raises
     ------
     InputError
-        There is no executed index, or ``out`` holds something other than a book.
+        There is no executed index, ``out`` holds something other than a book, or another process
+        writes beside it.
     """
     notebooks = _executed(folder / "notebooks")
+    with files.locked(out.parent), files.writing(out):
+        _replace(notebooks, folder, out)
+    return [out / f"{name}.html" for name in notebooks]
+
+
+def _replace(notebooks: dict[str, nbformat.NotebookNode], folder: Path, out: Path) -> None:
     if out.exists() and any(out.iterdir()) and not (out / STYLE).is_file():
         raise InputError(f"{out}: holds files that are no book; name another folder")
-    files.made(out.parent)
-    with files.writing(out), tempfile.TemporaryDirectory(prefix=".book", dir=out.parent) as parent:
+    with tempfile.TemporaryDirectory(prefix=".book", dir=out.parent) as parent:
         stage = Path(parent) / out.name
         stage.mkdir()
         titles = {name: _title(cells, name) for name, cells in notebooks.items()}
@@ -78,12 +84,14 @@ def write(folder: Path, out: Path) -> list[Path]:
         if out.exists():
             shutil.rmtree(out)
         os.replace(stage, out)
-    return [out / f"{name}.html" for name in notebooks]
 
 
 def _executed(folder: Path) -> dict[str, nbformat.NotebookNode]:
     """Executed copies of a run by name, the index first; failed ones are left out."""
-    names = sorted(path.stem for path in folder.glob("[!.]*.ipynb") if "." not in path.stem)
+    try:
+        names = sorted(path.stem for path in folder.glob("[!.]*.ipynb") if "." not in path.stem)
+    except OSError as error:  # where we may not look
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
     if INDEX not in names:
         raise InputError(f"{folder / INDEX}.ipynb: no such file; `kdlib run` makes it")
     names.sort(key=lambda name: name != INDEX)

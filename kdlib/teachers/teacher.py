@@ -104,8 +104,7 @@ class Teacher:
         try:
             results = self._evaluate(atoms)
         except Exception as error:
-            if hasattr(self._calculator, "reset"):
-                self._calculator.reset()  # or ASE would take the configuration for known
+            self._forget()  # or ASE would take the configuration for known
             reason = next(iter(str(error).splitlines()), "")
             rule = f"{type(error).__name__}: {reason}"
             raise TeacherError(self._fault(atoms, rule)) from error
@@ -151,6 +150,7 @@ class Teacher:
     def _evaluate(self, atoms: Atoms) -> dict[str, np.ndarray]:
         bare = atoms.copy()
         bare.set_constraint()
+        self._forget()  # ASE sees no change of tags, or of a charge in info
         with quiet():
             bare.calc = self._calculator
             results = {"forces": bare.get_forces(), "energy": _energy(bare)}
@@ -165,6 +165,10 @@ class Teacher:
                 except NotImplementedError:
                     self._unpartitioned = "the calculator has none"
         return {name: np.array(value, dtype=float) for name, value in results.items()}
+
+    def _forget(self) -> None:
+        if hasattr(self._calculator, "reset"):
+            self._calculator.reset()
 
     def _fault(self, atoms: Atoms, rule: str) -> str:
         frame = atoms.info.get("frame", atoms.get_chemical_formula())

@@ -252,6 +252,17 @@ def test_a_missing_file_is_said_before_anything_is_computed(tiny, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_species_of_the_data_alone_is_said_before_anything_is_computed(tiny, tmp_path):
+    """The structures' cells never hold it, so that no student could learn its energy."""
+    frames = _dft(3)
+    frames[1].numbers[0] = 79
+    path = tmp_path / "dft.extxyz"
+    ase.io.write(path, frames)
+    with pytest.raises(InputError, match=r"dft\.extxyz: Au is in no structure; give a structure"):
+        distill.run(replace(tiny, data=(str(path),)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_distillation_with_data(tiny, tmp_path):
     """The frames join the training set with their weight; the report knows the held-out error."""
     path = tmp_path / "dft.extxyz"

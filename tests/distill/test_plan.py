@@ -6,9 +6,10 @@ import pytest
 from ase.build import bulk
 
 from kdlib import hipnn
-from kdlib.distill import plan
+from kdlib.distill import delivery, plan
 from kdlib.distill.plan import Plan
 from kdlib.errors import InputError
+from kdlib.hipnn.calculator import HipnnCalculator
 
 GOOD = Plan("emt", ("Cu",))
 
@@ -92,3 +93,13 @@ def test_a_folder_without_a_plan_is_named(tmp_path):
     (tmp_path / plan.FILE).write_text("{")
     with pytest.raises(InputError, match="not a readable plan"):
         plan.read(tmp_path)
+
+
+def test_fire_is_named_wherever_a_user_learns_to_relax(project):
+    """README, the calculator and the scripts that relax: BFGS takes a cusp for a curvature."""
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    texts = [readme, HipnnCalculator.__doc__]
+    texts += [delivery._handout(name) for name in ("use_with_ase.py", "use_with_lammps.py")]
+    assert all("FIRE" in text for text in texts)
+    assert "FIRE(FrechetCellFilter(atoms)" in texts[0]
+    assert "FIRE(FrechetCellFilter(atoms)" in texts[2]

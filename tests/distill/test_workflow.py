@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 
 from kdlib import datasets, distill, hipnn, teachers
-from kdlib.distill import sampling, students
+from kdlib.distill import delivery, sampling, students
 from kdlib.distill.labeled import Pool
 from kdlib.errors import InputError
 from kdlib.md.lammps import pairstyle, program
@@ -137,6 +138,19 @@ def test_input_of_lammps_runs(finished):
     assert (
         float(lines[[line.split()[:1] == ["1000"] for line in lines].index(True)].split()[1]) < 600
     )
+
+
+def test_input_of_lammps_for_an_odd_folder_names_none(tiny, finished, tmp_path, monkeypatch):
+    """LAMMPS would divide a name with blanks; the input then runs inside the folder."""
+    monkeypatch.setattr(pairstyle, "location", lambda _: Path("/my cache/hipnn.so"))
+    monkeypatch.setattr(delivery.program, "find", lambda: None)
+    delivery._write_input(tiny, tmp_path, ("Cu",))
+    (odd := tmp_path / "my copper").mkdir()
+    delivery._write_input(tiny, odd, ("Cu",))
+    plain, text = ((home / "in.npt.lammps").read_text() for home in (tmp_path, odd))
+    assert f"variable folder index {tmp_path}\n" in plain
+    assert "variable folder index .\n" in text
+    assert "variable plugin index '\"/my cache/hipnn.so\"'\n" in text
 
 
 SCRIPT = """

@@ -91,6 +91,14 @@ def test_a_folder_in_use_is_refused(name, command, busy, drawn):
     assert sorted(busy.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["bench --quick", "bench --gpu", "bench --ace"])
+def test_a_benchmark_is_not_written_over_a_folder(name, tmp_path, capsys):
+    """It is said before hours of measuring, not after them."""
+    (out := tmp_path / "out").mkdir()
+    assert main([*name.split(), "--out", str(out)]) == 2
+    assert capsys.readouterr().err == f"kdlib: bench: {out} is a folder, name a file in it\n"
+
+
 PLACES = {"below a file": "file/out", "in no file system": "/proc/nowhere", "long": "y" * 300}
 
 

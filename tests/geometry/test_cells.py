@@ -6,6 +6,7 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
+from kdlib import datasets
 from kdlib.distill.sampling import structures
 from kdlib.errors import InputError
 from kdlib.geometry import cells
@@ -302,6 +303,45 @@ def test_shares_of_atoms_count_where_a_format_has_them(share, refused, key):
     atoms.set_array(key, np.array([1.0, 1.0, share, 1.0]))
     assert cells.partly_occupied(atoms).startswith("the site of atom 2 (Cu)" if refused else "")
     assert bool(cells.partly_occupied(atoms)) == refused
+
+
+STRANGE = {
+    "tags": ["a", "b", "c", "d"],
+    "initial_magmoms": [[1.0] * 4] * 4,
+    "initial_charges": [np.nan, 0, 0, 0],
+    "occupancy": ["half"] * 4,
+    "occupancies": [[0.5, 0.5]] * 4,
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_arrays_that_cannot_be_what_their_name_says_are_named(name, tmp_path):
+    """Text, tables and NaN as states of atoms or occupancies are refused, also among own data."""
+    atoms, path = bulk("Cu", cubic=True), tmp_path / "copper.extxyz"
+    atoms.arrays[name] = np.array(STRANGE[name])
+    ase.io.write(path, atoms)
+    for read in (lambda: structures([str(path)]), lambda: datasets.load(path)):
+        with pytest.raises(
+            InputError, match=rf"copper\.extxyz: .*its '{name}' are not finite numbers"
+        ):
+            read()
+
+
+@pytest.mark.parametrize("shares", [0.5, {"Cu": 0.5}])
+def test_a_share_without_an_element_is_one(shares):
+    """The kind of a site may have the bare number of its occupancy."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.info["occupancy"] = {"0": shares}
+    assert cells.partly_occupied(atoms).startswith("the site of kind 0 is partly occupied")
+
+
+def test_dummy_atoms_are_no_crystal(tmp_path):
+    """X marks a vacancy; a pair potential would have labeled it like any atom."""
+    atoms, path = bulk("Cu", cubic=True), tmp_path / "vacancy.traj"
+    atoms.numbers[0] = 0
+    ase.io.write(path, atoms)
+    with pytest.raises(InputError, match=r"vacancy\.traj: holds the dummy atom X"):
+        structures([str(path)])
 
 
 def test_an_element_is_its_crystal():

@@ -42,6 +42,7 @@ COUNTED = {
     "center of mass": ([FixCom()], 93, 0),
     "bonds": ([FixBondLengths([(0, 1), (4, 9)])], 91, 3),
     "a bond given twice": ([FixBondLengths([(0, 1), (1, 0)])], 92, 3),
+    "bonds counted from the last atom": ([FixBondLengths([(0, -31), (4, -23)])], 91, 3),
     "bonds beside fixed atoms": ([FixBondLengths([(0, 1)]), FixAtoms([7])], 92, 0),
     "bonds and center of mass": ([FixBondLengths([(0, 1)]), FixCom()], 92, 0),
     "spring between atoms": ([Hookean(0, 1, 5.0, rt=2.0)], 93, 3),
@@ -116,6 +117,9 @@ def test_unknown_constraints_are_named(name):
     [
         ([FixAtoms([0]), FixCom()], "FixCom moves atoms that are held by FixAtoms"),
         ([FixAtoms([0]), FixBondLengths([(0, 1)])], "held by FixBondLengths and again by"),
+        ([FixAtoms([-1]), FixBondLengths([(0, 31)])], "held by FixBondLengths and again by"),
+        ([FixAtoms([7, 32])], "^MD: FixAtoms holds atom 32, but there are 32$"),
+        ([FixBondLengths([(0, -33)])], "^MD: FixBondLengths holds atom -33, but there are 32$"),
         ([FixBondLengths([(0, 1)]), FixBondLengths([(1, 2)])], "and again by one of FixBondLen"),
         ([FixedPlane([7], (1, 1, 0)), FixedPlane([7], (1, 0, 0))], "left to atom 7 by FixedPlane"),
     ],

@@ -343,6 +343,8 @@ def test_runs_of_what_cannot_move_or_is_unknown_are_refused():
     for run in (lambda a: dynamics.nve(a, 5), lambda a: dynamics.nvt(a, 300, 5), dynamics.melt):
         with pytest.raises(InputError, match="how FixSubsetCom changes the temperature"):
             run(alloy(FixSubsetCom([0, 1])))
+    with pytest.raises(InputError, match="FixAtoms holds atom 99, but there are 16"):
+        dynamics.nvt(alloy(FixAtoms([99])), 300, 5)
 
 
 @pytest.mark.parametrize("thermostat", ["langevin", "nose-hoover"])

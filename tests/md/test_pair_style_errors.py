@@ -149,6 +149,18 @@ def test_what_does_not_compile_leaves_nothing_behind(monkeypatch, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("name", ["a b", "a#b", "$a", "a&", "it's", 'a"b', '"it\'s"!'])
+def test_a_model_may_lie_in_any_folder(saved, tmp_path, name):
+    """LAMMPS neither divides nor replaces a part of the folder's name."""
+    model, atoms = saved("student"), crystal()
+    shutil.copytree(model.folder, tmp_path / name)
+    calculator = hipnn.load(tmp_path / name).calculator(device="cpu")
+    with lammps.Driver(calculator, atoms, forces_by="pair_style hipnn") as driver:
+        energy = float(driver.run(0).potential_energy[-1]) * len(atoms)
+    atoms.calc = calculator
+    assert energy == pytest.approx(atoms.get_potential_energy(), abs=1e-5)
+
+
 def test_the_driver_takes_the_pair_style_for_saved_models(saved, monkeypatch):
     """It is chosen where it is compiled and covers the calculator, and the series says so."""
     model, atoms = saved("student"), crystal()

@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from webpages import faults
 
-from kdlib import results
+from kdlib import files, results
 from kdlib.__main__ import main
 from kdlib.errors import InputError
 from kdlib.pipeline import book
@@ -188,6 +188,37 @@ def test_without_an_index_there_is_no_book(run: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "notebooks" / "index.ipynb").unlink()
     with pytest.raises(InputError, match=r"index.ipynb: no such file; `kdlib run` makes it"):
         book.write(tmp_path / "run", tmp_path / "docs")
+
+
+@pytest.mark.parametrize("place", ["file", "file/docs", "y" * 300])
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    run: Path, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Path and reason in one line, code 2, and nothing is left behind."""
+    (tmp_path / "file").touch()
+    assert main(["book", "--results", str(run), "--out", str(tmp_path / place)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"kdlib: {tmp_path / 'file' if 'file' in place else tmp_path / place}")
+    assert "cannot be written: " in error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_results_that_cannot_be_looked_at_are_one_sentence(tmp_path: Path) -> None:
+    """A folder without the right to enter it, say, or a name that no file system takes."""
+    with pytest.raises(InputError, match="notebooks: cannot be read: File name too long"):
+        book.write(tmp_path / ("y" * 300), tmp_path / "docs")
+
+
+def test_two_books_at_once_are_not_written_in_one_place(run: Path, tmp_path: Path) -> None:
+    """The second of two commands is refused while the first one replaces the folder."""
+    lock = files.locked(tmp_path)
+    other = threading.Thread(target=lock.__enter__)
+    other.start()
+    other.join()
+    with pytest.raises(InputError, match="another command is writing here"):
+        book.write(run, tmp_path / "docs")
+    lock.__exit__(None, None, None)
+    assert book.write(run, tmp_path / "docs")
 
 
 class _Served(SimpleHTTPRequestHandler):

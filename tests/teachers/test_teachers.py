@@ -196,6 +196,27 @@ def test_labels_leave_the_configuration_and_its_calculator_alone():
     assert np.abs(frame.get_forces()[0]).max() > 0.01
 
 
+class Charged(EMT):
+    """EMT with the tags of all atoms and the charge of the cell added, in eV."""
+
+    def calculate(self, *args, **kwargs):
+        """Fill ``results``, as ASE asks for."""
+        super().calculate(*args, **kwargs)
+        extra = self.atoms.get_tags() + self.atoms.info.get("charge", 0) / len(self.atoms)
+        self.results["energies"] = self.results["energies"] + extra
+        self.results["energy"] = self.results["free_energy"] = self.results["energies"].sum()
+
+
+def test_labels_follow_changes_that_ase_does_not_compare():
+    """Other tags, and another charge of the cell, give other labels at the same positions."""
+    teacher, atoms = teachers.load(Charged()), cell("Al")
+    plain = teacher.label(atoms).get_potential_energy()
+    atoms.set_tags([1] + [0] * (len(atoms) - 1))
+    assert teacher.label(atoms).get_potential_energy() == pytest.approx(plain + 1)
+    atoms.info["charge"] = 2
+    assert teacher.label(atoms).get_potential_energy() == pytest.approx(plain + 3)
+
+
 def test_molecules_have_no_stress():
     """A box around what is not periodic has no meaning, though EMT divides by its volume."""
     atoms = Atoms("Al3", [[0, 0, 0], [2.6, 0, 0], [0, 2.8, 0]], cell=[12, 12, 12])

@@ -93,7 +93,7 @@ class Driver:
     def _choose_pair_style(self, plugin: Path) -> None:
         folder, precision = self._atoms.calc.saved_model()
         symbols = [chemical_symbols[z] for z in np.unique(self._atoms.numbers)]
-        for line in pairstyle.commands(pairstyle.quoted(plugin), precision):
+        for line in pairstyle.commands(plugin, precision):
             self.command(line)
         self.command(f"pair_coeff * * {pairstyle.quoted(folder)} {' '.join(symbols)}")
         self.command(f"neighbor {SKIN} bin")

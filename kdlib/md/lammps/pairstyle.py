@@ -27,6 +27,8 @@ OPTIONS = (
     "-std=gnu++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno",
     "-fno-trapping-math", "-fPIC", "-shared", "-fopenmp", "-w",
 )  # fmt: skip
+#: Signs that LAMMPS divides or cuts a line at, or replaces, outside quotes.
+SIGNS = frozenset(" \t#$&\"'")
 _NO_COMPILER = (
     "there is no C++ compiler to build pair_style hipnn with; install one (Debian: g++), or name "
     "it in the variable CXX; without it kdlib.md.lammps runs LAMMPS through fix external"
@@ -85,12 +87,16 @@ def built(program: Program) -> Path | None:
 
 def commands(plugin: str | Path, precision: str = "float") -> list[str]:
     """Commands of LAMMPS that load the pair style and choose it."""
-    return [f"plugin load {plugin}", f"pair_style hipnn {precision}"]
+    return [f"plugin load {quoted(plugin)}", f"pair_style hipnn {precision}"]
 
 
 def quoted(path: str | Path) -> str:
-    """Path as a word of a command of LAMMPS, which divides it at spaces."""
-    return f'"{path}"' if " " in str(path) else str(path)
+    """Path as a word of a command of LAMMPS, to which some signs mean something without quotes."""
+    text = str(path)
+    if not set(text) & SIGNS:
+        return text
+    mark = next(mark for mark in ('"', "'", '"""') if mark not in text)
+    return f"{mark}{text}{mark}"
 
 
 def _folder() -> Path:
