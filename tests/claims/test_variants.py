@@ -1,9 +1,11 @@
 """Students against controls under several protocols."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from kdlib import claims
+from kdlib import claims, results
 from kdlib.claims import variants
 from kdlib.claims.statistics import ratio
 
@@ -41,3 +43,11 @@ def test_the_table_has_the_numbers_of_the_figure(drawn_from):
     value, low, high, _ = variants.compared(ds, *variants.cells(ds)[0], "control")
     told = f"{value:.3g} [{low:.3g}, {high:.3g}]".replace(" ", "\N{NO-BREAK SPACE}")
     assert told in rows[0]
+
+
+def test_readme_shows_the_stored_ratios(project: Path):
+    """Its second table is that of the file beside the figure."""
+    path = project / "figures" / "robustness.nc"
+    if not path.is_file():
+        pytest.skip("figures are not beside the tests")
+    assert claims.variants_table(results.load(path)) in (project / "README.md").read_text()
