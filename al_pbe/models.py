@@ -120,7 +120,7 @@ def _speed(speed: xr.Dataset, label: str) -> Mapping[str, str]:
     memory = float(speed.memory_per_atom.sel(architecture=label, backend="fused"))
     largest = steps.isel(n_atoms=-1)
     return {
-        "MD step": f"{float(largest):.2g} us/atom at {int(largest.n_atoms)} atoms, one thread",
+        "MD step": f"{float(largest):.2g} us/atom at {int(largest.n_atoms)} atoms",
         "memory": f"{memory:.2g} kB/atom" if np.isfinite(memory) else "not measured",
-        "processor": speed.attrs["cpu_model"],
+        "processor": f"{speed.attrs['cpu_model']}, {speed.attrs['threads']} threads",
     }

@@ -63,6 +63,7 @@ def test_wheel_carries_notebooks_profiles_and_data(project: Path, wheel: Path) -
         ("kdlib/datasets/data", "*"),
         ("kdlib", "**/*.py"),
         ("kdlib", "md/lammps/pair_style/*"),
+        ("kdlib", "hipnn/models/*/*"),
     ):
         expected = {
             f"kdlib/{path.relative_to(project / folder.split('/')[0])}"

@@ -35,7 +35,7 @@ def run(tmp_path, monkeypatch):
         results.save(part, tmp_path / f"accuracy_{who}.nc", "accuracy", **about)
     speed = synthetic.speed(plant)
     speed.step_time.loc[{"architecture": synthetic.TEACHER, "backend": "fused"}] = 3.0
-    results.save(speed, tmp_path / "speed.nc", "speed")
+    results.save(speed, tmp_path / "speed.nc", "speed", threads=2)
     made = lambda folder, role, label, seed: hipnn.Potential(hipnn.build(CONFIG, seed))  # noqa: E731
     monkeypatch.setattr(sweep, "load", made)
     return tmp_path
@@ -55,7 +55,8 @@ def test_the_best_on_the_validation_part_is_shipped(run, tmp_path, crystal):
     card = json.loads((homes[0] / "card.json").read_text())
     assert card["errors"]["test"] == "0.080 eV/Angstrom, 8.0 meV/atom"
     assert card["errors"]["test, liquid"] == "0.300 eV/Angstrom, 30.0 meV/atom"
-    assert card["speed"]["MD step"] == "3 us/atom at 4000 atoms, one thread"
+    assert card["speed"]["MD step"] == "3 us/atom at 4000 atoms"
+    assert card["speed"]["processor"].endswith(", 2 threads")
     assert "best of 3 seeds" in card["training"]
 
 
