@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from kdlib.claims.paper import claims
+from kdlib.claims.statistics import LEVEL
 
 __all__ = ["headlines", "index", "tally"]
 
@@ -87,12 +88,16 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def tally(table: xr.Dataset) -> str:
-    """Say in one sentence how many claims of the paper, and of ours, have which verdict."""
+    """Say how many claims of the paper, and of ours, have which verdict, and what chance does."""
     ours = table.section.values == "ours"
     told = f"Of the paper's {np.sum(~ours)} claims, {_counts(table.verdict.values[~ours])}"
     if ours.any():
         told += f"; of our {np.sum(ours)} controls, {_counts(table.verdict.values[ours])}"
-    return f"{told}."
+    n = int(np.isfinite(table.ci_low).sum())
+    return (
+        f"{told}. These are {n} comparisons at {LEVEL:.0%}: about {(1 - LEVEL) * n:.1f} intervals "
+        "miss the true value by chance."
+    )
 
 
 def _counts(verdicts: np.ndarray) -> str:

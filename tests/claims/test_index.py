@@ -36,9 +36,11 @@ def test_verdicts_are_counted_apart_for_the_paper_and_for_us():
     table = xr.Dataset({
         "section": ("claim", ["3.1", "3.1", "3.2", "ours"]),
         "verdict": ("claim", ["holds", "holds", "not decided", "does not hold"]),
+        "ci_low": ("claim", [0.1, 0.2, float("nan"), 1.2]),
     })  # fmt: skip
     assert claims.tally(table) == (
-        "Of the paper's 3 claims, 2 hold, 1 is not decided; of our 1 controls, 1 does not hold."
+        "Of the paper's 3 claims, 2 hold, 1 is not decided; of our 1 controls, 1 does not hold. "
+        "These are 3 comparisons at 95%: about 0.2 intervals miss the true value by chance."
     )
 
 
