@@ -41,18 +41,49 @@ def export(folder: Path, students: Sequence[str], out: Path = catalog.FOLDER) ->
         results.load(folder / name)
         for name in ("accuracy_teacher.nc", "accuracy_students.nc", "speed.nc")
     )
-    if teachers.attrs["dataset"] != DATASET:
-        raise InputError(f"{folder}: its models learned from {teachers.attrs['dataset']}, not from "
-                         f"{DATASET}")  # fmt: skip
+    frames = datasets.load(DATASET)
+    split = datasets.split(frames)
+    _check(folder, teachers, learners, speed, students, split)
     chosen = [("teacher", label, teachers) for label in teachers.architecture.values.tolist()]
     chosen += [("student", label, learners) for label in students]
-    frames = datasets.load(DATASET)
-    learned = [frames[k] for k in datasets.split(frames).train]
+    learned = [frames[k] for k in split.train]
     return [
         _export(folder, role, label, accuracy.sel(role=role, architecture=label), speed, learned,
                 out)
         for role, label, accuracy in chosen
     ]  # fmt: skip
+
+
+def _check(
+    folder: Path,
+    teachers: xr.Dataset,
+    learners: xr.Dataset,
+    speed: xr.Dataset,
+    students: Sequence[str],
+    split: datasets.Split,
+) -> None:
+    """Refuse what cannot be exported before anything is written."""
+    if teachers.attrs["dataset"] != DATASET:
+        raise InputError(f"{folder}: its models learned from {teachers.attrs['dataset']}, not from "
+                         f"{DATASET}")  # fmt: skip
+    if teachers.attrs["split_sha256"] != split.sha256:
+        raise InputError(
+            f"{folder}: its parts are not those of split seed 0, of which the cards speak"
+        )
+    taught, known = (ds.architecture.values.tolist() for ds in (teachers, learners))
+    for label in students:
+        if label not in known or label in taught:
+            others = ", ".join(name for name in known if name not in taught)
+            raise InputError(
+                f"{folder}: no student {label} smaller than its teacher (there are: {others})"
+            )
+    for label in (*taught, *students):
+        if label not in speed.architecture.values:
+            raise InputError(f"{folder / 'speed.nc'}: {label} was not timed")
+    if "threads" not in speed.attrs:
+        raise InputError(
+            f"{folder / 'speed.nc'}: does not say how many threads; run notebook 05 again"
+        )
 
 
 def _export(

@@ -217,11 +217,10 @@ def info(options: argparse.Namespace) -> int:
     from kdlib.hipnn import catalog
     from kdlib.pipeline import profile
 
-    if options.name in catalog.names():
-        sys.stdout.write(f"{catalog.card(options.name)}\n")
-        return 0
     if options.name:
-        sys.stdout.write(f"{datasets.card(options.name)}\n")
+        own = named(options.name).exists()  # goes before a name, as everywhere
+        known = not own and options.name in catalog.names()
+        sys.stdout.write(f"{(catalog.card if known else datasets.card)(options.name)}\n")
         return 0
     lines = [("kdlib", f"{kdlib.__version__} in {Path(kdlib.__file__).parent}")]
     lines += [("python", sys.version.split()[0])]

@@ -102,7 +102,7 @@ def _floor(gains: Mapping[str, np.ndarray], limit: float) -> tuple[str, str]:
     told = ", ".join(
         f"{schema.ROLE_NAMES[role]} {gain:.1%}" for role, gain in (above or largest).items()
     )
-    told += f" from twice the epochs (limit {100 * limit:g}%)" if told else ""
+    told += f" by doubling the epochs (limit {100 * limit:g}%)" if told else ""
     if above:
         return "no", f"not at their floor: {told}"
     if missing:
@@ -121,7 +121,7 @@ def _reason(claim: Claim, finding: Finding, judged: str, carried: bool, found: R
         parts.append(f"{interval.n} run{'s' if interval.n != 1 else ''} give no interval")
     elif judged == "not decided":
         limit = next(x for x in (claim.low, claim.high) if interval.low <= x <= interval.high)
-        parts.append(f"the interval of {interval.n} reaches across {limit:.3g}")
+        parts.append(f"its interval contains {limit:.3g}")
     if np.isfinite(finding.noise[0]):
         low, high = finding.noise
         parts.append(f"the test frames alone move it from {low:.3g} to {high:.3g}")

@@ -72,8 +72,7 @@ def _training(found: Results) -> dict[str, Entry]:
         "optimizer": (
             "Adam",
             _optimizer(found),
-            "Adam needs several times as many epochs to reach its floor on these data; decaying "
-            "weights keep large networks from fitting the noise of the labels",
+            "Adam needs several times as many epochs to reach its floor on these data",
         ),
         "epoch cap": (
             "not given; Table 1 reaches past epoch 400",

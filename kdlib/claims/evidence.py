@@ -46,8 +46,8 @@ class Finding:
     worst_share: float = np.nan
     """Share of one test frame in the squared errors compared; NaN where it does not apply."""
     floor_gains: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """For each role whose trainings are compared, what twice the epochs gain at each architecture
-    compared, relative; NaN where it was not checked.
+    """For each role whose trainings are compared, what doubling the epochs gains at each
+    architecture compared, relative; NaN where it was not checked.
     """
 
 
@@ -286,7 +286,7 @@ def worst_share(results: Results, variable: str, roles: Sequence[str]) -> float:
 def floor_gains(
     results: Results, roles: Sequence[str], architectures: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Gain of twice the epochs by role, (n_architectures,): the largest over the seeds checked."""
+    """Gain of doubling the epochs by role, (n_architectures,): the largest over seeds."""
     ds = results.get("accuracy")
     if ds is None or "floor_gain" not in ds:
         return {role: np.full(len(architectures), np.nan) for role in roles}

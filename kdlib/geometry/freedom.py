@@ -56,7 +56,7 @@ class Freedom:
         InputError
             Names constraints whose effect on the temperature is not known.
         """
-        _check(atoms)
+        check_constraints(atoms)
         if atoms.constraints:
             left = _left_to_atoms(atoms)
             drifts = _drifts(atoms, left)
@@ -99,7 +99,7 @@ def names(atoms: Atoms) -> str:
     return ", ".join(dict.fromkeys(type(one).__name__ for one in atoms.constraints))
 
 
-def _check(atoms: Atoms) -> None:
+def check_constraints(atoms: Atoms) -> None:
     """Raise InputError for constraints that are unknown or hold the same atoms."""
     for one in atoms.constraints:
         if type(one) not in _KNOWN:

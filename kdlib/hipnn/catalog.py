@@ -25,23 +25,23 @@ def located(name_or_path: str | Path) -> Path:
     """Folder of a model: of one that comes with the package, by its name, or the path itself.
 
     A folder of the user's own goes before a name.
-    """
-    path = named(name_or_path)
-    if not os.path.exists(path) and str(name_or_path) in names():
-        return FOLDER / str(name_or_path)
-    return path
-
-
-def card(name: str) -> str:
-    """Card of a model as text.
 
     Raises
     ------
     InputError
-        The package has no such model.
+        There is neither such a folder nor such a model.
     """
+    path, name = named(name_or_path), str(name_or_path)
+    if os.path.exists(path):
+        return path
     if name not in names():
-        raise InputError(f"no model {name!r} comes with kdlib (there are: {', '.join(names())})")
+        raise InputError(f"{path}: no such model file or folder, and none of the models that come "
+                         f"with kdlib ({', '.join(names())})")  # fmt: skip
+    return FOLDER / name
+
+
+def card(name: str) -> str:
+    """Card of one of the models as text."""
     record = json.loads((FOLDER / name / CARD).read_text(encoding="utf-8"))
     lines = [f"{name} - {record.pop('title')}", ""]
     for key, value in record.items():

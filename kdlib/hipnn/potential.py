@@ -186,17 +186,13 @@ class Potential:
             ``energy(frame)`` eV, ``atomic_energies(atom)`` eV, ``forces(atom, xyz)`` eV/Angstrom,
             ``stress(frame, xyz, xyz_2)`` eV/Angstrom^3, and ``frame_index(atom)``.
         """
-        device = self._device_for(frames)
+        device = next(self.module.parameters()).device
+        for k, atoms in enumerate(frames):
+            self.module.check_species(atoms.numbers, f"frame {atoms.info.get('frame', k)}")
         found = self.joined(frames, max_atoms) if joined is None else joined
         parts = [self.module(chunk.to(device), forces, stress) for chunk in found]
         e0 = [self.module.e0_of(atoms.numbers) for atoms in frames]
         return _as_dataset(parts, frames, np.concatenate(e0))
-
-    def _device_for(self, frames: Sequence[Atoms]) -> torch.device:
-        """Device of the model, once all species of the frames are known to it."""
-        for k, atoms in enumerate(frames):
-            self.module.check_species(atoms.numbers, f"frame {atoms.info.get('frame', k)}")
-        return next(self.module.parameters()).device
 
     def joined(self, frames: Sequence[Atoms], max_atoms: int = 4096) -> list[Batch]:
         """Frames without their labels, as batches of at most ``max_atoms`` atoms (or one frame).
@@ -221,14 +217,13 @@ class Potential:
         InputError
             A value is not finite; names the frame.
         """
-        device = self._device_for(frames)
         # One frame at a time: in a larger batch the last bits depend on the frames beside it.
-        single = self.joined(frames, max_atoms=1) if joined is None else joined
-        parts = []
-        for atoms, batch in zip(frames, single, strict=True):
-            learned = self.module(batch.to(device), forces=False).atomic_energies
-            parts.append(learned.detach().cpu().double().numpy() + self.module.e0_of(atoms.numbers))
-        return with_energies(frames, parts)
+        single = [None] * len(frames) if joined is None else [[batch] for batch in joined]
+        found = [
+            self.predict([atoms], forces=False, joined=batch)
+            for atoms, batch in zip(frames, single, strict=True)
+        ]
+        return with_energies(frames, [ds.atomic_energies.values for ds in found])
 
     @property
     def saved(self) -> Path | None:

@@ -21,7 +21,7 @@ from ase.md.verlet import VelocityVerlet
 
 from kdlib import progress, units
 from kdlib.errors import MAX_TEMPERATURE, DynamicsError, InputError
-from kdlib.geometry.freedom import Freedom, names
+from kdlib.geometry.freedom import Freedom, check_constraints, names
 from kdlib.results.schema import COMPONENTS
 
 
@@ -417,7 +417,7 @@ def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> No
     Constraints hold the velocities, too. A single atom moves, since it has no other motion.
     """
     _check_temperature(temperature)
-    Freedom.of(atoms)  # constraints that are refused are so in words, before ASE applies them
+    check_constraints(atoms)  # before ASE applies constraints, which may fail without a word
     mass = atoms.get_masses()[:, None]
     atoms.set_momenta(np.sqrt(mass * units.KB * temperature) * rng.normal(size=(len(atoms), 3)))
     stop_drift(atoms)

@@ -159,8 +159,8 @@ _FLOOR: Kind = {
     "floor_gain": Variable(
         _GRID,
         "1",
-        "relative fall of the validation force RMSE from a training of half the epochs; NaN: not "
-        "checked",
+        "relative fall of the validation force RMSE by the doubling of the epochs that was tried, "
+        "up to those of the run or beyond; NaN: none",
         True,
     )
 }
@@ -352,7 +352,7 @@ _CLAIMS: Kind = {
     "at_floor": Variable(
         ("claim",), _TEXT, "whether the trainings compared reached their floor", True
     ),
-    "floor_reason": Variable(("claim",), _TEXT, "what a training of twice the epochs gains", True),
+    "floor_reason": Variable(("claim",), _TEXT, "what doubling the epochs gains", True),
     "choice": Variable(("choice",), _TEXT, "what the paper leaves open", True),
     "choice_paper": Variable(("choice",), _TEXT, "what the paper says", True),
     "choice_ours": Variable(("choice",), _TEXT, "what is done here", True),

@@ -259,10 +259,10 @@ def _eam(path: str, device: str) -> Teacher:
 
 
 def _kdlib(run_dir: str, device: str) -> Teacher:
-    calculator = hipnn.load(run_dir).calculator(device=device)
-    files = tuple(str(Path(run_dir) / name) for name in (hipnn.CONFIG, WEIGHTS))
+    potential = hipnn.load(run_dir)
+    files = tuple(str(potential.run_dir / name) for name in (hipnn.CONFIG, WEIGHTS))
     card = Card("kdlib", "HIP-NN's atomic energies", files=files)
-    return Teacher(f"kdlib:{run_dir}", calculator, card)
+    return Teacher(f"kdlib:{run_dir}", potential.calculator(device=device), card)
 
 
 def _from_factory(spec: str, module: str, name: str) -> Teacher:

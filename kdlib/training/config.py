@@ -26,8 +26,8 @@ class TrainingConfig:
     (:mod:`kdlib.training.soap`), which needs several times fewer epochs.
     """
     weight_decay: float = 0.0
-    """What a step of SOAP takes from the weights of layers, relative and over the learning rate: it
-    keeps large networks from fitting the noise of the labels in long trainings.
+    """Each step of SOAP multiplies the weights of layers by 1 - learning rate * ``weight_decay``,
+    so that large networks overfit less in long trainings. Biases and energy outputs are spared.
     """
     rate_schedule: str = "plateau"
     """``"plateau"``, the paper's rule of the two patiences, or ``"cosine"``: half a cosine over all

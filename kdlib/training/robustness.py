@@ -21,6 +21,8 @@ from kdlib.results import schema
 from kdlib.training import sweep
 from kdlib.training.config import TrainingConfig
 
+#: Name of the run itself among the protocols.
+AS_CHOSEN = "as chosen"
 #: Errors that are compared.
 ERRORS = ("force_rmse", "energy_rmse")
 
@@ -43,19 +45,65 @@ def read(variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Variant]:
     InputError
         Names the variant, and what it holds that no variant has or what is out of range.
     """
+    return {name: _read(name, changes) for name, changes in variants.items()}
+
+
+def _read(name: str, changes: Mapping[str, Any]) -> Variant:
+    if not isinstance(name, str) or name == AS_CHOSEN:
+        raise InputError(f"variants: a name is a text other than {AS_CHOSEN!r}, got {name!r}")
     known = [f.name for f in fields(Variant)]
-    found = {}
-    for name, changes in variants.items():
-        if not isinstance(changes, Mapping) or not changes or set(changes) - set(known):
-            raise InputError(f"variants: {name!r} must hold one or both of {', '.join(known)}, got "
-                             f"{changes!r}")  # fmt: skip
+    whole = isinstance(changes, Mapping) and changes and not set(changes) - set(known)
+    if not whole or not all(changes.values()):
+        raise InputError(f"variants: {name!r} must hold one or both of {', '.join(known)}, got "
+                         f"{changes!r}")  # fmt: skip
+    sizes, training = changes.get(known[0], ()), changes.get(known[1], {})
+    if sizes and not _is_architecture(sizes):
+        raise InputError(f"variants: {name!r}: {known[0]} must be three whole numbers such as "
+                         f"[64, 20, 2], got {sizes!r}")  # fmt: skip
+    if not isinstance(training, Mapping):
+        raise InputError(f"variants: {name!r}: training must map settings to values, got "
+                         f"{training!r}")  # fmt: skip
+    return Variant(tuple(sizes), training)
+
+
+def _is_architecture(sizes: object) -> bool:
+    numbers = isinstance(sizes, Sequence) and len(sizes) == 3
+    return numbers and all(type(n) is int and n > 0 for n in sizes)
+
+
+def settings(training: Mapping[str, Any], variants: Mapping[str, Variant]) -> list[TrainingConfig]:
+    """Settings of each variant: those of the run with what differs.
+
+    Raises
+    ------
+    InputError
+        Names the variant whose settings are out of range together with the run's.
+    """
+    found = []
+    for name, variant in variants.items():
         try:
-            TrainingConfig.of({"optimizer": "soap", **changes.get("training", {})})
+            found.append(TrainingConfig.of({**training, **variant.training}))
         except InputError as error:
             raise InputError(f"variants: {name!r}: {error}") from None
-        sizes = tuple(changes.get("teacher_architecture", ()))
-        found[name] = Variant(sizes, changes.get("training", {}))
     return found
+
+
+def of_run(
+    teachers: xr.Dataset, students: xr.Dataset, architectures: Sequence[str], seeds: Sequence[int]
+) -> xr.Dataset:
+    """Errors of the run at some architectures and seeds, as :func:`train` gives those of others.
+
+    Raises
+    ------
+    InputError
+        The run has no such architecture or seed.
+    """
+    for name, wanted in (("architecture", architectures), ("seed", seeds)):
+        there = students[name].values.tolist()
+        if missing := [one for one in wanted if one not in there]:
+            raise InputError(f"{name} {missing[0]} is not among the run's students: {there}")
+    chosen = students.sel(architecture=list(architectures), seed=list(seeds))
+    return results.combine([teachers.sel(seed=list(seeds)), chosen])
 
 
 def train(

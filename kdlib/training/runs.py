@@ -45,8 +45,8 @@ class Run:
     history: xr.Dataset
     """Losses, errors, learning rate and weights of every epoch (schema kind ``run``)."""
     floor_gain: float = np.nan
-    """Relative fall of :attr:`valid_force_rmse` with twice the epochs, or from half, all else
-    equal; NaN where a sweep did not check that.
+    """Relative fall of :attr:`valid_force_rmse` to a training of twice the epochs, or from one of
+    half of them, all else equal; NaN where a sweep did not check that.
     """
 
     @property

@@ -58,8 +58,9 @@ class Soap(torch.optim.Optimizer):
     settings
         Constants of the method.
     weight_decay
-        What a step takes from the weights of layers, relative and over the learning rate (decoupled
-        as in AdamW, doi:10.48550/arXiv.1711.05101). Biases and all other parameters keep theirs.
+        Each step multiplies the weights of layers by 1 - lr * ``weight_decay`` (decoupled, as in
+        AdamW, doi:10.48550/arXiv.1711.05101). Biases, layers of one output, which are energies, and
+        all other parameters are spared.
     frames
         Training frames of a HIP-NN, one batch each, from which the whitening of the environments
         follows at the initial sensitivity functions; none: no whitening.

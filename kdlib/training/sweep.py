@@ -70,10 +70,24 @@ class Task:
     def sibling(self, times: float) -> "Task":
         """The same training with so many times the epochs, over which its schedules are scaled."""
         epochs = int(times * self.training.max_epochs)
-        if times not in (0.5, 2) or not epochs:
-            raise InputError(f"{self.name}: a check of the floor takes 2 or 0.5 times the epochs, "
-                             f"at least one, not {times:g} times")  # fmt: skip
+        if not checked_times(times) or not epochs:
+            raise InputError(f"{self.name}: half of one epoch is no training, so floor_check can "
+                             "only be 2")  # fmt: skip
         return replace(self, training=replace(self.training, max_epochs=epochs), times=times)
+
+
+def checked_times(floor_check: float) -> float:
+    """The setting ``floor_check`` of a profile.
+
+    Raises
+    ------
+    InputError
+        It is none of 0, 0.5 and 2.
+    """
+    if floor_check not in (0, 0.5, 2):
+        raise InputError(f"floor_check: must be 2 or 0.5 (times the epochs), or 0, got "
+                         f"{floor_check!r}")  # fmt: skip
+    return floor_check
 
 
 def tasks(

@@ -8,11 +8,17 @@ import synthetic
 import xarray as xr
 
 from al_pbe import models
-from kdlib import hipnn, results
+from kdlib import datasets, hipnn, results
 from kdlib.errors import InputError
 from kdlib.training import sweep
 
 CONFIG = hipnn.HipnnConfig(4, 3, 1)
+SPLIT = datasets.split(datasets.load("al-pbe"))
+
+
+def made(role, label, seed):
+    """Another untrained potential for each role, architecture and seed."""
+    return hipnn.Potential(hipnn.build(CONFIG, 100 * len(role) + 10 * len(label) + seed))
 
 
 @pytest.fixture
@@ -31,13 +37,12 @@ def run(tmp_path, monkeypatch):
     for who, role in (("teacher", "teacher"), ("students", "student")):
         kept = slice(-1, None) if role == "teacher" else slice(None)
         part = ds.sel(role=[role]).isel(architecture=kept)
-        about = {"dataset": "al-pbe", "profile": "mine"}
+        about = {"dataset": "al-pbe", "profile": "mine", "split_sha256": SPLIT.sha256}
         results.save(part, tmp_path / f"accuracy_{who}.nc", "accuracy", **about)
     speed = synthetic.speed(plant)
     speed.step_time.loc[{"architecture": synthetic.TEACHER, "backend": "fused"}] = 3.0
     results.save(speed, tmp_path / "speed.nc", "speed", threads=2)
-    made = lambda folder, role, label, seed: hipnn.Potential(hipnn.build(CONFIG, seed))  # noqa: E731
-    monkeypatch.setattr(sweep, "load", made)
+    monkeypatch.setattr(sweep, "load", lambda folder, *who: made(*who))
     return tmp_path
 
 
@@ -45,8 +50,9 @@ def test_the_best_on_the_validation_part_is_shipped(run, tmp_path, crystal):
     """Not the one that the test part prefers; its card says what was measured."""
     homes = models.export(run, ["16-8-1"], tmp_path / "out")
     assert [home.name for home in homes] == [f"al-{synthetic.TEACHER}", "al-16-8-1"]
-    for home, seed in zip(homes, (1, 2), strict=True):
-        same = hipnn.Potential(hipnn.build(CONFIG, seed))
+    best = (("teacher", synthetic.TEACHER, 1), ("student", "16-8-1", 2))
+    for home, who in zip(homes, best, strict=True):
+        same = made(*who)
         kept = hipnn.load(home)
         np.testing.assert_allclose(
             kept.predict([crystal]).forces, same.predict([crystal]).forces, atol=1e-5
@@ -60,9 +66,37 @@ def test_the_best_on_the_validation_part_is_shipped(run, tmp_path, crystal):
     assert "best of 3 seeds" in card["training"]
 
 
-def test_models_of_other_data_are_refused(run):
-    """Names and cards speak of al-pbe."""
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ({"dataset": "mine.xyz"}, r"learned from mine\.xyz, not from al-pbe"),
+        ({"split_sha256": "another"}, "its parts are not those of split seed 0"),
+    ],
+)
+def test_models_of_other_data_are_refused(run, tmp_path, about, message):
+    """Names and cards speak of al-pbe and its parts."""
     ds = results.load(run / "accuracy_teacher.nc")
-    results.save(ds, run / "accuracy_teacher.nc", dataset="mine.xyz")
-    with pytest.raises(InputError, match=r"learned from mine\.xyz, not from al-pbe"):
-        models.export(run, [])
+    results.save(ds, run / "accuracy_teacher.nc", **about)
+    with pytest.raises(InputError, match=message):
+        models.export(run, ["16-8-1"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("label", [synthetic.TEACHER, "9-9-9"])
+def test_a_student_has_a_name_of_its_own(run, tmp_path, label):
+    """One as large as its teacher would take the teacher's; nothing is written then."""
+    with pytest.raises(InputError, match=f"no student {label} smaller than its teacher .*16-8-1"):
+        models.export(run, ["16-8-1", label], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_speed_is_refused(run, tmp_path):
+    """The card tells the time of a step, and on how many threads."""
+    speed = results.load(run / "speed.nc")
+    del speed.attrs["threads"]
+    results.save(speed, run / "speed.nc", "speed")
+    with pytest.raises(InputError, match="how many threads; run notebook 05 again"):
+        models.export(run, ["16-8-1"], tmp_path / "out")
+    results.save(speed.drop_sel(architecture="16-8-1"), run / "speed.nc", "speed", threads=2)
+    with pytest.raises(InputError, match="16-8-1 was not timed"):
+        models.export(run, ["16-8-1"], tmp_path / "out")

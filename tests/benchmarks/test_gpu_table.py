@@ -149,6 +149,21 @@ def card(monkeypatch):
     return found
 
 
+def test_an_error_leaves_what_a_block_has_kept(tmp_path):
+    """Tries that ran are in the file, with the reason of the end; without any, the error is all."""
+    record = gpu._Record(tmp_path / "gpu.json")
+
+    def fails(kept: dict) -> None:
+        if kept:
+            record.keep("largest a", kept)
+        raise RuntimeError("lost")
+
+    record.block("largest a", lambda: fails({"runs": [1]}))
+    record.block("md a 500", lambda: fails({}))
+    assert record.found["largest a"] == {"runs": [1], "ended": "RuntimeError: lost"}
+    assert record.found["md a 500"] == {"error": "RuntimeError: lost"}
+
+
 def test_largest_run_fills_the_share_of_the_card(card):
     """The last trial is the largest: within the tolerance of what the share of the memory holds."""
     potential = Potential(hipnn.build(HipnnConfig(4, 3, 1)))

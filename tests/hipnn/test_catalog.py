@@ -56,8 +56,8 @@ def test_a_card_tells_what_the_model_is(shipped, capsys):
 
 def test_another_name_is_no_model(shipped):
     """The message names the models that there are."""
-    with pytest.raises(InputError, match=r"no model 'al-huge' .*there are: al-tiny"):
-        catalog.card("al-huge")
+    with pytest.raises(InputError, match=r"al-huge: no such .* that come with kdlib \(al-tiny\)"):
+        kdlib.load("al-huge")
 
 
 @pytest.mark.parametrize("name", catalog.names())

@@ -539,3 +539,11 @@ def test_mace_is_loaded_from_a_file_and_its_environment_undone(tmp_path, monkeyp
     assert "not tested" in teacher.about()["caveats"]
     with pytest.raises(InputError, match="no such file"):
         teachers.load(f"mace:{tmp_path / 'other.model'}")
+
+
+def test_a_shipped_model_is_a_teacher_whose_files_are_known():
+    """By its name, as anywhere; a record of labels holds the hashes of both files."""
+    teacher = teachers.load("kdlib:al-16-8-1")
+    files = {path: text for path, text in teacher.origin.items() if "al-16-8-1/" in path}
+    assert {path.rsplit("/", 1)[1] for path in files} == {"config.json", "model.safetensors"}
+    assert all(len(text) == 64 for text in files.values())

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import synthetic
 
 from kdlib import datasets, results
 from kdlib.errors import InputError
@@ -73,14 +74,54 @@ def test_variants_of_a_profile_are_read():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"training": None}, "'mine' must hold one or both"),
+        ({"teacher_architecture": []}, "'mine' must hold one or both"),
+        ({"teacher_architecture": 64}, r"three whole numbers such as \[64, 20, 2\], got 64"),
+        ({"teacher_architecture": "64-20-2"}, "three whole numbers .* got '64-20-2'"),
+        ({"teacher_architecture": [64, 20]}, r"three whole numbers .* got \[64, 20\]"),
+        ({"teacher_architecture": [64, 20, 2.0]}, "three whole numbers"),
+        ({"training": [1]}, r"'mine': training must map settings to values, got \[1\]"),
         ({}, "'mine' must hold one or both of teacher_architecture, training, got {}"),
         ({"teacher": [8, 8, 1]}, "'mine' must hold one or both"),
         ([8, 8, 1], "'mine' must hold one or both"),
-        ({"training": {"cell_atom": 0.0}}, "'mine': training: no setting 'cell_atom'"),
-        ({"training": {"max_epochs": 0}}, "'mine': TrainingConfig: max_epochs is 0, must be > 0"),
     ],
 )
 def test_a_variant_that_changes_nothing_known_is_refused(changes, message):
     """Before any training, by its name."""
     with pytest.raises(InputError, match=message):
         robustness.read({"mine": changes})
+
+
+@pytest.mark.parametrize("name", [robustness.AS_CHOSEN, 1])
+def test_a_variant_does_not_take_the_name_of_the_run(name):
+    """Nor one that is no text."""
+    with pytest.raises(InputError, match="a name is a text other than 'as chosen'"):
+        robustness.read({name: {"training": {"cell_atoms": 0.0}}})
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"cell_atom": 0.0}, "'mine': training: no setting 'cell_atom'"),
+        ({"max_epochs": 0}, "'mine': TrainingConfig: max_epochs is 0, must be > 0"),
+        ({"optimizer": "adam"}, "'mine': TrainingConfig: weight_decay needs the optimizer 'soap'"),
+    ],
+)
+def test_settings_are_checked_together_with_those_of_the_run(training, message):
+    """The run decays its weights, which Adam does not."""
+    run = {"optimizer": "soap", "weight_decay": 0.05, "batch_size": 4}
+    with pytest.raises(InputError, match=message):
+        robustness.settings(run, robustness.read({"mine": {"training": training}}))
+    (good,) = robustness.settings(run, robustness.read({"mine": {"training": {"max_epochs": 3}}}))
+    assert (good.max_epochs, good.batch_size, good.weight_decay) == (3, 4, 0.05)
+
+
+def test_a_comparison_needs_trainings_of_the_run():
+    """An architecture or a seed that it has not is named."""
+    ds = synthetic.accuracy(synthetic.Plant())
+    first = ds.architecture.values[:1].tolist()
+    assert robustness.of_run(ds, ds, first, [0, 2]).seed.values.tolist() == [0, 2]
+    with pytest.raises(InputError, match="architecture 9-9-9 is not among the run's students"):
+        robustness.of_run(ds, ds, ["9-9-9"], [0])
+    with pytest.raises(InputError, match="seed 77 is not among the run's students"):
+        robustness.of_run(ds, ds, first, [0, 77])

@@ -116,7 +116,8 @@ class _Record:
             self.found[name] = work()
         except Exception as error:
             # The next block may still work, and the results of the others must not be lost.
-            self.found[name] = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
+            text, kept = f"{type(error).__name__}: {str(error)[:500]}", self.found.get(name)
+            self.found[name] = {**kept, "ended": text} if kept else {"error": text}
         self.found[name + " seconds"] = time.perf_counter() - began
         self.save()
         progress.line(f"{name}: {time.perf_counter() - began:.0f} s")

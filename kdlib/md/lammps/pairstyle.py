@@ -27,7 +27,7 @@ OPTIONS = (
     "-std=gnu++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno",
     "-fno-trapping-math", "-fPIC", "-shared", "-fopenmp", "-w",
 )  # fmt: skip
-#: Signs that LAMMPS divides or cuts a line at, or replaces, outside quotes.
+#: Characters at which LAMMPS splits or cuts a line, or which it replaces, outside quotes.
 SIGNS = frozenset(" \t#$&\"'")
 _NO_COMPILER = (
     "there is no C++ compiler to build pair_style hipnn with; install one (Debian: g++), or name "
