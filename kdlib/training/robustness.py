@@ -133,8 +133,7 @@ def train(
         return runs, sweep.accuracy(tasks, runs, taught, split)
 
     runs, of_teachers = trained(sweep.tasks(["teacher"], [teacher], settings, seeds), frames)
-    pairs = runs[0].potential.joined(frames, max_atoms=1)
-    taught = {s: run.potential.augment(frames, pairs) for s, run in zip(seeds, runs, strict=True)}
+    taught = sweep.augmented(runs, seeds, frames)
     _, of_students = trained(sweep.tasks(roles, configs, settings, seeds), taught)
     described = [schema.describe(ds, "accuracy") for ds in (of_teachers, of_students)]
     return results.combine(described)

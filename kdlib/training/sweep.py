@@ -227,6 +227,17 @@ def load(folder: str | Path, role: str, architecture: str, seed: int) -> Potenti
     return load_run(home / index[name]).potential
 
 
+def augmented(
+    runs: Sequence[Run], seeds: Sequence[int], frames: Sequence[Atoms]
+) -> dict[int, list[Atoms]]:
+    """Frames with the atomic energies of each teacher, by its seed (eq. 4).
+
+    The teachers share the pairs of the frames.
+    """
+    pairs = runs[0].potential.joined(frames, max_atoms=1)
+    return {s: run.potential.augment(frames, pairs) for s, run in zip(seeds, runs, strict=True)}
+
+
 def accuracy(done: Sequence[Task], runs: Sequence[Run], frames: Frames, split: Split) -> xr.Dataset:
     """Errors of every run on every part of the data, over role, architecture and seed.
 
