@@ -21,7 +21,6 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
-from torch import Tensor
 
 from kdlib.datasets import identity
 from kdlib.errors import InputError
@@ -108,7 +107,7 @@ def _results(atoms: Atoms) -> dict:
     return known
 
 
-def least_squares(frames: Sequence[Atoms], species: Sequence[int]) -> Tensor:
+def least_squares(frames: Sequence[Atoms], species: Sequence[int]) -> np.ndarray:
     """Energy of one atom of each species, (n_species,) float64, eV; the solution of least norm.
 
     Parameters
@@ -120,10 +119,9 @@ def least_squares(frames: Sequence[Atoms], species: Sequence[int]) -> Tensor:
     """
     counts = [[np.sum(atoms.numbers == z) for z in species] for atoms in frames]
     energies = [_results(atoms)["energy"] for atoms in frames]
-    counts, energies = (torch.tensor(np.array(x, dtype=float)) for x in (counts, energies))
-    # The default driver's complete orthogonal factorization copes with rank-deficient counts, as of
-    # one stoichiometry alone.
-    return torch.linalg.lstsq(counts, energies[:, None]).solution[:, 0]
+    # Not torch's: its default driver reads memory that nobody has set, so that last bits, and the
+    # rank of one stoichiometry's counts, depend on what ran before (PyTorch issue 187411).
+    return np.linalg.lstsq(np.array(counts, float), np.array(energies, float), rcond=None)[0]
 
 
 def fit_e0(module: HipnnModule, frames: Sequence[Atoms], decay_factor: float = 1e-2) -> None:
@@ -133,7 +131,7 @@ def fit_e0(module: HipnnModule, frames: Sequence[Atoms], decay_factor: float = 1
     training frames; energy layer k is damped by ``decay_factor**k``, so that training starts from
     these energies.
     """
-    module.e0.copy_(least_squares(frames, module.config.numbers))
+    module.e0.copy_(torch.from_numpy(least_squares(frames, module.config.numbers)))
     _, *later = module.henergy.layers
     with torch.no_grad():
         for power, layer in enumerate(later, start=1):
