@@ -6,6 +6,7 @@ again in seconds, without models.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -162,5 +163,22 @@ def _paint(figure: Figure, stem: Path) -> list[Path]:
         path = stem.with_suffix(suffix)
         with replacing(path) as part, style():
             figure.savefig(part, format=suffix[1:], dpi=300, metadata=metadata)
+            if suffix == ".svg":
+                text = part.read_text(encoding="utf-8")
+                part.write_text(_with_numbered_clips(text), encoding="utf-8")
         written.append(path)
     return written
+
+
+def _with_numbered_clips(svg: str) -> str:
+    """Text of a picture whose clip paths are named in order.
+
+    matplotlib names them by the last bits of their boxes, which the solver of the layout does not
+    always repeat.
+    """
+    names: dict[str, str] = {}
+    return re.sub(
+        r'(?<=[#"])p[0-9a-f]{10}(?=[")])',
+        lambda found: names.setdefault(found[0], f"clip{len(names)}"),
+        svg,
+    )

@@ -197,6 +197,19 @@ def test_redrawn_from_its_file_it_is_the_same_picture(drawn, drawn_from, name, t
     assert sorted(path.suffix for path in data.parent.iterdir()) == [".nc", ".png", ".svg"]
 
 
+def test_a_box_moved_by_its_last_bit_gives_the_same_svg(drawn_from, tmp_path):
+    """The solver of the layout does not always repeat the last bits of a box."""
+    found = set()
+    for place in (0.31, np.nextafter(0.31, 1)):
+        figure = figures.REDRAW["rdf"](drawn_from["rdf"])
+        figure.set_layout_engine("none")
+        figure.axes[0].set_position((place, 0.3, 0.4, 0.4))
+        _, svg, _ = figures.save(figure, drawn_from["rdf"], tmp_path, "rdf")
+        found.add(svg.read_text())
+    assert len(found) == 1
+    assert "url(#clip0)" in found.pop()
+
+
 def test_png_has_300_dpi_at_column_width(drawn, drawn_from, tmp_path):
     """A picture is as wide as a journal's column or page: 3.35 or 7 inch at 300 dpi."""
     for name in ("rdf", "fig3_capacity"):
