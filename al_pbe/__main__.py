@@ -1,11 +1,11 @@
-"""`python -m al_pbe`, in a checkout: label frames, study the protocol, ship models, and more."""
+"""`python -m al_pbe`, in a checkout: label frames, study the protocol, ship results, and more."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from al_pbe import campaign, labeling, models, protocol
+from al_pbe import archive, campaign, labeling, models, protocol
 from kdlib import datasets, pipeline, progress, results
 from kdlib.__main__ import BAD_INPUT
 from kdlib.errors import InputError
@@ -51,6 +51,14 @@ def ship(options: argparse.Namespace) -> int:
     return 0
 
 
+def pack(options: argparse.Namespace) -> int:
+    """Keep the results of a run, with its models and histories, as one file."""
+    out = options.out or Path(__file__).with_name(f"{options.results.name}.tar.xz")
+    path = archive.pack(options.results, out, options.without_weights)
+    sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
+    return 0
+
+
 def notebook(options: argparse.Namespace) -> int:
     """Execute the notebook on the reference data."""
     here = Path(__file__).parent
@@ -83,6 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=named, default=catalog.FOLDER, help="instead of kdlib's own")
     command.add_argument("--students", nargs="+", metavar="SIZE", help="e.g. 16-8-1",
                          default=["16-8-1", "32-16-2"])  # fmt: skip
+    command = commands.add_parser("archive", help="keep a run's results, models and histories")
+    command.set_defaults(command=pack)
+    where = Path("results") / "laptop"
+    command.add_argument("--results", type=named, default=where, help="folder (%(default)s)")
+    command.add_argument("--out", type=named, help="file (al_pbe/PROFILE.tar.xz)")
+    command.add_argument("--without-weights", nargs="+", default=[], metavar="PATTERN",
+                         help="trainings of which only the history is kept")  # fmt: skip
     command = commands.add_parser("notebook", help="execute 00_reference_data.ipynb")
     command.set_defaults(command=notebook)
     where = Path("results") / "al_pbe"
