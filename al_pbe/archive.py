@@ -61,6 +61,7 @@ def pack(folder: Path, path: Path, without_weights: Sequence[str] = ()) -> Path:
 def _kept(folder: Path, without_weights: Sequence[str]) -> Iterator[Path]:
     """Files of the archive, in order."""
     yield from sorted(folder.glob("*.nc"))
+    yield from sorted(folder.glob("liquids/*.nc"))
     home = folder / "runs"
     for run in sorted(path.parent for path in home.glob(f"*/{HISTORY}")):
         if is_finished(run):

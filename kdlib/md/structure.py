@@ -13,10 +13,12 @@ Whether it is a liquid follows from the motion of its atoms, with positions that
 without the motion of the center of mass, averaged over atoms and time origins t_0.
 """
 
+import json
 from collections.abc import Mapping
 from concurrent.futures import Executor, as_completed
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +32,7 @@ from kdlib.geometry import rdf
 from kdlib.geometry.cells import bare
 from kdlib.md import dynamics, lammps
 from kdlib.md.dynamics import slope, thermalize
+from kdlib.results import hashes, schema
 
 #: Name -> NVT. Both run a chain of Nose and Hoover; LAMMPS comes with the extra ``lammps``.
 ENGINES = {"ase": dynamics.nvt, "lammps": lammps.nvt}
@@ -158,6 +161,7 @@ def liquid_structures(
     protocol: StructureProtocol = PROTOCOL,
     executor: Executor | None = None,
     n_workers: int | None = None,
+    folder: str | Path | None = None,
 ) -> xr.Dataset:
     """Sample the liquid of many models from the same start.
 
@@ -167,6 +171,9 @@ def liquid_structures(
         (role, architecture, seed) -> model.
     executor
         By default ``n_workers`` processes of one thread each, one per core.
+    folder
+        Keeps the liquid of each model that has a folder (``saved``) as it ends; one that is there
+        is not sampled again unless model, start, protocol or this package's code have changed.
 
     Returns
     -------
@@ -174,19 +181,52 @@ def liquid_structures(
         Variables of :func:`liquid_structure` over role, architecture and seed, with the counts of
         each architecture. Attribute ``forces_by``, of LAMMPS: what computed the forces.
     """
-    cells, forces_by = [], set()
-    own = nullcontext(executor) if executor else processes.pool(n_workers)
-    with own as pool:
-        futures = {pool.submit(_job, model, start, protocol): key for key, model in models.items()}
-        with progress.bar(total=len(models), desc="liquids", unit="model") as bar:
-            for future in as_completed(futures):
-                key, found = futures[future], future.result()
-                cells.append(_cell(found, key, models[key]))
-                forces_by |= {found.attrs["forces_by"]} if "forces_by" in found.attrs else set()
-                bar.update()
-                progress.line(_line(key, found))
+    paths = {} if folder is None else _paths(models, start, protocol, Path(folder))
+    found = {key: _recalled(path) for key, path in paths.items() if path.is_file()}
+    waiting = {key: model for key, model in models.items() if key not in found}
+    own = processes.pool(n_workers) if waiting and executor is None else nullcontext(executor)
+    with own as pool, progress.bar(total=len(models), desc="liquids", unit="model") as bar:
+        bar.update(len(found))
+        futures = {pool.submit(_job, model, start, protocol): key for key, model in waiting.items()}
+        for future in as_completed(futures):
+            key = futures[future]
+            found[key] = future.result()
+            if key in paths:
+                _keep(found[key], paths[key])
+            bar.update()
+            progress.line(_line(key, found[key]))
+    forces_by = {ds.attrs["forces_by"] for ds in found.values() if "forces_by" in ds.attrs}
     known = {"forces_by": ", ".join(sorted(forces_by))} if forces_by else {}
+    cells = (_cell(found[key], key, model) for key, model in models.items())
     return results.combine(cells).assign_attrs(known)
+
+
+def _paths(
+    models: Mapping[Key, Model], start: Atoms, protocol: StructureProtocol, folder: Path
+) -> dict[Key, Path]:
+    """File of the liquid of each saved model, named after all that determines it."""
+    code = hashes.modules(["import kdlib.md.structure"])
+    arrays = (start.numbers, start.positions, start.cell.array, start.pbc)
+    shared = [json.dumps([asdict(protocol), code]), *(array.tobytes() for array in arrays)]
+    paths = {}
+    for key, model in models.items():
+        if home := getattr(model, "saved", None):
+            parts = [hashes.file(path) for path in sorted(home.iterdir())]
+            name = "{}_{}_s{}_".format(*key) + hashes.digest(*shared, *parts)[:12]
+            paths[key] = folder / f"{name}.nc"
+    return paths
+
+
+def _keep(found: xr.Dataset, path: Path) -> None:
+    piece = found.g_piece.assign_attrs(units="1", long_name="g(r) of a piece of the run")
+    results.save(schema.describe(found.assign(g_piece=piece), "rdf"), path, kind="series")
+
+
+def _recalled(path: Path) -> xr.Dataset:
+    """Liquid that was kept, as :func:`liquid_structure` gave it."""
+    kept = results.load(path, "series")
+    told = {name: kept.attrs[name] for name in ("failure", "forces_by") if name in kept.attrs}
+    return kept.drop_attrs(deep=False).assign_attrs(told)
 
 
 def _job(model: Model, start: Atoms, protocol: StructureProtocol) -> xr.Dataset:

@@ -1,5 +1,6 @@
 """The archive of a run."""
 
+import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,6 +26,8 @@ def run(emt_frames, tmp_path_factory):
     results.save(sweep.accuracy(tasks, runs, emt_frames, split), folder / "accuracy_teacher.nc")
     (folder / "runs" / "killed").mkdir()
     (folder / "runs" / "killed" / "checkpoint.safetensors").write_bytes(b"")
+    (folder / "liquids").mkdir()
+    shutil.copy(folder / "accuracy_teacher.nc", folder / "liquids" / "teacher.nc")
     (folder / "notebooks").mkdir()
     (folder / "notebooks" / "02_teacher.ipynb").write_text("{}")
     return folder
@@ -47,6 +50,7 @@ def test_the_archive_gives_the_models_and_results_back(run, crystal, tmp_path):
     before, after = (results.load(home / "accuracy_teacher.nc") for home in (run, there))
     assert after.equals(before)
     names = {path.name for path in there.rglob("*")}
+    assert "teacher.nc" in names
     assert not names & {"notebooks", "killed", "checkpoint.safetensors"}
     again = archive.pack(run, tmp_path / "again.tar.xz")
     assert again.read_bytes() == (tmp_path / "mine.tar.xz").read_bytes()

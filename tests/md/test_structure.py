@@ -1,5 +1,6 @@
 """The liquid of many models: one start, errors against the right teacher, failures."""
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,6 +21,20 @@ from kdlib.results import schema
 SHORT = StructureProtocol(
     equilibration_steps=20, n_steps=80, sample_every=10, n_pieces=2, device="cpu"
 )
+
+
+CONFIG = HipnnConfig(4, 5, 1)
+
+
+class Counted(ThreadPoolExecutor):
+    """Executor that counts what it is asked to do."""
+
+    n_jobs = 0
+
+    def submit(self, *args: object, **kwargs: object):
+        """Count."""
+        self.n_jobs += 1
+        return super().submit(*args, **kwargs)
 
 
 def g_of(height: float, n_pieces: int = 2) -> xr.Dataset:
@@ -101,6 +116,36 @@ def test_liquids_of_models(classical, monkeypatch):
     compared = structure.compare(ds, SHORT)
     assert compared.rdf_error.sel(role="student").item() == 0.0
     assert compared.rdf_floor > 0
+
+
+def test_liquids_that_are_kept_are_not_sampled_again(tmp_path):
+    """The second time nothing runs, and the result is the same; another model is sampled."""
+    homes = {seed: tmp_path / f"{seed}" for seed in (0, 1)}
+    for seed, home in homes.items():
+        hipnn.save(hipnn.build(CONFIG, seed), home)
+    models = {("teacher", "4-5-1", seed): hipnn.load(home) for seed, home in homes.items()}
+    start, counted = liquid.liquid_aluminum(2, seed=0), Counted(1)
+    with counted as pool:
+        first, second = (
+            structure.liquid_structures(models, start, SHORT, pool, folder=tmp_path / "liquids")
+            for _ in range(2)
+        )
+        assert counted.n_jobs == 2
+        xr.testing.assert_equal(first, second)
+        others = {**models, ("student", "4-5-1", 0): models["teacher", "4-5-1", 1]}
+        structure.liquid_structures(others, start, SHORT, pool, folder=tmp_path / "liquids")
+        assert counted.n_jobs == 3
+        hipnn.save(hipnn.build(CONFIG, 2), homes[0])
+        models["teacher", "4-5-1", 0] = hipnn.load(homes[0])
+        changed = structure.liquid_structures(
+            models, start, SHORT, pool, folder=tmp_path / "liquids"
+        )
+        assert counted.n_jobs == 4
+        longer = dataclasses.replace(SHORT, n_steps=100)
+        structure.liquid_structures(models, start, longer, pool, folder=tmp_path / "liquids")
+        assert counted.n_jobs == 6
+    assert not changed.g.sel(seed=0).equals(first.g.sel(seed=0))
+    assert changed.g.sel(seed=1).equals(first.g.sel(seed=1))
 
 
 def test_explosion_is_a_property_of_the_model():
