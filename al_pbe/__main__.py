@@ -86,11 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=int, help="trainings side by side (one per core)")
     command = commands.add_parser("models", help="put models of a run into the package")
     command.set_defaults(command=ship)
-    where = Path("results") / "quick"
+    where = Path("results") / "laptop"
     command.add_argument("--results", type=named, default=where, help="folder (%(default)s)")
     command.add_argument("--out", type=named, default=catalog.FOLDER, help="instead of kdlib's own")
     command.add_argument("--students", nargs="+", metavar="SIZE", help="e.g. 16-8-1",
-                         default=["16-8-1", "32-16-2"])  # fmt: skip
+                         default=["16-8-1", "32-16-2", "64-20-2"])  # fmt: skip
     command = commands.add_parser("archive", help="keep a run's results, models and histories")
     command.set_defaults(command=pack)
     where = Path("results") / "laptop"

@@ -149,9 +149,9 @@ def _speed(speed: xr.Dataset, label: str) -> Mapping[str, str]:
     total = speed.step_time.sel(architecture=label, backend="fused", component="total")
     steps = total.median("repeat").dropna("n_atoms")
     memory = float(speed.memory_per_atom.sel(architecture=label, backend="fused"))
-    largest = steps.isel(n_atoms=-1)
+    largest, threads = steps.isel(n_atoms=-1), speed.attrs["threads"]
     return {
         "MD step": f"{float(largest):.2g} us/atom at {int(largest.n_atoms)} atoms",
         "memory": f"{memory:.2g} kB/atom" if np.isfinite(memory) else "not measured",
-        "processor": f"{speed.attrs['cpu_model']}, {speed.attrs['threads']} threads",
+        "processor": f"{speed.attrs['cpu_model']}, {threads} thread{'s' if threads > 1 else ''}",
     }

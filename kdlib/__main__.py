@@ -119,7 +119,7 @@ def _bench_cpu(options: argparse.Namespace, out: Path) -> int:
     chosen = {name: value for name, value in names.items() if value}
     chosen |= {"sizes": tuple(options.sizes)} if options.sizes else {}
     protocol = replace(side_by_side.QUICK if options.quick else side_by_side.FULL, **chosen)
-    ds = side_by_side.run(out, protocol, options.results or "", options.lammps or "")
+    ds = side_by_side.run(out, protocol, options.lammps or "")
     figures.save(figures.benchmark(ds), ds, out.parent, "benchmark")
     sys.stdout.write(side_by_side.table(ds))
     return 0
@@ -130,9 +130,8 @@ def _bench_gpu(options: argparse.Namespace, out: Path) -> int:
     from dataclasses import replace
 
     from kdlib import figures, hipnn, results
-    from kdlib.benchmarks.side_by_side import IN_MD, MODELS, gpu, gpu_table
+    from kdlib.benchmarks.side_by_side import IN_MD, gpu, gpu_table
     from kdlib.hipnn import device
-    from kdlib.training import sweep
 
     where = "cpu" if device.interpreted() else "cuda"
     protocol = gpu.TINY if options.quick else gpu.GpuProtocol()
@@ -141,13 +140,7 @@ def _bench_gpu(options: argparse.Namespace, out: Path) -> int:
         config = hipnn.HipnnConfig(4, 3, 1)
         trained = {config.label: hipnn.Potential(hipnn.build(config))}
     else:
-        trained = {
-            label: sweep.load(options.results, role, label, seed=0)
-            if options.results
-            else gpu.brief(config, where)
-            for label, (config, role) in MODELS.items()
-            if label in IN_MD
-        }
+        trained = {label: hipnn.load(f"al-{label}") for label in IN_MD}
     ds = gpu_table.dataset(gpu.run(out.with_suffix(".json"), trained, protocol, where))
     results.save(ds, out, **ds.attrs)
     figures.save(figures.benchmark_gpu(ds), ds, out.parent, "benchmark_gpu")
@@ -283,7 +276,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=_positive, metavar="N", help="steps of a timed block")
     command.add_argument("--repeats", type=_positive, metavar="N", help="timed blocks")
     command.add_argument("--out", type=named, help="file (benchmark.nc, ...)")
-    command.add_argument("--results", type=named, metavar="DIR", help="with trained potentials")
     command.add_argument("--lammps", type=named, metavar="LMP", help="executable of LAMMPS")
     command.add_argument("--quick", action="store_true", help="a trial: 500 atoms, few steps")
     command.add_argument("--gpu", action="store_true", help="on a GPU: ours against hippynn's")

@@ -18,18 +18,17 @@ Contestants:
 A contestant too slow or too large for a size is not run there. Time per atom hardly depends on the
 size, so its times at the largest size that it ran are used, and ``status`` is ``extrapolated``.
 
-All start from a liquid melted under ASE's EMT potential. The networks are those of a results
-folder, or trained for some epochs first, because random weights do not keep a liquid together.
+All start from a liquid melted under ASE's EMT potential. The networks are the models that come with
+the package, because random weights do not keep a liquid together.
 """
 
 import os
-import tempfile
 import time
 from pathlib import Path
 
 import xarray as xr
 
-from kdlib import hipnn, processes, progress, results
+from kdlib import processes, progress, results
 from kdlib.benchmarks.memory import free_memory
 from kdlib.benchmarks.side_by_side import md, training
 from kdlib.benchmarks.side_by_side.lammps import find
@@ -41,11 +40,10 @@ from kdlib.benchmarks.side_by_side.plan import (
 )
 from kdlib.benchmarks.side_by_side.table import table, with_ratios
 from kdlib.errors import InputError
-from kdlib.hipnn import HipnnConfig
+from kdlib.hipnn import HipnnConfig, catalog
 from kdlib.md.dynamics import MeltProtocol
 from kdlib.md.lammps.program import VARIABLE
 from kdlib.md.liquid import starting_liquid
-from kdlib.training import sweep
 
 __all__ = ["FULL", "QUICK", "BenchProtocol", "run", "table", "with_ratios"]
 
@@ -62,19 +60,11 @@ MODELS = {
 IN_MD = ("128-40-4", "16-8-1")
 
 
-def run(
-    out: str | Path,
-    protocol: BenchProtocol = FULL,
-    trained: str | Path = "",
-    lammps: str | Path = "",
-) -> xr.Dataset:
+def run(out: str | Path, protocol: BenchProtocol = FULL, lammps: str | Path = "") -> xr.Dataset:
     """Measure everything and write it to a NetCDF file.
 
     Parameters
     ----------
-    trained
-        Results folder with a trained teacher and student of seed 0; without it both are trained
-        for ``protocol.brief_epochs`` epochs first.
     lammps
         Executable; by default that of :func:`~kdlib.benchmarks.side_by_side.lammps.find`. Without
         LAMMPS its rows stay empty.
@@ -94,10 +84,9 @@ def run(
     start = starting_liquid(
         protocol.n_cells, MeltProtocol(temperature=protocol.temperature, **stages)
     )
-    with tempfile.TemporaryDirectory() as folder:
-        run_dirs = {name: _potential(name, Path(folder), trained, protocol) for name in IN_MD}
-        version = md.side_by_side(ds, run_dirs, start, protocol, program)
-        ds = ds.merge(md.along_nve(run_dirs, start, protocol), join="outer")
+    run_dirs = {label: catalog.located(f"al-{label}") for label in IN_MD}
+    version = md.side_by_side(ds, run_dirs, start, protocol, program)
+    ds = ds.merge(md.along_nve(run_dirs, start, protocol), join="outer")
     training.side_by_side(ds, MODELS, protocol)
     ds = with_ratios(ds).assign_attrs(
         n_threads=protocol.n_threads,
@@ -105,21 +94,8 @@ def run(
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "default"),
         memory_available=free_memory(),
         lammps_version=version,
-        potentials=f"of {Path(trained).name}" if str(trained) else "briefly trained",
+        potentials=", ".join(path.name for path in run_dirs.values()),
         protocol=repr(protocol),
     )
     path = results.save(ds, out, kind="benchmark", wall_time=time.perf_counter() - began)
     return results.load(path, "benchmark")
-
-
-def _potential(label: str, folder: Path, trained: str | Path, protocol: BenchProtocol) -> Path:
-    """Folder of a potential accurate enough to keep the liquid together."""
-    config, role = MODELS[label]
-    run_dir = folder / label
-    if str(trained):
-        hipnn.save(sweep.load(trained, role, label, seed=0).module, run_dir)
-    else:
-        # As a control, because there is no teacher to label for a student.
-        job = training.TrainJob(config, "control", "fused", 4, protocol.brief_epochs)
-        processes.call(training.brief_training, job, run_dir, threads=1)
-    return run_dir

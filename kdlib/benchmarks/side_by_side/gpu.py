@@ -428,17 +428,6 @@ def attempt(
     return _timed(hipnn.load(run_dir), liquid.liquid_aluminum(cells, seed=0), short, device)
 
 
-def brief(config: HipnnConfig, device: str = "cuda", n_epochs: int = 10) -> Potential:
-    """Train a potential on the embedded data for some epochs, so that its liquid stays together."""
-    frames = datasets.load("al-pbe")
-    settings = TrainingConfig(batch_size=8, max_epochs=n_epochs, device=device)
-    schedule = WeightSchedule.constant(_WEIGHTS)
-    loop = Loop(config, settings, schedule, frames, datasets.split(frames))
-    for _ in range(n_epochs):
-        loop.run_epoch()
-    return Potential(loop.best_module())
-
-
 def _peak(device: torch.device) -> float:
     """Peak of the allocator since the last reset, bytes; NaN on the CPU, which has none."""
     return memory.peak(device) if device.type == "cuda" else math.nan

@@ -245,9 +245,11 @@ class _Bench:
                 skin=p.lammps_skin, **used,
             )  # fmt: skip
 
-        for n in p.sizes:
-            found = run(n, p.n_steps, p.repeats)
-            version = found.version
+        per_atom = 0.0  # seconds of a block
+        for n in sorted(p.sizes):
+            fitting = p.budget / (per_atom * n) if per_atom else p.repeats
+            found = run(n, p.n_steps, int(np.clip(fitting, 2, p.repeats)))
+            version, per_atom = found.version, float(np.median(found.seconds[0])) / n
             here = {**everywhere, "n_atoms": n}
             record(self.ds, here, found.seconds, found.builds, p.n_steps)
         if used.get("ranks", 1) == 1:  # the memory of several processes is not known

@@ -24,7 +24,7 @@ LAYERED = ("stock", "stock_best", "hippynn")
 class BenchProtocol:
     """Settings; the defaults are the full benchmark."""
 
-    sizes: tuple[int, ...] = (500, 4000, 48000)
+    sizes: tuple[int, ...] = (500, 4000, 48000, 256000)
     """Numbers of atoms, multiples of the small liquid's 500 (5 x 5 x 5 cubic cells)."""
     n_steps: int = 50
     """Steps of 1 fs of each block; about two rebuilds at a skin of 1 Angstrom."""
@@ -33,7 +33,7 @@ class BenchProtocol:
     warmup_steps: int = 5
     """Steps at full size before the first block."""
     budget: float = 100.0
-    """Seconds after which a run begins no further block."""
+    """Seconds after which a run begins no further block; in LAMMPS it has two at least."""
     longest_block: float = 600.0
     """A run whose block would take longer (s) is extrapolated."""
     memory_share: float = 0.8
@@ -48,8 +48,6 @@ class BenchProtocol:
     """Cubic cells of four atoms along each axis of the small liquid."""
     melt_steps: int = 250
     """Steps of 2 fs for each of melting, quenching and equilibration, under EMT."""
-    brief_epochs: int = 60
-    """Epochs of training if there are no trained potentials."""
     temperature: float = 1200.0
     """Temperature of the velocities at the start, K."""
     timestep: float = 1.0
@@ -95,7 +93,6 @@ FULL = BenchProtocol()
 QUICK = BenchProtocol(
     sizes=(500,),
     melt_steps=20,
-    brief_epochs=15,
     n_steps=5,
     repeats=2,
     budget=20.0,

@@ -1,12 +1,11 @@
 """Training time per epoch: hippynn's layers against our kernels, on one thread."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from kdlib import datasets, hipnn, processes, progress
+from kdlib import datasets, processes, progress
 from kdlib.benchmarks.side_by_side.plan import BenchProtocol
 from kdlib.hipnn import HipnnConfig
 from kdlib.training import roles
@@ -37,14 +36,6 @@ def epochs(job: TrainJob) -> np.ndarray:
     for _ in range(job.n_epochs + 1):
         loop.run_epoch()
     return np.diff([row["seconds"] for row in loop.rows])
-
-
-def brief_training(job: TrainJob, run_dir: Path) -> None:
-    """Save a potential after a few epochs: inaccurate, but its liquid stays together."""
-    loop = _loop(job)
-    for _ in range(job.n_epochs):
-        loop.run_epoch()
-    hipnn.save(loop.best_module(), run_dir)
 
 
 def _loop(job: TrainJob) -> Loop:
