@@ -52,10 +52,10 @@ def ship(options: argparse.Namespace) -> int:
 
 
 def pack(options: argparse.Namespace) -> int:
-    """Keep the results of a run, with its models and histories, as one file."""
-    out = options.out or Path(__file__).with_name(f"{options.results.name}.tar.xz")
-    path = archive.pack(options.results, out, options.without_weights)
-    sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
+    """Keep the results of a run, with its models and histories."""
+    out = options.out or Path(__file__).with_name(options.results.name)
+    for path in archive.pack(options.results, out, options.without_weights):
+        sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
     return 0
 
 
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=pack)
     where = Path("results") / "laptop"
     command.add_argument("--results", type=named, default=where, help="folder (%(default)s)")
-    command.add_argument("--out", type=named, help="file (al_pbe/PROFILE.tar.xz)")
+    command.add_argument("--out", type=named, help="folder (al_pbe/PROFILE)")
     command.add_argument("--without-weights", nargs="+", default=[], metavar="PATTERN",
                          help="trainings of which only the history is kept")  # fmt: skip
     command = commands.add_parser("notebook", help="execute 00_reference_data.ipynb")

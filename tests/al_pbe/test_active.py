@@ -6,24 +6,17 @@ import pytest
 from al_pbe import active
 from al_pbe.active import Exploration
 from kdlib import hipnn
-from kdlib.benchmarks.side_by_side.training import TrainJob, brief_training
 from kdlib.errors import InputError
 from kdlib.geometry.cells import closest_pair
-from kdlib.hipnn import HipnnConfig
 from kdlib.md import exploration
 
 SHORT = Exploration(n_steps=60, sample_every=10, melt_steps=10)
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Two briefly trained models, accurate enough for a few steps, that disagree."""
-    home, found = tmp_path_factory.mktemp("models"), []
-    for width in (8, 10):
-        config = HipnnConfig(width, 8, 1)
-        brief_training(TrainJob(config, "control", "fused", 8, 25), home / str(width))
-        found.append(hipnn.load(home / str(width)))
-    return found
+def models():
+    """Two students of aluminum, which disagree."""
+    return [hipnn.load("al-16-8-1"), hipnn.load("al-32-16-2")]
 
 
 def disagreement(models, frames):

@@ -33,16 +33,22 @@ def run(emt_frames, tmp_path_factory):
     return folder
 
 
-def unpacked(path, out):
-    """Folder that the archive gives, as `tar -xf` would."""
-    with tarfile.open(path) as opened:
-        opened.extractall(out, filter="data")
+def unpacked(paths, out):
+    """Folder that the archives give, as `tar -xf` would."""
+    for path in paths:
+        with tarfile.open(path) as opened:
+            opened.extractall(out, filter="data")
     return out / "mine"
 
 
 def test_the_archive_gives_the_models_and_results_back(run, crystal, tmp_path):
     """The same forces and errors from what was unpacked; notebooks and unfinished work stay out."""
-    there = unpacked(archive.pack(run, tmp_path / "mine.tar.xz"), tmp_path)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "control.tar.xz").write_bytes(b"of another time")
+    paths = archive.pack(run, tmp_path / "kept")
+    assert [path.name for path in paths] == ["results.tar.xz", "teacher.tar.xz"]
+    assert sorted((tmp_path / "kept").iterdir()) == paths
+    there = unpacked(paths, tmp_path)
     for seed in (0, 1):
         before, after = (sweep.load(home, "teacher", "4-5-1", seed) for home in (run, there))
         forces = [one.predict([crystal]).forces for one in (before, after)]
@@ -52,16 +58,16 @@ def test_the_archive_gives_the_models_and_results_back(run, crystal, tmp_path):
     names = {path.name for path in there.rglob("*")}
     assert "teacher.nc" in names
     assert not names & {"notebooks", "killed", "checkpoint.safetensors"}
-    again = archive.pack(run, tmp_path / "again.tar.xz")
-    assert again.read_bytes() == (tmp_path / "mine.tar.xz").read_bytes()
+    again = archive.pack(run, tmp_path / "again")
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
 
 
 def test_weights_can_be_left_out(run, tmp_path):
     """Their history stays."""
-    path = tmp_path / "mine.tar.xz"
-    line = ["archive", "--results", str(run), "--out", str(path), "--without-weights", "*_s1_*"]
+    out = tmp_path / "kept"
+    line = ["archive", "--results", str(run), "--out", str(out), "--without-weights", "*_s1_*"]
     assert command.main(line) == 0
-    there = unpacked(path, tmp_path)
+    there = unpacked(out.iterdir(), tmp_path)
     assert [path.parent.name[:-12] for path in there.rglob("model.safetensors")] == [
         "teacher_4-5-1_s0_"
     ]
@@ -72,7 +78,7 @@ def test_what_is_too_large_or_empty_is_refused(run, tmp_path, monkeypatch):
     """Nothing is written."""
     monkeypatch.setattr(archive, "LARGEST", 1000)
     with pytest.raises(InputError, match=r"would have 0\.\d MB, more than 0; leave out"):
-        archive.pack(run, tmp_path / "mine.tar.xz")
+        archive.pack(run, tmp_path / "kept")
     with pytest.raises(InputError, match="holds no results of a run"):
-        archive.pack(tmp_path, tmp_path / "mine.tar.xz")
+        archive.pack(tmp_path, tmp_path / "kept")
     assert not list(tmp_path.iterdir())

@@ -2,20 +2,18 @@
 
 import pytest
 
-from kdlib.benchmarks.side_by_side import md, training
-from kdlib.benchmarks.side_by_side.training import TrainJob
-from kdlib.hipnn import HipnnConfig
+from kdlib.benchmarks.side_by_side import md
+from kdlib.hipnn import catalog
 from kdlib.md.dynamics import MeltProtocol
 from kdlib.md.liquid import starting_liquid
 
 
 @pytest.mark.slow
-def test_energy_of_a_liquid_does_not_drift(tmp_path):
+def test_energy_of_a_liquid_does_not_drift():
     """108 atoms at 1200 K in float32: below 1e-5 eV/atom/ps over 10 ps, at a real temperature."""
-    training.brief_training(TrainJob(HipnnConfig(16, 8, 1), "control", "fused", 8, 25), tmp_path)
     stages = dict.fromkeys(("melt_steps", "quench_steps", "equilibration_steps"), 100)
     start = starting_liquid(3, MeltProtocol(temperature=1200.0, **stages))
-    job = md.NveJob(tmp_path, start, 1000, 10_000, 1200.0, 1.0)
+    job = md.NveJob(catalog.located("al-16-8-1"), start, 1000, 10_000, 1200.0, 1.0)
     ds = md.nve(job)
     assert float(ds.temperature.mean()) == pytest.approx(1200, rel=0.15)
     assert abs(float(ds.energy_drift)) < 1e-5
