@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -234,7 +235,9 @@ def test_a_second_run_in_one_folder_is_refused(start, finish, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.3)
+    one.send_signal(signal.SIGSTOP)  # or it might end before the second has started
     two = finish(*RUN_01, "--results", folder)
+    one.send_signal(signal.SIGCONT)
     assert two.returncode == 2
     assert "another" in two.stderr
     _, error = one.communicate(timeout=280)
