@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from kdlib.errors import InputError
-from kdlib.files import replacing
+from kdlib.files import made, replacing
 from kdlib.hipnn.potential import CONFIG, WEIGHTS
 from kdlib.training.runs import HISTORY, is_finished
 from kdlib.training.sweep import INDEX
@@ -51,7 +51,7 @@ def pack(folder: Path, out: Path, without_weights: Sequence[str] = ()) -> list[P
             f"{folder}: its archive would have {size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}; "
             "leave out the weights of more trainings"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    made(out)
     for path, content in packed.items():
         with replacing(path) as part:
             part.write_bytes(content)

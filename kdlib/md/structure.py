@@ -211,7 +211,7 @@ def _paths(
     paths = {}
     for key, model in models.items():
         if home := getattr(model, "saved", None):
-            parts = [hashes.file(path) for path in sorted(home.iterdir())]
+            parts = [hashes.file(path) for path in sorted(home.iterdir()) if path.is_file()]
             name = "{}_{}_s{}_".format(*key) + hashes.digest(*shared, *parts)[:12]
             paths[key] = folder / f"{name}.nc"
     return paths
