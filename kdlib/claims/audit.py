@@ -16,6 +16,8 @@ from kdlib.results import schema
 
 __all__ = ["PAPER", "Claim", "Margins", "audit", "choices", "claims", "verdict"]
 
+#: The audit does not tell how many runs would decide beyond this many times those there are.
+MOST_RUNS = 100
 _KINDS = ("accuracy", "history", "speed", "rdf", "data")
 
 
@@ -120,8 +122,7 @@ def _reason(claim: Claim, finding: Finding, judged: str, carried: bool, found: R
     elif not np.isfinite(interval.low):
         parts.append(f"{interval.n} run{'s' if interval.n != 1 else ''} give no interval")
     elif judged == "not decided":
-        limit = next(x for x in (claim.low, claim.high) if interval.low <= x <= interval.high)
-        parts.append(f"its interval contains {limit:.3g}")
+        parts += undecided(claim, interval)
     if np.isfinite(finding.noise[0]):
         low, high = finding.noise
         parts.append(f"the test frames alone move it from {low:.3g} to {high:.3g}")
@@ -131,6 +132,25 @@ def _reason(claim: Claim, finding: Finding, judged: str, carried: bool, found: R
         parts.append(f"the paper's {claim.paper:.3g} lies {place} the interval")
     parts += _confound(claim, interval, found)
     return "; ".join(parts)
+
+
+def undecided(claim: Claim, interval: Interval) -> list[str]:
+    """Name the limit that an interval cannot exclude, and how many more runs would.
+
+    An interval shrinks as the square root of the number of runs, if their scatter stays.
+    """
+    value, low, high, _ = interval
+    needed = {}
+    for limit in (claim.low, claim.high):
+        if low <= limit <= high:
+            half = value - low if limit < value else high - value
+            needed[limit] = (half / abs(value - limit)) ** 2 if value != limit else math.inf
+    limit = max(needed, key=lambda x: needed[x])
+    times = f"{needed[limit]:.2g}" if needed[limit] < MOST_RUNS else f"over {MOST_RUNS}"
+    return [
+        f"its interval contains {limit:.3g}",
+        f"with scatter as here, {times} times as many runs would decide",
+    ]
 
 
 def _confound(claim: Claim, interval: Interval, found: Results) -> list[str]:

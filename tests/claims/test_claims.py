@@ -8,6 +8,7 @@ import xarray as xr
 
 from kdlib import claims, results
 from kdlib.claims import paper
+from kdlib.claims.audit import undecided
 from kdlib.claims.statistics import Interval
 from kdlib.errors import InputError
 from kdlib.results import schema
@@ -66,6 +67,20 @@ def test_null_effects_are_not_decided(planted):
     undecided = [name for name, row in rows.items() if row["verdict"] == "not decided"]
     assert {"force_control", "pareto_time_control", "born_again_force_teacher"} <= set(undecided)
     assert "its interval contains 1" in rows["force_control"]["reason"]
+
+
+def test_an_undecided_claim_tells_how_many_runs_would_decide():
+    """Half the distance to the nearest limit of what the interval reaches: four times the runs."""
+    claim = next(c for c in paper.claims() if c.name == "energy_control")  # from 0.9 to 1
+    told = lambda *interval: undecided(claim, Interval(*interval, 10))  # noqa: E731
+    assert told(0.96, 0.88, 1.04) == [
+        "its interval contains 1",
+        "with scatter as here, 4 times as many runs would decide",
+    ]
+    assert "its interval contains 0.9" in told(0.92, 0.88, 0.96)
+    assert "4 times" in told(0.92, 0.88, 0.96)[1]
+    assert "2.2 times" in told(1.1, 0.95, 1.30)[1]
+    assert "over 100 times" in told(1.0, 0.95, 1.05)[1]
 
 
 def test_reversed_effects_do_not_hold(planted):
