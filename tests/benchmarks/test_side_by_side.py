@@ -237,13 +237,77 @@ def test_lammps_stands_beside_every_architecture_that_ran(protocol, monkeypatch)
     ds = empty([CONFIG, HipnnConfig(6, 5, 1)], protocol)
     bench_of_two = md._Bench(protocol, liquid.liquid_aluminum(1, seed=0), ds, progress.bar(total=1))
     lmp = SimpleNamespace(mpiexec=Path("mpiexec"))
-    assert bench_of_two.classical(lmp, [CONFIG.label]) == run.version
+    bench_of_two.classical(lmp, [CONFIG.label])
+    assert ds.attrs["lammps_version"] == run.version
     bench_of_two.pair_style(lmp, Path("hipnn.so"), CONFIG.label, Path("run"))
     for contestant in IN_LAMMPS:
         times = ds.step_time.sel(contestant=contestant, component="total", n_atoms=4)
         ours = times.sel(architecture=CONFIG.label)
         np.testing.assert_allclose(ours[:2], run.seconds[0] * 1e6 / 40)
         assert times.sel(architecture="6-5-1").isnull().all()
+
+
+@pytest.fixture
+def bench(faked, protocol, monkeypatch, tmp_path):
+    """The whole benchmark with replaced processes: a function of the protocol."""
+    monkeypatch.setattr(md, "free_memory", lambda: 1e12)
+    start = liquid.liquid_aluminum(1, seed=0)
+    monkeypatch.setattr(side_by_side, "starting_liquid", lambda *_: start)
+    monkeypatch.setattr(side_by_side, "find", _no_lammps)
+    rest = xr.Dataset({"energy_drift": ("architecture", [0.0, 0.0])})
+    rest = rest.assign_coords(architecture=list(side_by_side.IN_MD))
+    monkeypatch.setattr(md, "along_nve", lambda *_: rest)
+    monkeypatch.setattr(side_by_side.training, "epochs", None)
+    out = tmp_path / "benchmark.nc"
+    return lambda changed=protocol: side_by_side.run(out, changed)
+
+
+def _no_lammps(_):
+    raise InputError("no LAMMPS")
+
+
+def test_an_interrupted_benchmark_goes_on(bench, faked, monkeypatch, protocol, tmp_path):
+    """A second run repeats the contestant that was cut off, and nothing else."""
+    call, broken = processes.call, []
+
+    def cut(function, *arguments, threads):
+        if len(faked) == 9 and not broken:  # in the second architecture
+            broken.append(True)
+            raise KeyboardInterrupt
+        if function is None:  # epochs of a training
+            return np.ones(protocol.n_epochs)
+        return call(function, *arguments, threads=threads)
+
+    monkeypatch.setattr(processes, "call", cut)
+    with pytest.raises(KeyboardInterrupt):
+        bench()
+    part = tmp_path / "benchmark.part.nc"
+    assert part.is_file()
+    before = list(faked)
+    ds = bench()
+    assert not part.exists()
+    assert faked[len(before) :] == [("hippynn", 4, 5), ("hippynn", 32, 5), *before[4:6]]
+    ran = ds.status.sel(architecture=list(side_by_side.IN_MD), contestant=list(CONTESTANTS[:4]))
+    assert (ran == "measured").all()
+    assert "measured_for" not in ds.attrs
+
+
+def test_measurements_of_other_settings_are_not_used(bench, faked, monkeypatch, protocol, tmp_path):
+    """With another protocol, a benchmark begins anew, and says so."""
+    monkeypatch.setattr(side_by_side.training, "side_by_side", _stopped)
+    with pytest.raises(KeyboardInterrupt):
+        bench()
+    before = len(faked)
+    with pytest.raises(KeyboardInterrupt):
+        bench()
+    assert len(faked) == before
+    with pytest.raises(KeyboardInterrupt):
+        bench(dataclasses.replace(protocol, n_steps=11))
+    assert len(faked) == 2 * before
+
+
+def _stopped(*_):
+    raise KeyboardInterrupt
 
 
 def test_real_processes(tmp_path):

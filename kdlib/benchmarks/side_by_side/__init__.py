@@ -23,7 +23,6 @@ the package, because random weights do not keep a liquid together.
 """
 
 import os
-import time
 from pathlib import Path
 
 import xarray as xr
@@ -31,6 +30,7 @@ import xarray as xr
 from kdlib import processes, progress, results
 from kdlib.benchmarks.memory import free_memory
 from kdlib.benchmarks.side_by_side import md, training
+from kdlib.benchmarks.side_by_side.kept import Kept
 from kdlib.benchmarks.side_by_side.lammps import find
 from kdlib.benchmarks.side_by_side.plan import (
     FULL,
@@ -61,7 +61,7 @@ IN_MD = ("128-40-4", "16-8-1")
 
 
 def run(out: str | Path, protocol: BenchProtocol = FULL, lammps: str | Path = "") -> xr.Dataset:
-    """Measure everything and write it to a NetCDF file.
+    """Measure everything and write it to a NetCDF file; an interrupted run goes on.
 
     Parameters
     ----------
@@ -69,7 +69,6 @@ def run(out: str | Path, protocol: BenchProtocol = FULL, lammps: str | Path = ""
         Executable; by default that of :func:`~kdlib.benchmarks.side_by_side.lammps.find`. Without
         LAMMPS its rows stay empty.
     """
-    began = time.perf_counter()
     try:
         program = find(lammps)
     except InputError as error:
@@ -77,7 +76,6 @@ def run(out: str | Path, protocol: BenchProtocol = FULL, lammps: str | Path = ""
             raise
         progress.line(f"left out: {error}")
         program = None
-    ds = empty([config for config, _ in MODELS.values()], protocol)
     stages = dict.fromkeys(
         ("melt_steps", "quench_steps", "equilibration_steps"), protocol.melt_steps
     )
@@ -85,17 +83,22 @@ def run(out: str | Path, protocol: BenchProtocol = FULL, lammps: str | Path = ""
         protocol.n_cells, MeltProtocol(temperature=protocol.temperature, **stages)
     )
     run_dirs = {label: catalog.located(f"al-{label}") for label in IN_MD}
-    version = md.side_by_side(ds, run_dirs, start, protocol, program)
-    ds = ds.merge(md.along_nve(run_dirs, start, protocol), join="outer")
-    training.side_by_side(ds, MODELS, protocol)
+    kept = Kept(Path(out), repr((protocol, processes.cores(), str(program))))
+    ds = kept.read(empty([config for config, _ in MODELS.values()], protocol))
+    md.side_by_side(ds, run_dirs, start, protocol, program, kept.write)
+    if "energy_drift" not in ds:
+        ds = ds.merge(md.along_nve(run_dirs, start, protocol), join="outer")
+        kept.write(ds)
+    training.side_by_side(ds, MODELS, protocol, kept.write)
     ds = with_ratios(ds).assign_attrs(
         n_threads=protocol.n_threads,
         cores=processes.cores(),
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "default"),
         memory_available=free_memory(),
-        lammps_version=version,
         potentials=", ".join(path.name for path in run_dirs.values()),
         protocol=repr(protocol),
     )
-    path = results.save(ds, out, kind="benchmark", wall_time=time.perf_counter() - began)
+    ds.attrs.pop("measured_for", None)
+    path = results.save(ds, out, kind="benchmark")
+    kept.remove()
     return results.load(path, "benchmark")

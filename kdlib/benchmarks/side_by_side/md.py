@@ -1,6 +1,7 @@
 """MD of every contestant, each run in its own process: time, memory, energy conservation."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -114,25 +115,35 @@ class _Bench:
     start: Atoms
     ds: xr.Dataset
     bar: tqdm
+    keep: Callable[[xr.Dataset], None] = field(default=lambda ds: None)
+    """Called with the Dataset after each contestant."""
 
     def architecture(self, label: str, run_dir: Path) -> None:
-        """Measure all contestants with one potential."""
-        skins = dict.fromkeys(CONTESTANTS[:4], self.protocol.skin)
-        skins["stock_best"] = self._best_skin(run_dir)
-        for contestant, skin in skins.items():
+        """Measure all contestants with one potential that were not measured before."""
+        for contestant in CONTESTANTS[:4]:
             where = {"architecture": label, "contestant": contestant}
-            self.ds["skin"].loc[where] = skin
-            if contestant == "stock_best" and skin == skins["stock"]:
-                self._copy_stock(where)
-                self.bar.update()
-                continue
-            self.bar.set_description_str(f"{label} {contestant}")
-            job = self._job(run_dir, contestant, skin)
-            fixed, slope = self._memory(job, contestant)
-            self.ds["memory_per_atom"].loc[where] = slope / 1e3
-            self._sizes(where, job, fixed, slope)
-            progress.line(self._said(where, slope))
+            if not self._ran(where):
+                self.bar.set_description_str(f"{label} {contestant}")
+                self._contestant(where, run_dir, contestant)
+                self.keep(self.ds)
             self.bar.update()
+
+    def _ran(self, where: dict[str, str | list[str]]) -> bool:
+        return bool((self.ds.status.sel(where) != "not run").all())
+
+    def _contestant(self, where: dict[str, str], run_dir: Path, contestant: str) -> None:
+        """Memory and all sizes of one contestant."""
+        default = self.protocol.skin
+        skin = self._best_skin(run_dir) if contestant == "stock_best" else default
+        self.ds["skin"].loc[where] = skin
+        if contestant == "stock_best" and skin == default:
+            self._copy_stock(where)
+            return
+        job = self._job(run_dir, contestant, skin)
+        fixed, slope = self._memory(job, contestant)
+        self.ds["memory_per_atom"].loc[where] = slope / 1e3
+        self._sizes(where, job, fixed, slope)
+        progress.line(self._said(where, slope))
 
     def _copy_stock(self, where: dict[str, str]) -> None:
         """Copy stock hippynn's results where its default skin is the best one."""
@@ -215,13 +226,12 @@ class _Bench:
         model = found.seconds[COMPONENTS.index("model"), 0]
         self.ds["first_call_time"].loc[where] = model * 1e6 / n
 
-    def classical(self, program: Lammps, labels: list[str]) -> str:
-        """Run LAMMPS's potential once for all architectures, and return its version."""
+    def classical(self, program: Lammps, labels: list[str]) -> None:
+        """Run LAMMPS's potential once for all architectures."""
         n = self.protocol.n_threads
-        version = self._in_lammps(program, labels, "lammps", {"threads": n})
+        self._in_lammps(program, labels, "lammps", {"threads": n})
         if program.mpiexec is not None:
             self._in_lammps(program, labels, "lammps_ranks", {"ranks": n})
-        return version
 
     def pair_style(self, program: Lammps, plugin: Path, label: str, run_dir: Path) -> None:
         """Run our pair style on one rank, and on one per core."""
@@ -232,10 +242,11 @@ class _Bench:
         for contestant, n in ranks.items():
             self._in_lammps(program, [label], contestant, {"ranks": n, "model": model})
 
-    def _in_lammps(self, program: Lammps, labels: list[str], contestant: str, used: dict) -> str:
-        """Time and memory of one way to use LAMMPS; returns its version."""
+    def _in_lammps(self, program: Lammps, labels: list[str], contestant: str, used: dict) -> None:
+        """Time and memory of one way to use LAMMPS, if they were not measured before."""
         p, everywhere = self.protocol, {"architecture": labels, "contestant": contestant}
-        version = ""
+        if self._ran(everywhere):
+            return
         self.ds["skin"].loc[everywhere] = p.lammps_skin
 
         def run(n: int, n_steps: int, repeats: int) -> lammps.LammpsRun:
@@ -249,14 +260,15 @@ class _Bench:
         for n in sorted(p.sizes):
             fitting = p.budget / (per_atom * n) if per_atom else p.repeats
             found = run(n, p.n_steps, int(np.clip(fitting, 2, p.repeats)))
-            version, per_atom = found.version, float(np.median(found.seconds[0])) / n
+            per_atom = float(np.median(found.seconds[0])) / n
+            self.ds.attrs["lammps_version"] = found.version
             here = {**everywhere, "n_atoms": n}
             record(self.ds, here, found.seconds, found.builds, p.n_steps)
         if used.get("ranks", 1) == 1:  # the memory of several processes is not known
             peaks = [run(n, 2, 1).peak for n in p.memory_sizes]
             slope = np.polyfit(p.memory_sizes, peaks, 1)[0]
             self.ds["memory_per_atom"].loc[everywhere] = slope / 1e3
-        return version
+        self.keep(self.ds)
 
 
 def side_by_side(
@@ -265,8 +277,11 @@ def side_by_side(
     start: Atoms,
     protocol: BenchProtocol,
     program: Lammps | None = None,
-) -> str:
-    """Fill in time per step and memory of all contestants; returns LAMMPS's version or error.
+    keep: Callable[[xr.Dataset], None] = lambda ds: None,
+) -> None:
+    """Fill in time per step and memory of all contestants that ``ds`` lacks.
+
+    The attribute ``lammps_version`` is LAMMPS's version or error.
 
     Parameters
     ----------
@@ -278,36 +293,36 @@ def side_by_side(
         Small equilibrated liquid.
     program
         None skips LAMMPS.
+    keep
+        Called with ``ds`` after each contestant.
     """
+    ds.attrs.setdefault("lammps_version", "not installed")
     with progress.bar(total=4 * len(run_dirs) + 1, desc="benchmark", unit="contestant") as bar:
-        bench = _Bench(protocol, start, ds, bar)
-        version = "not installed"
+        bench = _Bench(protocol, start, ds, bar, keep)
         if program is not None:
             bar.set_description_str("LAMMPS")
             try:
-                version = _in_lammps(bench, program, run_dirs)
+                _in_lammps(bench, program, run_dirs)
             except LammpsError as error:
-                version = str(error)
-                progress.line(version)
+                ds.attrs["lammps_version"] = str(error)
+                progress.line(str(error))
         bar.update()
         for label, run_dir in run_dirs.items():
             bench.architecture(label, run_dir)
-    return version
 
 
-def _in_lammps(bench: _Bench, program: Lammps, run_dirs: dict[str, Path]) -> str:
-    """Everything that runs in LAMMPS; returns its version."""
-    version = bench.classical(program, list(run_dirs))
+def _in_lammps(bench: _Bench, program: Lammps, run_dirs: dict[str, Path]) -> None:
+    """Everything that runs in LAMMPS."""
+    bench.classical(program, list(run_dirs))
     plugin = pairstyle.built(program)
     if plugin is None:
         progress.line("left out: pair_style hipnn, which kdlib lammps build compiles")
-        return version
+        return
     for label, run_dir in run_dirs.items():
         try:
             bench.pair_style(program, plugin, label, run_dir)
         except LammpsError as error:  # what was measured before stays
             progress.line(f"pair_style hipnn, {label}: {error}")
-    return version
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Training time per epoch: hippynn's layers against our kernels, on one thread."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,8 +54,13 @@ def side_by_side(
     ds: xr.Dataset,
     configs: dict[str, tuple[HipnnConfig, str]],
     protocol: BenchProtocol,
+    keep: Callable[[xr.Dataset], None] = lambda ds: None,
 ) -> None:
-    """Fill seconds per epoch on one thread into ``ds``, for architecture -> configuration, role."""
+    """Fill seconds per epoch on one thread into ``ds``, where it lacks them.
+
+    ``configs`` maps architectures to configuration and role; ``keep`` is called with ``ds`` after
+    each run.
+    """
     runs = [
         (label, backend, size)
         for label in configs
@@ -63,10 +69,14 @@ def side_by_side(
     ]
     with progress.bar(total=len(runs), desc="training", unit="run") as bar:
         for label, backend, size in runs:
+            where = {"architecture": label, "backend": backend, "batch_size": size}
+            if ds.epoch_time.sel(where).notnull().all():
+                bar.update()
+                continue
             bar.set_description_str(f"training {label} {backend}, batches of {size}")
             job = TrainJob(*configs[label], backend, size, protocol.n_epochs)
-            where = {"architecture": label, "backend": backend, "batch_size": size}
             ds["epoch_time"].loc[where] = processes.call(epochs, job, threads=1)
             seconds = float(ds.epoch_time.sel(where).median())
             progress.line(f"{label} {backend}, batches of {size}: {seconds:.3g} s per epoch")
+            keep(ds)
             bar.update()
