@@ -374,7 +374,9 @@ def test_steps_timed_as_a_whole_are_one_bar(planted):
 def test_cost_and_accuracy_come_from_the_same_split(planted):
     """Students stand for their architecture, engines keep their threads, and splits must agree."""
     found, ace = planted(), linear_ace()
+    found["speed"].attrs["threads"] = 3  # as notebook 05 records it
     ds = figures.cost_accuracy_data(found["accuracy"], found["speed"], ace, threads=1)
+    assert float(ds.threads.sel(family="stock")) == 3
     students = found["accuracy"].force_rmse.sel(role="student", architecture="128-40-4")
     fused = ds.force_rmse.sel(family="fused", architecture="128-40-4")
     np.testing.assert_array_equal(fused.sel(split=students.split), students.transpose("seed", ...))
