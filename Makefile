@@ -39,7 +39,7 @@ dft: $(STAMP)  ## GPAW, to label more frames; builds it, with Debian's compiler 
 		--quiet --constraint constraints.txt --no-cache-dir --no-binary gpaw --force-reinstall --no-deps gpaw
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dft]'
 
-test: $(STAMP)  ## the tests that take seconds, on two cores
+test: $(STAMP)  ## the fast tests, minutes on two cores
 	$(PYTEST) -m 'not slow and not notebooks'
 
 test-all: $(STAMP)  ## all tests: the smoke run of the notebooks, killed and resumed work

@@ -166,7 +166,7 @@ def _confound(claim: Claim, interval: Interval, found: Results) -> list[str]:
     alone = find(pairs[claim.name], found).interval
     if not alone.n:
         return ["its matched control was not measured, so the loss weights may explain it"]
-    text = f"the loss weights without the labels give {alone.value:.3g}"
+    text = f"the same loss weights without labels give {alone.value:.3g}"
     if interval.value < 1 and alone.value < 1:
-        text += f", {math.log(alone.value) / math.log(interval.value):.0%} of the gain"
+        text += f", {math.log(alone.value) / math.log(interval.value):.2g} times the gain"
     return [text]
