@@ -232,8 +232,8 @@ def test_the_share_of_the_force_weight_is_told(planted):
     """If the matched control has the whole gain, the reason of the control claim says so."""
     row = audited(planted(student=0.7, matched_control=0.7))["force_control"]
     assert row["verdict"] == "holds"
-    share = float(row["reason"].split("%")[0].split()[-1])
-    assert share == pytest.approx(100, abs=5)
+    times = float(row["reason"].split(" times the gain")[0].split()[-1])
+    assert times == pytest.approx(1, abs=0.05)
 
 
 def test_audit_of_a_folder_is_audit_of_its_datasets(planted, tmp_path):
