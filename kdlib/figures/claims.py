@@ -16,6 +16,7 @@ VERDICT_LOOKS = {
     "not measured": ("–", "#888888"),
 }
 _LINE = 0.125  # inch per line of text
+_FOOT = 1.8  # lines of the note
 _COLUMNS = {
     "section": 0.005, "claim": 0.07, "claimed": 0.482, "paper": 0.562, "ours": 0.618,
     "verdict": 0.78, "at floor": 0.922,
@@ -48,9 +49,9 @@ def claims(ds: xr.Dataset) -> Figure:
     """
     statements = [fill(str(text), _WRAP) for text in ds.statement.values]
     heights = np.array([text.count("\n") + 1.55 for text in statements])
-    total = (heights.sum() + 2.2 + 1.8) * _LINE
+    total = (heights.sum() + 2.2 + _FOOT) * _LINE
     figure, ax = canvas(TWO_COLUMNS, total)
-    ax.set(xlim=(0, 1), ylim=(heights.sum() + 1.8, -2.2))
+    ax.set(xlim=(0, 1), ylim=(heights.sum() + _FOOT, -2.2))
     ax.set_axis_off()
     for title, x in _COLUMNS.items():
         words = {"section": "§", "ours": "ours [95 %]"}.get(title, title)
