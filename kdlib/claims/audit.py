@@ -25,7 +25,8 @@ def verdict(interval: Interval, low: float, high: float) -> str:
     """Judge an interval against a claimed range, possibly infinite.
 
     A claim holds if the interval over training runs lies wholly in the range, does not hold if it
-    lies wholly outside, and is not decided otherwise.
+    lies wholly outside, and is not decided otherwise. (In an audit, one network size that alone
+    contradicts a claim on all sizes disproves it, too.)
     """
     if not interval.n or not np.isfinite(interval.value):
         return "not measured"
@@ -69,6 +70,9 @@ def _row(claim: Claim, found: Results, margins: Margins) -> dict[str, str | floa
     finding = find(claim.measure, found)
     interval = finding.interval
     judged = verdict(interval, claim.low, claim.high)
+    against = _counterexample(claim, finding)
+    if against and judged != "not measured":
+        judged = "does not hold"
     carried = finding.worst_share > margins.worst_share
     if carried and judged != "not measured":
         judged = "not decided"
@@ -87,10 +91,24 @@ def _row(claim: Claim, found: Results, margins: Margins) -> dict[str, str | floa
         "rule": claim.rule,
         "n_pairs": interval.n,
         "verdict": judged,
-        "reason": _reason(claim, finding, judged, carried, found),
+        "reason": _reason(claim, finding, judged, carried, against, found),
         "at_floor": at_floor,
         "floor_reason": gains,
     }
+
+
+def _counterexample(claim: Claim, finding: Finding) -> str:
+    """Architecture that alone contradicts the claim the most; empty if there is none.
+
+    What a claim says of networks of equal size it says of each size: a mean may hide that an effect
+    helps one and harms another.
+    """
+    found = {
+        name: max(one.low - claim.high, claim.low - one.high)
+        for name, one in finding.alone.items()
+        if np.isfinite(one.low) and (one.low > claim.high or one.high < claim.low)
+    }
+    return max(found, key=lambda name: found[name]) if found else ""
 
 
 def _floor(gains: Mapping[str, np.ndarray], limit: float) -> tuple[str, str]:
@@ -112,7 +130,9 @@ def _floor(gains: Mapping[str, np.ndarray], limit: float) -> tuple[str, str]:
     return "yes", f"at their floor: {told}"
 
 
-def _reason(claim: Claim, finding: Finding, judged: str, carried: bool, found: Results) -> str:
+def _reason(
+    claim: Claim, finding: Finding, judged: str, carried: bool, against: str, found: Results
+) -> str:
     """Explain the number, the verdict, and the difference from the paper's number."""
     interval, parts = finding.interval, [finding.grounds]
     if judged == "not measured":
@@ -123,6 +143,12 @@ def _reason(claim: Claim, finding: Finding, judged: str, carried: bool, found: R
         parts.append(f"{interval.n} run{'s' if interval.n != 1 else ''} give no interval")
     elif judged == "not decided":
         parts += undecided(claim, interval)
+    elif against:
+        value, low, high, _ = finding.alone[against]
+        parts.append(
+            f"{against} alone has {value:.3g} [{low:.3g}, {high:.3g}], corrected for the choice "
+            f"among {len(finding.alone)}"
+        )
     if np.isfinite(finding.noise[0]):
         low, high = finding.noise
         parts.append(f"the test frames alone move it from {low:.3g} to {high:.3g}")

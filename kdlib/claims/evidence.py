@@ -14,6 +14,7 @@ from kdlib.claims.statistics import (
     LEVEL,
     MISSING,
     Interval,
+    by_row,
     crossed_interval,
     dominance,
     frame_bootstrap,
@@ -49,6 +50,10 @@ class Finding:
     """For each role whose trainings are compared, what doubling the epochs gains at each
     architecture compared, relative; NaN where it was not checked.
     """
+    alone: Mapping[str, Interval] = field(default_factory=dict)
+    """Estimate at each architecture alone, if there are several; the intervals are corrected for
+    their number.
+    """
 
 
 Measure = Callable[[Results], Finding]
@@ -83,7 +88,8 @@ def error_ratio(variable: str, role: str, other: str, kind: str = "accuracy") ->
         )
         share = worst_share(results, variable, (role, other)) if kind == "accuracy" else np.nan
         gains = floor_gains(results, (role, other), _architectures(paired))
-        return Finding(interval, grounds, _test_noise(results, variable, role, other), share, gains)
+        noise = _test_noise(results, variable, role, other)
+        return Finding(interval, grounds, noise, share, gains, _alone(np.log(a) - np.log(b)))
 
     return measure
 
@@ -196,7 +202,8 @@ def learning_ratio(role: str, other: str) -> Measure:
         interval = crossed_interval(logs.mean("epoch")).map(np.exp)
         grounds = f"validation force RMSE, {ROLE_NAMES[role]}/{ROLE_NAMES[other]} at equal epoch"
         gains = floor_gains(results, (role, other), logs.architecture.values)
-        return Finding(interval, grounds, floor_gains=gains)
+        alone = _alone(logs.mean("epoch"))
+        return Finding(interval, grounds, floor_gains=gains, alone=alone)
 
     return measure
 
@@ -214,7 +221,7 @@ def learning_drift(role: str, other: str) -> Measure:
         interval = crossed_interval(late - early).map(np.exp)
         grounds = f"{ROLE_NAMES[role]}/{ROLE_NAMES[other]}, late over early epochs"
         gains = floor_gains(results, (role, other), logs.architecture.values)
-        return Finding(interval, grounds, floor_gains=gains)
+        return Finding(interval, grounds, floor_gains=gains, alone=_alone(late - early))
 
     return measure
 
@@ -303,6 +310,14 @@ def _test_noise(results: Results, variable: str, role: str, other: str) -> tuple
     atoms = ds.frame_n_atoms.values if "frame_n_atoms" in ds and variable == "force_rmse" else None
     pair = (squares.sel(role=r).transpose(..., "frame").values for r in (role, other))
     return frame_bootstrap(*pair, atoms)
+
+
+def _alone(logs: xr.DataArray) -> dict[str, Interval]:
+    """Ratio at each architecture, from log-ratios (architecture, seed); empty for only one."""
+    logs = logs.dropna("architecture", how="all").transpose("architecture", "seed")
+    if logs.sizes["architecture"] < 2:
+        return {}
+    return dict(zip(logs.architecture.values.tolist(), by_row(logs.values), strict=True))
 
 
 def _largest(array: xr.DataArray) -> tuple[int, xr.DataArray]:

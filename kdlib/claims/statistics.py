@@ -99,6 +99,17 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike, level: float = LEVEL) ->
     return interval.map(np.exp)
 
 
+def by_row(logs: ArrayLike, level: float = LEVEL) -> list[Interval]:
+    """Geometric mean of each row of log-ratios, (n_rows, n_seeds), with its interval.
+
+    All of the intervals cover their true values with the probability ``level`` (Bonferroni), so
+    that the rows can be searched for one that contradicts a statement on all.
+    """
+    rows = np.asarray(logs, dtype=float)
+    strict = 1 - (1 - level) / max(len(rows), 1)
+    return [t_interval(row, strict).map(np.exp) for row in rows]
+
+
 def slope(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Interval:
     """Least-squares slope of y against x with its t-interval; n - 2 degrees of freedom."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)

@@ -22,8 +22,9 @@ _COLUMNS = {
     "verdict": 0.78, "at floor": 0.922,
 }  # fmt: skip
 _NOTE = (
-    "Holds: the 95 % interval over training runs lies wholly in the claimed range; does not hold: "
-    "wholly outside.\nAt floor: twice the epochs would hardly lower the errors compared."
+    "Holds: the 95 % interval over training runs lies wholly in the claimed range. Does not hold: "
+    "wholly outside,\nor one size alone contradicts the claim. At floor: twice the epochs would "
+    "hardly lower the errors compared."
 )
 #: Characters in a line of a statement.
 _WRAP = 60

@@ -92,6 +92,28 @@ def test_reversed_effects_do_not_hold(planted):
         assert rows[name]["verdict"] == "does not hold", name
 
 
+def test_one_size_alone_contradicts_a_claim_on_all(planted):
+    """A gain at most sizes and a loss at one: the mean decides nothing, the one does."""
+    found = planted(student=0.97, matched_control=1.0, noise=0.01)
+    one = str(found["accuracy"].architecture.values[0])
+    found["accuracy"].force_rmse.loc[{"role": "student", "architecture": one}] *= 1.3
+    row = audited(found)["force_control"]
+    assert row["ci_low"] < 1 < row["ci_high"]
+    assert row["verdict"] == "does not hold"
+    n = found["accuracy"].sizes["architecture"]
+    assert f"{one} alone has 1.2" in row["reason"]
+    assert f"corrected for the choice among {n}" in row["reason"]
+
+
+def test_a_size_that_scatters_contradicts_nothing(planted):
+    """The same loss in two of the seeds only: the interval at that size reaches below one."""
+    found = planted(student=0.97, matched_control=1.0, noise=0.01)
+    one = {"role": "student", "architecture": str(found["accuracy"].architecture.values[0])}
+    seeds = found["accuracy"].seed.values[:2]
+    found["accuracy"].force_rmse.loc[{**one, "seed": seeds}] *= 1.3
+    assert audited(found)["force_control"]["verdict"] == "not decided"
+
+
 def test_a_large_energy_gain_is_not_minimal(planted):
     """An improvement beyond the margin is an improvement, but the paper's word is refuted."""
     row = audited(planted(energy=0.7))["energy_control"]

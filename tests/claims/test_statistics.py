@@ -6,6 +6,7 @@ import xarray as xr
 from scipy import stats
 
 from kdlib.claims.statistics import (
+    by_row,
     crossed_interval,
     dominance,
     frame_bootstrap,
@@ -80,6 +81,14 @@ def test_ratio_of_constant_factor_is_exact():
     assert found[:3] == pytest.approx((0.7, 0.7, 0.7), rel=1e-12)
     swapped = ratio(errors, 0.7 * errors)
     assert swapped.value == pytest.approx(1 / 0.7, rel=1e-12)
+
+
+def test_all_rows_are_covered_together():
+    """Of equal networks, a row that seems different is found as rarely as the level says."""
+    rng = np.random.default_rng(0)
+    found = [by_row(rng.normal(scale=0.1, size=(5, 6))) for _ in range(2000)]
+    missed = np.mean([any(one.low > 1 or one.high < 1 for one in rows) for rows in found])
+    assert missed == pytest.approx(0.05, abs=0.012)
 
 
 def test_slope_of_a_power_law():
