@@ -36,7 +36,7 @@ class Kept:
         if not self.path.is_file():
             return fresh
         ds = results.load(self.path, "benchmark")
-        if ds.attrs["measured_for"] != self._of:
+        if ds.attrs.get("measured_for") != self._of:
             progress.line(f"{self.path}: of another machine, version or setting, not used")
             return fresh
         progress.line(f"{self.path}: going on with what it lacks")

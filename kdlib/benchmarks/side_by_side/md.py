@@ -276,8 +276,8 @@ def side_by_side(
     run_dirs: dict[str, Path],
     start: Atoms,
     protocol: BenchProtocol,
-    program: Lammps | None = None,
-    keep: Callable[[xr.Dataset], None] = lambda ds: None,
+    program: Lammps | None,
+    keep: Callable[[xr.Dataset], None],
 ) -> None:
     """Fill in time per step and memory of all contestants that ``ds`` lacks.
 

@@ -54,7 +54,7 @@ def side_by_side(
     ds: xr.Dataset,
     configs: dict[str, tuple[HipnnConfig, str]],
     protocol: BenchProtocol,
-    keep: Callable[[xr.Dataset], None] = lambda ds: None,
+    keep: Callable[[xr.Dataset], None],
 ) -> None:
     """Fill seconds per epoch on one thread into ``ds``, where it lacks them.
 
