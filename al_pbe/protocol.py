@@ -24,15 +24,15 @@ ROLE = "teacher"
 #: The settings around which others are varied.
 CHOSEN = TrainingConfig(
     optimizer="soap",
-    learning_rate=3e-3,
+    learning_rate=2e-3,
     warmup_epochs=10,
     rate_schedule="cosine",
     batch_size=5,
-    max_epochs=100,
+    max_epochs=200,
+    weight_decay=0.05,
     e0_decay=0.3,
     cell_atoms=130.0,
 )
-_ADAM = {"optimizer": "adam"}
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Study:
     varied: Sequence[Mapping[str, Any]] = (
         {},
         {"max_epochs": 50},
-        {"max_epochs": 200},
+        {"max_epochs": 100},
+        {"max_epochs": 400},
         {"learning_rate": 1e-3},
-        {"learning_rate": 1e-2},
-        {"batch_size": 10, "learning_rate": 5e-3},
+        {"learning_rate": 4e-3},
+        {"weight_decay": 0.0},
         {"cell_atoms": 0.0},
-        _ADAM,
-        _ADAM | {"max_epochs": 300},
+        {"optimizer": "adam", "weight_decay": 0.0},
     )
     """Fields of :class:`TrainingConfig` that differ from :data:`CHOSEN`."""
 

@@ -18,7 +18,7 @@ def test_study_reports_validation_errors_of_the_kept_weights(emt_frames, tmp_pat
     for k in split.test:
         frames[k] = emt_frames[k].copy()  # without labels
     small = {"max_epochs": 3, "batch_size": 8}
-    varied = (small, small | {"optimizer": "adam"})
+    varied = (small, small | {"optimizer": "adam", "weight_decay": 0.0})
     study = protocol.Study(sizes=((4, 5, 1),), seeds=(100, 101), varied=varied)
     with ThreadPoolExecutor(1) as pool:
         found = protocol.run(frames, split, tmp_path, study, pool)
@@ -30,7 +30,9 @@ def test_study_reports_validation_errors_of_the_kept_weights(emt_frames, tmp_pat
     assert len(expected) == 4
     kept = found.force_rmse.sel(split="valid")
     assert sorted(kept.values.ravel()) == pytest.approx(expected, rel=1e-5)
-    assert found.setting.values[1] == "max_epochs 3, batch_size 8, optimizer adam"
+    assert found.setting.values[1] == (
+        "max_epochs 3, batch_size 8, optimizer adam, weight_decay 0.0"
+    )
     assert f"{kept[1, 0].mean():.4f}" in protocol.table(found).splitlines()[2]
     saved = results.load(results.save(found, tmp_path / "protocol.nc"), "series")
     assert saved.force_rmse.equals(found.force_rmse)
