@@ -1,7 +1,6 @@
 """Study of the training protocol, on training and validation frames alone and with its own seeds.
 
-One setting after the other is varied around :data:`CHOSEN`, at three sizes of the network. What the
-profiles `quick` and `laptop` prescribe was chosen from the result.
+One setting after the other is varied around :data:`CHOSEN`, at three sizes of the network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from kdlib.training.runs import Run
 
 #: Loss weights of all trainings: the teacher's.
 ROLE = "teacher"
-#: The settings around which others are varied.
+#: The settings around which others are varied: those of profile `laptop`.
 CHOSEN = TrainingConfig(
     optimizer="soap",
     learning_rate=2e-3,
