@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=label)
     command.add_argument("frames", type=_range, nargs="+", metavar="FIRST:STOP", help="indices")
     command.add_argument("--out", type=named, default="labels", help="folder (%(default)s)")
-    command = commands.add_parser("protocol", help="study the protocol of trainings; an hour, resumable")
+    command = commands.add_parser("protocol", help="study training settings; an hour, resumable")
     command.set_defaults(command=study)
     where = Path("results") / "protocol"
     command.add_argument("--results", type=named, default=where, help="folder (%(default)s)")
