@@ -39,7 +39,9 @@ from kdlib.md.dynamics import MeltProtocol
 from kdlib.results.hashes import digest
 from kdlib.training import accuracy
 
-__all__ = ["FULL", "QUICK", "AceProtocol", "AceSize", "dataset", "errors", "run", "table"]
+__all__ = [
+    "FULL", "QUICK", "AceProtocol", "AceSize", "dataset", "errors", "recorded", "run", "table",
+]  # fmt: skip
 
 
 def run(
@@ -73,6 +75,12 @@ def run(
     )  # fmt: skip
     results.save(ds, out, kind="benchmark", wall_time=time.perf_counter() - began)
     return results.load(out, "benchmark")
+
+
+def recorded(folder: str | Path) -> xr.Dataset | None:
+    """Return what ``kdlib bench --ace`` measured for a results folder, ``ace.nc`` in it, if any."""
+    path = Path(folder) / "ace.nc"
+    return results.load(path, "benchmark") if path.is_file() else None
 
 
 def _starts(frames: Sequence[Atoms], protocol: AceProtocol) -> list[Atoms]:
