@@ -21,7 +21,7 @@ from kdlib.benchmarks.side_by_side.plan import (
     empty,
     record,
 )
-from kdlib.benchmarks.side_by_side.table import table, with_ratios
+from kdlib.benchmarks.side_by_side.table import summary, table, with_ratios
 from kdlib.benchmarks.side_by_side.training import TrainJob
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, catalog
@@ -172,6 +172,25 @@ def test_table_shows_median_quartiles_and_ratios(measured):
     rows = [line.split() for line in text.splitlines() if "fused kernels" in line]
     assert rows[1][3:] == ["32", "4", "3", "-", "16", "0.25", "0.5", "40", "0.25", "1"]
     assert "4-5-1" in text.splitlines()[-1]
+
+
+def test_summary_shows_medians_and_memory(measured, tmp_path):
+    """One row per contestant; a time of another size is a dash."""
+    measured["status"].loc[{"contestant": "fused", "n_atoms": 32}] = "extrapolated from 4"
+    ds = results.load(results.save(measured, tmp_path / "benchmark.nc", kind="benchmark"))
+    about, _, head, *rows = summary(ds).splitlines()
+    assert about.endswith(f", {ds.attrs['created'][:10]}")
+    assert head.split()[-3:] == ["4", "32", "kB/atom"]
+    assert rows[CONTESTANTS.index("stock")].split()[-3:] == ["1.00", "1.00", "10.0"]
+    assert rows[CONTESTANTS.index("fused")].split()[-3:] == ["4.00", "-", "40.0"]
+
+
+def test_readme_has_the_shipped_benchmark(project):
+    """The table in README is made from the file beside the figure."""
+    path = project / "figures" / "benchmark.nc"
+    if not path.is_file():
+        pytest.skip("figures are not beside the tests")
+    assert summary(results.load(path)) in (project / "README.md").read_text()
 
 
 def test_file_and_figure(measured, tmp_path):

@@ -38,14 +38,14 @@ from kdlib.benchmarks.side_by_side.plan import (
     BenchProtocol,
     empty,
 )
-from kdlib.benchmarks.side_by_side.table import table, with_ratios
+from kdlib.benchmarks.side_by_side.table import summary, table, with_ratios
 from kdlib.errors import InputError
 from kdlib.hipnn import HipnnConfig, catalog
 from kdlib.md.dynamics import MeltProtocol
 from kdlib.md.lammps.program import VARIABLE
 from kdlib.md.liquid import starting_liquid
 
-__all__ = ["FULL", "QUICK", "BenchProtocol", "run", "table", "with_ratios"]
+__all__ = ["FULL", "QUICK", "BenchProtocol", "run", "summary", "table", "with_ratios"]
 
 #: Architecture -> configuration and role, as in the paper: a teacher and two students.
 MODELS = {

@@ -77,6 +77,28 @@ def table(ds: xr.Dataset) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(ds: xr.Dataset) -> str:
+    """Format :func:`with_ratios` as short text: medians of the measured times, and memory.
+
+    What was not measured, or taken from another size, is a dash.
+    """
+    times = ds.step_time.sel(component="total").median("repeat").where(ds.status == "measured")
+    lines = [f"{_about(ds)}, {ds.attrs['created'][:10]}"]
+    ran = times.notnull().any(["contestant", "n_atoms"])
+    for label in ds.architecture.values[ran.values].tolist():
+        sizes = "".join(f"{n:>9}" for n in ds.n_atoms.values.tolist())
+        lines += ["", f"{f'{label}, us/atom/step, atoms':<27}{sizes}{'kB/atom':>9}"]
+        for contestant in ds.contestant.values.tolist():
+            where = {"architecture": label, "contestant": contestant}
+            numbers = [*times.sel(where).values, float(ds.memory_per_atom.sel(where))]
+            lines.append(f"{NAMES[contestant]:<27}" + "".join(map(_short, numbers)))
+    return "\n".join(lines) + "\n"
+
+
+def _short(number: float) -> str:
+    return f"{f'{number:#.3g}'.rstrip('.') if np.isfinite(number) else '-':>9}"
+
+
 def _about(ds: xr.Dataset) -> str:
     known = ds.attrs
     parts = [known.get("cpu_model", ""), f"{known.get('n_threads', '?')} threads"]
