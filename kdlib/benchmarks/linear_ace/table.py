@@ -183,5 +183,5 @@ def table(ds: xr.Dataset) -> str:
         one = ds.sel(size=label, engine=engine, n_atoms=n, threads=threads)
         time = float(one.step_time.median("repeat"))
         said = f"{time:.4g}" if np.isfinite(time) else str(one.status.values)
-        lines.append(f"{label:<20}{engine:>10}{n:>9}{threads:>8}{said:>14}")
+        lines.append(f"{label:<20}{engine:>10}{n:>9}{threads:>8} {said:>13}")
     return "\n".join(lines) + "\n"
