@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from kdlib.benchmarks.side_by_side.table import number
 from kdlib.errors import InputError
 from kdlib.results.files import provenance
 from kdlib.results.schema import BACKENDS, COMPONENTS
@@ -255,7 +256,7 @@ def _dynamics(ds: xr.Dataset, label: str) -> list[str]:
         numbers = [ours, stock, stock / ours, layers, layers / ours]
         numbers += [float(memory.sel(backend=name)) for name in ("fused", "hippynn")]
         widths = (9, 9, 8, 9, 8, 9, 9)
-        shown = "".join(f"{_number(x):>{w}}" for x, w in zip(numbers, widths, strict=True))
+        shown = "".join(f"{number(x):>{w}}" for x, w in zip(numbers, widths, strict=True))
         rows.append(f"{'':<24}{n:>9}{shown}")
     return rows
 
@@ -265,13 +266,13 @@ def _limits(ds: xr.Dataset) -> list[str]:
     rows = []
     if np.isfinite(ds.picosecond_time):
         n = int(ds.picosecond_n_atoms)
-        rows.append(f"{n} atoms, 1000 steps of 1 fs: {_number(float(ds.picosecond_time))} s")
+        rows.append(f"{n} atoms, 1000 steps of 1 fs: {number(float(ds.picosecond_time))} s")
     if "trial_n_atoms" in ds and ds.trial_n_atoms.notnull().any():
         last = ds.isel(trial=int(ds.trial_n_atoms.argmax("trial")))
         n, memory = int(last.trial_n_atoms), float(last.trial_memory_per_atom)
         rows.append(
-            f"largest run: {n} atoms in {_number(n * memory / 1e6)} GB, {_number(memory)} kB/atom, "
-            f"{_number(float(last.trial_step_time))} us/atom/step without builds"
+            f"largest run: {n} atoms in {number(n * memory / 1e6)} GB, {number(memory)} kB/atom, "
+            f"{number(float(last.trial_step_time))} us/atom/step without builds"
         )
     return rows
 
@@ -282,8 +283,8 @@ def _trainings(ds: xr.Dataset) -> list[str]:
         return []
     ours, layers = (float(steps.sel(backend=name)) for name in ("fused", "hippynn"))
     return [
-        f"training step, {ds.attrs['batch_size']} cells: {_number(ours)} ms, hippynn's layers "
-        f"{_number(layers)} ms, {_number(layers / ours)} times faster",
+        f"training step, {ds.attrs['batch_size']} cells: {number(ours)} ms, hippynn's layers "
+        f"{number(layers)} ms, {number(layers / ours)} times faster",
         *([f"trained on {ds.attrs['training_cells']}"] if "training_cells" in ds.attrs else []),
     ]
 
@@ -294,18 +295,9 @@ def _kernels(ds: xr.Dataset) -> list[str]:
         return []
     step, build = (ds.kernel_time.sel(stage=stage).dropna("kernel") for stage in _STAGES)
     pairs = [float(step.where(step.kernel == name).sum()) for name in _PAIR_KERNELS]
-    forces, environment = map(_number, pairs)
+    forces, environment = map(number, pairs)
     return [
         f"kernels of a step of {ds.attrs['profiled_n_atoms']} atoms: forces {forces} ms, "
-        f"environment {environment} ms, others {_number(float(step.sum()) - sum(pairs))} ms; "
-        f"a build {_number(float(build.sum()))} ms"
+        f"environment {environment} ms, others {number(float(step.sum()) - sum(pairs))} ms; "
+        f"a build {number(float(build.sum()))} ms"
     ]
-
-
-def _number(value: float) -> str:
-    """Three digits, never in powers of ten; ``-`` for NaN."""
-    if math.isnan(value):
-        return "-"
-    if value >= 1000:
-        return f"{float(f'{value:.3g}'):.0f}"
-    return f"{value:#.3g}".rstrip(".")

@@ -91,12 +91,17 @@ def summary(ds: xr.Dataset) -> str:
         for contestant in ds.contestant.values.tolist():
             where = {"architecture": label, "contestant": contestant}
             numbers = [*times.sel(where).values, float(ds.memory_per_atom.sel(where))]
-            lines.append(f"{NAMES[contestant]:<27}" + "".join(map(_short, numbers)))
+            lines.append(f"{NAMES[contestant]:<27}" + "".join(f"{number(x):>9}" for x in numbers))
     return "\n".join(lines) + "\n"
 
 
-def _short(number: float) -> str:
-    return f"{f'{number:#.3g}'.rstrip('.') if np.isfinite(number) else '-':>9}"
+def number(value: float) -> str:
+    """Three digits, never in powers of ten; ``-`` for NaN."""
+    if np.isnan(value):
+        return "-"
+    if value >= 1000:
+        return f"{float(f'{value:.3g}'):.0f}"
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _about(ds: xr.Dataset) -> str:
