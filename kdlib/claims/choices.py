@@ -76,7 +76,7 @@ def _training(found: Results) -> dict[str, Entry]:
         ),
         "epoch cap": (
             "not given; Table 1 reaches past epoch 400",
-            _setting(found, "max_epochs"),
+            _epochs(found),
             f"the authors' script has {SCRIPT['max_epochs']}; a capped run scales Table 1 by "
             "fractions of the cap",
         ),
@@ -108,6 +108,19 @@ def _training(found: Results) -> dict[str, Entry]:
             "as in the authors' script",
         ),
     }
+
+
+def _epochs(found: Results) -> str:
+    """The cap; where architectures have several, the longest training of each."""
+    shared = _setting(found, "max_epochs")
+    if shared != _UNKNOWN or "accuracy" not in found or "n_epochs" not in found["accuracy"]:
+        return shared
+    longest = found["accuracy"].n_epochs.max(["role", "seed"]).dropna("architecture").astype(int)
+    groups = {
+        count: longest.architecture.values[longest.values == count].tolist()
+        for count in np.unique(longest)
+    }
+    return "; ".join(f"{count} ({', '.join(labels)})" for count, labels in groups.items())
 
 
 def _optimizer(found: Results) -> str:

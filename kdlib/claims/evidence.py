@@ -198,12 +198,10 @@ def learning_ratio(role: str, other: str) -> Measure:
     """Validation force error of one role over another's at equal epoch, mean over log(epoch)."""
 
     def measure(results: Results) -> Finding:
-        logs = _learning(results, role, other)
-        interval = crossed_interval(logs.mean("epoch")).map(np.exp)
+        curves = _learning(results, role, other)
+        logs = xr.concat([curve.mean("epoch") for curve in curves], "architecture")
         grounds = f"validation force RMSE, {ROLE_NAMES[role]}/{ROLE_NAMES[other]} at equal epoch"
-        gains = floor_gains(results, (role, other), logs.architecture.values)
-        alone = _alone(logs.mean("epoch"))
-        return Finding(interval, grounds, floor_gains=gains, alone=alone)
+        return _learned(results, (role, other), logs, grounds)
 
     return measure
 
@@ -212,18 +210,24 @@ def learning_drift(role: str, other: str) -> Measure:
     """Change of that ratio from the first to the second half of the training, in log(epoch)."""
 
     def measure(results: Results) -> Finding:
-        logs = _learning(results, role, other)
-        half = logs.sizes["epoch"] // 2
-        if not half:
-            raise Missing("the histories are too short to compare their halves")
-        late = logs.isel(epoch=slice(half, None)).mean("epoch")
-        early = logs.isel(epoch=slice(0, half)).mean("epoch")
-        interval = crossed_interval(late - early).map(np.exp)
+        changes = []
+        for curve in _learning(results, role, other):
+            half = curve.sizes["epoch"] // 2
+            if not half:
+                raise Missing("the histories are too short to compare their halves")
+            early, late = curve.isel(epoch=slice(0, half)), curve.isel(epoch=slice(half, None))
+            changes.append(late.mean("epoch") - early.mean("epoch"))
         grounds = f"{ROLE_NAMES[role]}/{ROLE_NAMES[other]}, late over early epochs"
-        gains = floor_gains(results, (role, other), logs.architecture.values)
-        return Finding(interval, grounds, floor_gains=gains, alone=_alone(late - early))
+        return _learned(results, (role, other), xr.concat(changes, "architecture"), grounds)
 
     return measure
+
+
+def _learned(results: Results, roles: tuple[str, str], logs: xr.DataArray, grounds: str) -> Finding:
+    """Finding on log-ratios of learning curves, (architecture, seed)."""
+    gains = floor_gains(results, roles, logs.architecture.values)
+    interval = crossed_interval(logs).map(np.exp)
+    return Finding(interval, grounds, floor_gains=gains, alone=_alone(logs))
 
 
 def errors(results: Results, variable: str, role: str, kind: str = "accuracy") -> xr.DataArray:
@@ -255,8 +259,11 @@ def costs(results: Results, cost: str, backend: str) -> xr.DataArray:
     return paid
 
 
-def _learning(results: Results, role: str, other: str) -> xr.DataArray:
-    """Log-ratio of validation errors, (architecture, seed, epoch bin), common epochs only."""
+def _learning(results: Results, role: str, other: str) -> list[xr.DataArray]:
+    """Log-ratio of validation errors of each architecture, (architecture: 1, seed, epoch bin).
+
+    The epochs are those that all its trainings reached, which differ between architectures.
+    """
     ds = results.get("history")
     if ds is None or "valid" not in ds.split.values:
         raise Missing("no history holds validation errors")
@@ -270,8 +277,11 @@ def _learning(results: Results, role: str, other: str) -> xr.DataArray:
         raise Missing(
             f"no {ROLE_NAMES[role]} and {ROLE_NAMES[other]} share an architecture and a seed"
         )
-    logs = logs.isel(epoch=slice(0, int(logs.notnull().sum("epoch").where(lambda n: n > 0).min())))
-    return log_binned(logs).transpose("architecture", "seed", "epoch")
+    reached = logs.notnull().sum("epoch").where(lambda n: n > 0).min("seed").astype(int)
+    return [
+        log_binned(logs.isel(architecture=[k], epoch=slice(0, n))).transpose(..., "seed", "epoch")
+        for k, n in enumerate(reached.values)
+    ]
 
 
 #: Variables with the squared errors of each test frame, by the error that they add up to.

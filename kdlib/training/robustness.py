@@ -116,8 +116,11 @@ def train(
     split: Split,
     folder: str | Path,
     workers: int | None = None,
+    epochs: Mapping[str, int] | None = None,
 ) -> xr.Dataset:
     """Train a teacher for each seed, and the roles with its atomic energies.
+
+    ``epochs`` are the run's, by architecture (:func:`sweep.tasks`); it may name others, too.
 
     Trainings that the run has done are not repeated, and those done here do not take their place in
     the list that :func:`sweep.load` reads.
@@ -134,7 +137,8 @@ def train(
 
     runs, of_teachers = trained(sweep.tasks(["teacher"], [teacher], settings, seeds), frames)
     taught = sweep.augmented(runs, seeds, frames)
-    _, of_students = trained(sweep.tasks(roles, configs, settings, seeds), taught)
+    own = {c.label: epochs[c.label] for c in configs if epochs and c.label in epochs}
+    _, of_students = trained(sweep.tasks(roles, configs, settings, seeds, own), taught)
     described = [schema.describe(ds, "accuracy") for ds in (of_teachers, of_students)]
     return results.combine(described)
 

@@ -95,11 +95,29 @@ def tasks(
     configs: Sequence[HipnnConfig],
     settings: TrainingConfig,
     seeds: Sequence[int],
+    epochs: Mapping[str, int] | None = None,
 ) -> list[Task]:
-    """Every role at every architecture with every seed, which replaces that of ``settings``."""
+    """Every role at every architecture with every seed, which replaces that of ``settings``.
+
+    ``epochs`` replaces ``max_epochs`` at some architectures, which it names as ``"16-8-1"``: small
+    networks need more epochs to reach their floor. All roles of an architecture have equally many.
+
+    Raises
+    ------
+    InputError
+        ``epochs`` names an architecture that is not trained, or its number is not whole.
+    """
+    epochs = epochs or {}
+    labels = [config.label for config in configs]
+    for label, count in epochs.items():
+        if label not in labels:
+            raise InputError(f"epochs: {label!r} is none of the architectures {', '.join(labels)}")
+        if type(count) is not int:
+            raise InputError(f"epochs: those of {label} must be a whole number, got {count!r}")
+    by_label = {name: replace(settings, max_epochs=count) for name, count in epochs.items()}
     return [
-        Task(role_named(role).name, config, replace(settings, seed=seed))
-        for config in configs
+        Task(role_named(role).name, config, replace(by_label.get(label, settings), seed=seed))
+        for config, label in zip(configs, labels, strict=True)
         for role in roles
         for seed in seeds
     ]
@@ -265,15 +283,18 @@ def history(done: Sequence[Task], runs: Sequence[Run]) -> xr.Dataset:
         _cell(finished.history.drop_attrs(), task, finished)
         for task, finished in zip(done, runs, strict=True)
     ]
-    return xr.combine_by_coords(cells, join="outer").assign_attrs(kind="history", **_settings(done))
+    return xr.combine_by_coords(cells, data_vars="all", join="outer").assign_attrs(
+        kind="history", **_settings(done)
+    )
 
 
 def _settings(done: Sequence[Task]) -> dict[str, object]:
-    """Attributes of a result file: settings shared by all runs."""
-    first = done[0]
-    return first.training.attrs | {
-        name: getattr(first.config, name) for name in ("cusp_reg", "resnet")
-    }
+    """Attributes of a result file: settings that all runs share."""
+    first, *others = [
+        task.training.attrs | {name: getattr(task.config, name) for name in ("cusp_reg", "resnet")}
+        for task in done
+    ]
+    return {k: v for k, v in first.items() if all(other[k] == v for other in others)}
 
 
 def _cell(ds: xr.Dataset, task: Task, finished: Run) -> xr.Dataset:

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from kdlib import claims, results
-from kdlib.claims import paper
+from kdlib.claims import evidence, paper
 from kdlib.claims.audit import undecided
 from kdlib.claims.statistics import Interval
 from kdlib.errors import InputError
@@ -298,6 +298,26 @@ def test_paper_values_are_the_papers():
     assert rows["born_again_force_teacher"].paper == pytest.approx(student / teacher)
 
 
+def test_each_architecture_is_compared_over_its_own_training(planted):
+    """A student that falls behind late in a longer training is seen, and the drift, too."""
+    found = planted(seeds=3, noise=1e-9)
+    history = found["history"].sel(role=["student", "control"])
+    long, *short = history.architecture.values.tolist()
+    late = history.epoch > 50
+    history.force_rmse.loc[{"architecture": short, "epoch": history.epoch[late]}] = np.nan
+    history.force_rmse.loc[
+        {"role": "student", "architecture": long, "epoch": history.epoch[late]}
+    ] *= 2  # fmt: skip
+    found = {"history": history.dropna("architecture", how="all", subset=["force_rmse"])}
+    ratio = evidence.find(evidence.learning_ratio("student", "control"), found)
+    drift = evidence.find(evidence.learning_drift("student", "control"), found)
+    for label in short:
+        assert ratio.alone[label].value == pytest.approx(0.7, rel=1e-6)
+        assert drift.alone[label].value == pytest.approx(1, rel=1e-6)
+    assert ratio.alone[long].value > 0.75
+    assert drift.alone[long].value > 1.2
+
+
 def test_claims_have_unique_names_and_rules():
     """Every claim is named once, in words, with a rule."""
     listed = claims.claims()
@@ -351,6 +371,11 @@ def test_choices_are_read_from_the_results(planted):
     found["accuracy"].attrs |= {"optimizer": "soap", "weight_decay": 0.03}
     soap = claims.choices(found).sel(choice="optimizer").choice_ours.item()
     assert soap == "SOAP (10.48550/arXiv.2409.11321), weight decay 0.03"
+    found["accuracy"]["n_epochs"] = found["accuracy"].force_rmse.isel(split=0, drop=True) * 0 + 200
+    found["accuracy"].n_epochs[{"architecture": 0}] = 800
+    sizes = found["accuracy"].architecture.values.tolist()
+    cap = claims.choices(found).sel(choice="epoch cap").choice_ours.item()
+    assert cap == f"200 ({', '.join(sizes[1:])}); 800 ({sizes[0]})"
     without = claims.choices()
     assert without.choice_ours.values.tolist().count("not in the results") == 12
     assert set(schema.KINDS["claims"]) >= set(map(str, table.variables))

@@ -60,6 +60,17 @@ def test_another_teacher_leaves_the_controls_alone(
     assert set(robustness.ERRORS) <= set(schema.KINDS["accuracy"])
 
 
+def test_a_protocol_keeps_the_epochs_of_the_run(
+    tmp_path, emt_frames, small_config, settings, in_threads
+):
+    """They are those of students and controls, not of teachers; the run has more architectures."""
+    split, epochs = datasets.split(emt_frames), {small_config.label: 3, "128-40-4": 9}
+    given = (small_config, settings, ROLES, [small_config], [3], emt_frames, split, tmp_path)
+    found = robustness.train(*given, epochs=epochs).n_epochs
+    lengths = found.sel(role=["teacher", *ROLES]).values.ravel()
+    assert lengths.tolist() == [2, 3, 3, 3]
+
+
 def test_variants_of_a_profile_are_read():
     """Each holds another teacher, other settings, or both."""
     found = robustness.read({

@@ -50,6 +50,38 @@ def test_tasks_of_a_seed_differ_in_their_role_alone(small_config, settings):
     }
 
 
+def test_an_architecture_may_need_more_epochs(
+    tmp_path, emt_frames, split, small_config, settings, augmented
+):
+    """All its roles have them; its files state what all trainings share, and its curves differ."""
+    small = replace(small_config, n_features=small_config.n_features - 1)
+    roles, configs = ["student", "control"], [small, small_config]
+    todo = sweep.tasks(roles, configs, settings, [0], {small.label: 3})
+    plain = sweep.tasks(roles, configs, settings, [0])
+    assert [task.training.max_epochs for task in todo] == [3, 3, 2, 2]
+    assert todo[2:] == plain[2:]
+    assert todo[0].sibling(2).training.max_epochs == 6
+    with ThreadPoolExecutor(1) as pool:
+        runs = sweep.run(todo, augmented, split, tmp_path, pool)
+    accuracy, history = sweep.accuracy(todo, runs, augmented, split), sweep.history(todo, runs)
+    assert {"max_epochs"} == plain[0].training.attrs.keys() - accuracy.attrs.keys()
+    assert accuracy.n_epochs.sel(architecture=[small.label, small_config.label], seed=0).values.T \
+        .tolist() == [[3, 3], [2, 2]]  # fmt: skip
+    third = history.force_rmse.sel(epoch=3, split="valid", seed=0).notnull().all("role")
+    assert third.architecture[third].values.tolist() == [small.label]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "told"),
+    [({"16-8": 9}, "epochs: '16-8' is none of the"), ({None: 2.5}, "must be a whole number")],
+)
+def test_epochs_of_nothing_are_refused(epochs, told, small_config, settings):
+    """A slip in an architecture's name does not leave it with the usual epochs."""
+    named = {label or small_config.label: count for label, count in epochs.items()}
+    with pytest.raises(InputError, match=told):
+        sweep.tasks(["control"], [small_config], settings, [0], named)
+
+
 def test_roles_that_learn_need_the_teacher_of_their_seed(
     tmp_path, emt_frames, split, small_config, settings, augmented
 ):
