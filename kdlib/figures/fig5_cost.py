@@ -27,7 +27,8 @@ _PARTS = ("neighbor_list", "model", "integrator")
 def fig5_cost(ds: xr.Dataset) -> Figure:
     """Fig. 5: time per MD step (A) and memory (B) per atom against model size, both backends.
 
-    Markers are medians over repeats, faint points the repeats. Units: us/atom/step, kB/atom.
+    Markers are medians over repeats, faint points the repeats; small ones are sizes that were not
+    timed. Units: us/atom/step, kB/atom.
     """
     figure, (left, right) = canvas(TWO_COLUMNS, 2.8, ncols=2)
     times, atoms = step_time(ds)
@@ -46,7 +47,10 @@ def fig5_cost(ds: xr.Dataset) -> Figure:
         frame_points(right, "y", ds.memory_per_atom.values)
         for backend in ds.backend.values.tolist():
             look, memory = BACKEND_LOOKS[backend], ds.memory_per_atom.sel(backend=backend)
-            _joined(right, size, memory, look, backend, look.label)
+            alone = times.sel(backend=backend).isnull()
+            _joined(right, size, memory.where(~alone), look, backend, look.label)
+            right.scatter(size, memory.where(alone), s=8, color=look.color, marker=look.marker,
+                          alpha=0.5, linewidths=0)  # fmt: skip
         right.set_ylabel(label(ds.memory_per_atom))
     for ax, text in ((left, "A"), (right, "B")):
         ax.set_xlabel("Trainable parameters")

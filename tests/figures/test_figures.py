@@ -13,6 +13,7 @@ from PIL import Image
 from synthetic import linear_ace
 
 from kdlib import figures, results
+from kdlib.claims import evidence
 from kdlib.claims.statistics import over_seeds
 from kdlib.errors import InputError
 from kdlib.figures.claims import _interval
@@ -369,6 +370,27 @@ def test_steps_timed_as_a_whole_are_one_bar(planted):
     assert "whole step" in [text.get_text() for text in drawn.legends[0].get_texts()]
     legend = [text.get_text() for text in figures.fig5_cost(speed).axes[0].get_legend().get_texts()]
     assert [", on the device" in text for text in legend] == [False, True]
+
+
+def test_sizes_that_were_not_timed_count_for_memory_alone(planted):
+    """They are points beside the line, no bars, and the exponent of memory counts them."""
+    found = planted(seeds=1)
+    speed = found["speed"].drop_sel(backend="fused")
+    labels = speed.architecture.values.tolist()
+    alone = {"architecture": labels[1]}
+    speed.step_time.loc[alone] = np.nan
+    memory = speed.memory_per_atom.sel(backend="stock")
+    panel = figures.fig5_cost(speed).axes[1]
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), memory.drop_sel(alone))
+    points = np.ma.compressed(panel.collections[0].get_offsets()[:, 1])
+    assert memory.sel(alone).item() in points
+    rows = figures.step_breakdown(speed).axes[0].get_yticklabels()
+    assert [row.get_text() for row in rows] == [name for name in labels if name != labels[1]]
+    n = {
+        cost: evidence.find(evidence.cost_slope(cost, "stock"), {"speed": speed}).interval.n
+        for cost in ("memory", "time")
+    }
+    assert n == {"memory": len(labels), "time": len(labels) - 1}
 
 
 def test_cost_and_accuracy_come_from_the_same_split(planted):
