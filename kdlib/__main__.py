@@ -320,6 +320,8 @@ def _add_distill(commands: argparse._SubParsersAction) -> None:
     add("--size", help="small, medium, large, or like 32-16-2")
     add("--labels", help="atomic energies: none, constant or fading")
     add("--data", nargs="+", metavar="FILE", help="your own labeled frames (DFT) to mix in")
+    for label in ("energy", "forces", "stress", "virial"):
+        add(f"--{label}-key", metavar="NAME", help=f"name of the {label} in these files")
     add("--data-weight", type=float, metavar="W", help="their weight in the loss (default 1)")
     add("--target-force-rmse", type=float, metavar="E", help="target on fresh frames, eV/Angstrom")
     add("--max-frames", type=_positive, metavar="N", help="labeled frames at most")

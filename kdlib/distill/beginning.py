@@ -39,16 +39,20 @@ def check(
     InputError
         Says which one has changed, and what to do.
     """
-    pools = [Pool(folder / name) for name in (labeled.LABELS, labeled.OWN)]
-    begun = [pool for pool in pools if pool.names]
-    if begun:
+    if pools := begun(folder):
         _check_structures(plan, given, folder)
-        _check_teacher(begun[0], teacher, folder)
+        _check_teacher(pools[0], teacher, folder)
     if any(folder.glob("rounds/*/trajectories.nc")):
         _check_own(plan, own, folder)
     readers.write(list(given), folder / STRUCTURES)
     with replacing(folder / TEACHER) as part:
         part.write_text(json.dumps(teacher.origin, indent=1) + "\n", encoding="utf-8")
+
+
+def begun(folder: Path) -> list[Pool]:
+    """Pools of a folder that hold labels; empty if nothing is labeled yet."""
+    pools = [Pool(folder / name) for name in (labeled.LABELS, labeled.OWN)]
+    return [pool for pool in pools if pool.names]
 
 
 def _check_structures(plan: Plan, given: Sequence[Atoms], folder: Path) -> None:

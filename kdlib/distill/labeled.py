@@ -201,7 +201,10 @@ HELD_OUT = 10
 
 def read(plan: Plan) -> list[Atoms]:
     """Frames of the plan's files; without files none."""
-    return datasets.load(list(plan.data)) if plan.data else []
+    if not plan.data:
+        return []
+    keys = (plan.energy_key, plan.forces_key, plan.stress_key, plan.virial_key)
+    return datasets.load(list(plan.data), *keys)
 
 
 def prepare(

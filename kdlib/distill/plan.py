@@ -128,6 +128,11 @@ class Plan:
     data: tuple[str, ...] = ()
     """Files with your own labeled frames (DFT) for :func:`kdlib.datasets.load`, which are added to
     the teacher's: the paper's case."""
+    energy_key: str = ""
+    forces_key: str = ""
+    stress_key: str = ""
+    virial_key: str = ""
+    """Names of the labels in these files; empty: the usual ones."""
     data_weight: float = 1.0
     """Weight of your own frames in the loss; the teacher's have 1."""
     seed: int = 0
@@ -175,13 +180,14 @@ class Plan:
         )  # fmt: skip
 
 
-def keep(plan: Plan, folder: Path) -> None:
+def keep(plan: Plan, folder: Path, begun: bool = True) -> None:
     """Write the plan into its folder, or raise InputError if the folder holds another one.
 
-    Only budgets may change between calls: the frames in the folder depend on all other fields.
+    Only budgets may change between calls: the frames in the folder depend on all other fields. A
+    plan that has not ``begun``, say because its teacher could not label anything, may be replaced.
     """
     path = made(folder) / FILE
-    if path.exists():
+    if begun and path.exists():
         there = read(folder)
         changed = [f.name for f in fields(Plan) if getattr(there, f.name) != getattr(plan, f.name)]
         if strict := [name for name in changed if name not in BUDGETS]:
@@ -197,5 +203,5 @@ def read(folder: Path) -> Plan:
         return Plan(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"{folder}: holds no distillation ({FILE} is missing)") from None
-    except (TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise InputError(f"{folder / FILE}: not a readable plan ({error})") from error

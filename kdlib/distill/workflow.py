@@ -116,7 +116,7 @@ def _run(plan: Plan, home: Path) -> Outcome:
         if unseen := states(atoms):
             progress.line(f"{name}: the teacher sees its {' and '.join(unseen)}; the student's "
                           "energy depends on species and positions alone")  # fmt: skip
-    keep(plan, home)
+    keep(plan, home, begun=bool(beginning.begun(home)))
     beginning.check(plan, given, own, teacher, home)
     path = home / RECORD
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

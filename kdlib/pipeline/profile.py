@@ -18,7 +18,7 @@ import yaml
 from kdlib import datasets
 from kdlib.datasets.readers import expand
 from kdlib.errors import InputError
-from kdlib.files import named
+from kdlib.files import matching, named
 from kdlib.pipeline.notebook import Step, check_value
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -93,8 +93,11 @@ def _checked(path: Path, content: Any) -> Profile:
         if not isinstance(values, dict):
             raise InputError(f"{path}: '{name}' must map parameters to values, got {values!r}")
         _check_plain(path, values)
-    common = _with_dataset(path, common)
-    notebooks = {name: _with_dataset(path, values) for name, values in notebooks.items()}
+    home = path.resolve().parent
+    common = _anchored(home, _with_dataset(path, common))
+    notebooks = {
+        name: _anchored(home, _with_dataset(path, values)) for name, values in notebooks.items()
+    }
     return Profile(path.stem, str(content.get("description", "")).strip(), common, notebooks)
 
 
@@ -106,6 +109,27 @@ def _check_plain(path: Path, values: dict[str, Any]) -> None:
         except (TypeError, ValueError) as error:
             raise InputError(f"{path}: '{key}' must be made of numbers, text, lists and mappings "
                              f"({error})") from error  # fmt: skip
+
+
+def _anchored(home: Path, value: Any) -> Any:
+    """Value in which the names of files in the profile's folder are absolute, also in lists.
+
+    A name has a dot or a slash, so that words such as ``emt`` keep their meaning, or follows the
+    kind of a teacher: ``eam:Cu.eam``, ``kdlib:student``.
+    """
+    if isinstance(value, dict):
+        return {key: _anchored(home, one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_anchored(home, one) for one in value]
+    if not isinstance(value, str):
+        return value
+    kind, colon, rest = value.partition(":")
+    own = home / named(value)
+    if {".", "/"} & set(value) and (os.path.exists(own) or matching(own)):
+        return str(own)
+    if rest and os.path.exists(home / named(rest)):
+        return f"{kind}{colon}{home / named(rest)}"
+    return value
 
 
 def _with_dataset(path: Path, values: dict[str, Any]) -> dict[str, Any]:

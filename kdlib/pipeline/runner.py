@@ -10,8 +10,9 @@ moment repeats the step that it was in.
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,8 @@ def _parameters(profile: Profile, step: Step, results: Path, workers: int | None
 def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> dict[str, Any]:
     """Everything that a step's result depends on, as hashes for JSON."""
     values = {name: value for name, value in parameters.items() if name not in NOT_IN_KEY}
-    texts = {value for value in values.values() if isinstance(value, str)}
-    own = {str(path) for text in texts for path in files.matching(text)}
-    contents = {name: hashes.file(Path(name)) for name in own}
+    texts = set(_texts(values))
+    contents = {str(path): hashes.file(path) for text in texts for path in _files(text)}
     contents |= hashes.packaged_data(texts | sources.text_constants("\n".join(step.cells)))
     contents |= {name: hashes.file(results / name) for name in step.reads}
     return {
@@ -142,6 +142,25 @@ def dependencies(step: Step, parameters: Mapping[str, Any], results: Path) -> di
         "files": contents,
         "modules": hashes.modules(step.cells),
     }
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Texts in a parameter, also inside lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(map(_texts, value.values()))
+    elif isinstance(value, (list, tuple)):
+        yield from chain.from_iterable(map(_texts, value))
+
+
+def _files(text: str) -> list[Path]:
+    """Files that a text names, alone or after the kind of a teacher; of a model, its folder's."""
+    _, _, rest = text.partition(":")
+    folder = files.named(rest)
+    if rest and os.path.isdir(folder):
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    return files.matching(text) or (files.matching(rest) if rest else [])
 
 
 def key(parts: Mapping[str, Any]) -> str:
@@ -268,8 +287,11 @@ def _stopped(step: Step, name: str, message: str, failed: Path) -> Exception:
     """Error of the command for one that was raised in a notebook."""
     if name == InputError.__name__:
         return InputError(f"{step.name}: {message}")
-    if name in (WorkerKilled.__name__, MemoryError.__name__):
-        return StepFailed(f"{step.name}: {message or name}")
+    if name == WorkerKilled.__name__:
+        return StepFailed(f"{step.name}: {message}")
+    if name == MemoryError.__name__:
+        reason = message or "memory ran out"
+        return StepFailed(f"{step.name}: {reason}; repeat the command, which resumes")
     return StepFailed(f"{step.name} failed ({name}); open {failed}")
 
 

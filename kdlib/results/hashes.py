@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import kdlib
+from kdlib.errors import InputError
 from kdlib.results import sources
 from kdlib.results.files import fingerprint
 
@@ -31,9 +32,12 @@ def file(path: Path) -> str:
     Raises
     ------
     InputError
-        A result file is truncated, altered, or breaks the schema.
+        A result file is truncated, altered, or breaks the schema; or the file cannot be read.
     """
-    return fingerprint(path) if path.suffix == ".nc" else _of_bytes(path)
+    try:
+        return fingerprint(path) if path.suffix == ".nc" else _of_bytes(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def packaged_data(texts: Iterable[str]) -> dict[str, str]:

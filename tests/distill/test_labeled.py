@@ -6,11 +6,13 @@ from dataclasses import replace
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from kdlib import datasets, distill, hipnn, teachers
+from kdlib.datasets import readers
 from kdlib.distill import labeled
 from kdlib.distill.labeled import Pool, order
 from kdlib.errors import InputError
@@ -277,3 +279,20 @@ def test_a_distillation_with_data(tiny, tmp_path):
     assert errors["student"]["n_frames"] == 2
     assert errors["teacher"]["force_rmse"] == pytest.approx(0, abs=1e-6)
     assert "your own frames" in distill.summary(plan, outcome, folder)
+
+
+def test_labels_of_own_frames_can_be_chosen(tiny, tmp_path):
+    """Two stresses that differ are refused, and the message's keys are fields of the plan."""
+    atoms = Atoms("Cu2", cell=[3, 3, 6], positions=[[0, 0, 0], [0, 0, 3]], pbc=True)
+    atoms.info |= {"total": -7.0, "stress": np.full(6, 0.01), "virial": np.full(6, 0.5)}
+    atoms.arrays["pull"] = np.zeros((2, 3))
+    readers.write([atoms], tmp_path / "own.extxyz")
+    plan = replace(tiny, data=(str(tmp_path / "own.extxyz"),))
+    plan = replace(plan, energy_key="total", forces_key="pull")
+    with pytest.raises(InputError, match="choose one with stress_key or virial_key"):
+        labeled.read(plan)
+    (frame,) = labeled.read(replace(plan, stress_key="stress"))
+    assert frame.get_potential_energy() == -7.0
+    np.testing.assert_array_equal(frame.get_stress(), np.full(6, 0.01))
+    (frame,) = labeled.read(replace(plan, virial_key="virial"))
+    np.testing.assert_allclose(frame.get_stress(), -0.5 / 54)

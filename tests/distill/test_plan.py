@@ -86,6 +86,14 @@ def test_a_folder_keeps_its_plan(tmp_path):
         plan.keep(replace(GOOD, volumes=(0.9, 1.1)), tmp_path)
 
 
+def test_a_plan_that_labeled_nothing_may_be_replaced(tmp_path):
+    """Its folder holds no frames that depend on it."""
+    plan.keep(GOOD, tmp_path)
+    other = replace(GOOD, teacher="chgnet")
+    plan.keep(other, tmp_path, begun=False)
+    assert plan.read(tmp_path) == other
+
+
 def test_a_folder_without_a_plan_is_named(tmp_path):
     """Missing and damaged plans are errors that name the file."""
     with pytest.raises(InputError, match="holds no distillation"):

@@ -1,9 +1,13 @@
 """Disks that fill up in any phase of a run of notebooks."""
 
 import asyncio
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+from faults import moments
 from jupyter_core.utils import ensure_event_loop
 
 from kdlib import files, pipeline
@@ -12,6 +16,9 @@ from kdlib.pipeline import profile
 
 #: Kilobytes: room for a lock, for the first result, for its copy, and for the second result.
 SIZES = (4, 28, 80, 150)
+#: Beginnings of the files that are the newest when the space ends in a phase.
+PHASES_OF_A_RUN = ("logs/", "runs/", "notebooks/")
+PHASES_OF_A_DISTILLATION = ("labels/", "rounds/", "runs/", "report/")
 WRITE = """
 from pathlib import Path
 from kdlib import files
@@ -62,6 +69,46 @@ def test_a_full_disk_leaves_no_task_behind(tmp_path, write_notebook):
     loop = ensure_event_loop()
     loop.run_until_complete(asyncio.sleep(0))
     assert not asyncio.all_tasks(loop)
+
+
+#: Kilobytes at which a disk is full first, and by what factor it grows until the work is done.
+FIRST, GROWTH = 40, 1.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run", "distill"])
+def test_a_command_survives_a_full_disk_in_every_phase(name, small_disk, tmp_path):
+    """One sentence wherever the space ends, and in the end the files of unbroken work."""
+    (mount, resize), brief = small_disk, tmp_path / "brief.yaml"
+    training = {"batch_size": 32, "max_epochs": 2}
+    common = {"teacher_architecture": [8, 6, 1], "seeds": [0, 1], "training": training}
+    brief.write_text(yaml.safe_dump({"common": common | {"workers": 2}}))
+    work, phases = {
+        "run": (moments.pipeline("--profile", str(brief), "--only", "02"), PHASES_OF_A_RUN),
+        "distill": (moments.distillation(tmp_path / "distillation.py"), PHASES_OF_A_DISTILLATION),
+    }[name]
+    moments.finish(work, tmp_path / "compiled")
+    unbroken = moments.reference(work, tmp_path)
+    reached, kilobytes = [], FIRST
+    while (error := _told(work, mount / "out", resize, kilobytes)) is not None:
+        last = error.splitlines()[-1]
+        assert "No space left on device; make room" in last, error
+        assert last.endswith("which resumes"), error
+        assert "Traceback" not in last
+        reached.append(moments.newest(mount / "out"))
+        kilobytes *= GROWTH
+    assert moments.differences(mount / "out", unbroken) == []
+    assert [phase for phase in phases if not any(phase in path for path in reached)] == []
+
+
+def _told(work: moments.Work, folder: Path, resize, kilobytes: float) -> str | None:
+    """What a command says on a disk of some size; None if it came to its end."""
+    resize(f"{kilobytes:.0f}k")
+    done = subprocess.run(
+        work.command(folder), env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    return done.stderr if done.returncode else None
 
 
 def _names(out: Path) -> list[str]:

@@ -25,7 +25,7 @@ def survives(tmp_path):
     def run(work):
         unbroken = moments.reference(work, tmp_path)
         kills, found = moments.survive(work, tmp_path / "killed", unbroken, MOMENTS)
-        assert kills  # where the unbroken work was slower, the second may come too late
+        assert len(kills) == len(MOMENTS)
         return found
 
     return run

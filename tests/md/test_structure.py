@@ -119,16 +119,20 @@ def test_liquids_of_models(classical, monkeypatch):
 
 
 def test_liquids_that_are_kept_are_not_sampled_again(tmp_path):
-    """The second time nothing runs, and the result is the same; another model is sampled."""
+    """The second time nothing runs, and the result is the same; another model is sampled.
+
+    A model whose training was repeated, with other times in its history, is the same.
+    """
     homes = {seed: tmp_path / f"{seed}" for seed in (0, 1)}
     for seed, home in homes.items():
         hipnn.save(hipnn.build(CONFIG, seed), home)
     models = {("teacher", "4-5-1", seed): hipnn.load(home) for seed, home in homes.items()}
     start, counted = liquid.liquid_aluminum(2, seed=0), Counted(1)
     with counted as pool:
-        first, second = (
-            structure.liquid_structures(models, start, SHORT, pool, folder=tmp_path / "liquids")
-            for _ in range(2)
+        first = structure.liquid_structures(models, start, SHORT, pool, folder=tmp_path / "liquids")
+        (homes[0] / "history.nc").write_text("other times")
+        second = structure.liquid_structures(
+            models, start, SHORT, pool, folder=tmp_path / "liquids"
         )
         assert counted.n_jobs == 2
         xr.testing.assert_equal(first, second)

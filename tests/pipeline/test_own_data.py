@@ -3,11 +3,14 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from kdlib.__main__ import main
+from kdlib.errors import InputError
 from kdlib.pipeline import notebook, profile, runner
+from kdlib.results import hashes
 
 PARAMETERS = 'dataset: str = "al-pbe"  # frames'
 
@@ -92,3 +95,72 @@ def test_a_step_depends_on_every_file_of_a_pattern(
         change()
         keys.append(key())
     assert len(set(keys)) == 4
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Path:
+    """A profile that names its files in a list, in a mapping and after the kind of a teacher."""
+    (tmp_path / "model").mkdir()
+    for name in ("Cu.cif", "dft_1.xyz", "Cu.eam", "model/config.json", "emt"):
+        (tmp_path / name).write_text(name)
+    path = tmp_path / "copper.yaml"
+    path.write_text(
+        "notebooks: {01_x: {structures: [Cu, Cu.cif], options: {data: [dft_*.xyz], labels: none},"
+        " teacher: 'eam:Cu.eam', other: 'kdlib:model', plain: emt, factory: 'package.module:make'}}"
+    )
+    return path
+
+
+MATERIAL = (
+    "structures: list = []  # files\noptions: dict = {}  # more\nteacher: str = ''  # one\n"
+    "other: str = ''  # one more\nplain: str = ''  # a word\nfactory: str = ''  # a function\n"
+)
+
+
+def test_a_profile_names_the_files_beside_it(
+    material: Path, write_notebook: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in lists, in mappings and after a teacher's kind, whatever folder the command is in."""
+    step = notebook.read(write_notebook("01_x", parameters=MATERIAL))
+    monkeypatch.chdir("/")
+    home = str(material.parent)
+    assert profile.load(material).parameters(step) == {
+        "structures": ["Cu", f"{home}/Cu.cif"],
+        "options": {"data": [f"{home}/dft_*.xyz"], "labels": "none"},
+        "teacher": f"eam:{home}/Cu.eam",
+        "other": f"kdlib:{home}/model",
+        "plain": "emt",
+        "factory": "package.module:make",
+    }
+
+
+@pytest.mark.parametrize("changed", ["Cu.cif", "dft_1.xyz", "Cu.eam", "model/config.json"])
+def test_a_step_depends_on_every_file_that_its_parameters_name(
+    changed: str, material: Path, write_notebook: Callable[..., Path]
+) -> None:
+    """An edited structure, own frame, potential or model is not up to date."""
+    step = notebook.read(write_notebook("01_x", parameters=MATERIAL))
+
+    def files() -> dict[str, str]:
+        parameters = profile.load(material).parameters(step)
+        return runner.dependencies(step, parameters, material.parent)["files"]
+
+    before = files()
+    (material.parent / changed).write_text("edited")
+    after = files()
+    assert {name for name in before if before[name] != after[name]} == {
+        str(material.parent / changed)
+    }
+    assert len(before) == 4
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    material: Path, write_notebook: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence with path and reason, before anything is run."""
+    step = notebook.read(write_notebook("01_x", parameters=MATERIAL))
+    parameters = profile.load(material).parameters(step)
+    denied = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(hashes, "_of_bytes", Mock(side_effect=denied))
+    with pytest.raises(InputError, match=f"^{material.parent}/.*: cannot be read: Permission den"):
+        runner.dependencies(step, parameters, material.parent)

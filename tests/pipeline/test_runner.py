@@ -395,6 +395,17 @@ def test_a_worker_killed_inside_a_notebook_keeps_its_message(
         run()
 
 
+def test_memory_that_runs_out_in_a_notebook_says_how_to_resume(
+    write_notebook: Callable[..., Path], run: Callable[..., dict]
+) -> None:
+    """Python's own error has no message; that of a process that was killed names its function."""
+    for words in ("", "the process of _timed was killed"):
+        write_notebook("01_x", f"raise MemoryError({words!r})")
+        expected = f"01_x: {words or 'memory ran out'}; repeat the command, which resumes"
+        with pytest.raises(pipeline.StepFailed, match=f"^{expected}$"):
+            run()
+
+
 def test_unwritten_file_is_a_failed_step(
     write_notebook: Callable[..., Path], run: Callable[..., dict]
 ) -> None:

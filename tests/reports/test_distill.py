@@ -122,9 +122,11 @@ class Moody(EMT):
 
 
 @pytest.mark.usefixtures("_in_this_process")
-def test_a_teacher_that_failed_for_a_while_is_asked_again(monkeypatch, refusal, tmp_path):
+@pytest.mark.parametrize("mended", ["moody:factory", "emt"])
+def test_a_teacher_that_failed_for_a_while_is_asked_again(mended, monkeypatch, refusal, tmp_path):
     """Once the missing variable of a teacher that labeled nothing is set, the same command works.
 
+    So does one with another teacher, in the same folder, which holds nothing of the first one.
     After refuel-ai/autolabel#176 and labmlai/lab#110.
     """
     module = types.ModuleType("moody")
@@ -134,7 +136,7 @@ def test_a_teacher_that_failed_for_a_while_is_asked_again(monkeypatch, refusal, 
     plan = replace(BRIEF, teacher="moody:factory")
     refused = refusal(distill.run, plan, tmp_path / "out")
     monkeypatch.setenv("MOODY_POTENTIALS", "1")
-    outcome = distill.run(plan, tmp_path / "out")
+    outcome = distill.run(replace(plan, teacher=mended), tmp_path / "out")
     assert "MOODY_POTENTIALS is not set" in refused
     assert outcome.record[-1]["frames"] >= 14
 

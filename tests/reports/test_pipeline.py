@@ -26,8 +26,12 @@ RUN_01 = ("-m", "kdlib", "run", "--only", "01")
 
 @pytest.fixture
 def closed(tmp_path) -> Path:
-    """Folder with a read-only folder, a plain file and a file that may not be read."""
+    """Folder with a read-only folder, a plain file and a file that may not be read.
+
+    A profile names that file.
+    """
     (tmp_path / "read-only").mkdir(mode=0o555)
+    (tmp_path / "mine.yaml").write_text("common: {dataset: secret.xyz}")
     (tmp_path / "file").write_text("x")
     secret = tmp_path / "secret.xyz"
     secret.write_text("1\n\nAl 0 0 0\n")
@@ -47,6 +51,7 @@ DISTILL = "distill --teacher emt --structure Cu --max-minutes 0.01 --out "
         "run --only 01 --results file",
         DISTILL + "read-only/out",
         "info secret.xyz",
+        "run --only 01 --results results --profile mine.yaml",
     ],
 )
 def test_a_path_that_cannot_be_used_is_one_sentence(command, closed, ordinary_user, finish):
