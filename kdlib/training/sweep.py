@@ -283,9 +283,8 @@ def history(done: Sequence[Task], runs: Sequence[Run]) -> xr.Dataset:
         _cell(finished.history.drop_attrs(), task, finished)
         for task, finished in zip(done, runs, strict=True)
     ]
-    return xr.combine_by_coords(cells, data_vars="all", join="outer").assign_attrs(
-        kind="history", **_settings(done)
-    )
+    cells = xr.align(*cells, join="outer", exclude=["role", "architecture", "seed"])
+    return xr.combine_by_coords(cells).assign_attrs(kind="history", **_settings(done))
 
 
 def _settings(done: Sequence[Task]) -> dict[str, object]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "run --profile smoke --only 01 --results OUT",
     "distill": "distill --teacher emt --structure Cu --out OUT",
     "bench": "bench --quick --out OUT/b.nc",
+    "bench with a linear ACE": "bench --ace --quick --out OUT/b.nc",
     "bench on a GPU": "bench --gpu --quick --out OUT/b.nc",
     "fetch": "fetch ani-al",
     "figures": "figures --only data",

@@ -67,6 +67,8 @@ def test_an_architecture_may_need_more_epochs(
     assert {"max_epochs"} == plain[0].training.attrs.keys() - accuracy.attrs.keys()
     assert accuracy.n_epochs.sel(architecture=[small.label, small_config.label], seed=0).values.T \
         .tolist() == [[3, 3], [2, 2]]  # fmt: skip
+    for kind, ds in (("accuracy", accuracy), ("history", history)):
+        schema.validate(schema.describe(ds, kind), kind)
     third = history.force_rmse.sel(epoch=3, split="valid", seed=0).notnull().all("role")
     assert third.architecture[third].values.tolist() == [small.label]
 
