@@ -206,7 +206,7 @@ def _structure(ax: Axes, ds: xr.Dataset) -> None:
         look = ROLE_LOOKS[name]
         ax.plot(ds.r, ds.g.sel(model=name), color=look.color, linestyle=line, label=look.label)
     words = f"error {float(ds.rdf_error):.2f} Å\nfloor {float(ds.rdf_floor):.2f} Å"
-    ax.text(0.97, 0.06, words, ha="right", va="bottom", transform=ax.transAxes)
+    ax.text(0.97, 0.74, words, ha="right", va="top", transform=ax.transAxes)
     ax.set_xlabel(label(ds.r))
     ax.set_ylabel("g(r)")
-    ax.legend(loc="best")
+    ax.legend(loc="upper right")
