@@ -30,7 +30,6 @@ from kdlib import processes, progress, results
 from kdlib.errors import DynamicsError, InputError
 from kdlib.geometry import rdf
 from kdlib.geometry.cells import bare
-from kdlib.hipnn import potential
 from kdlib.md import dynamics, lammps
 from kdlib.md.dynamics import slope, thermalize
 from kdlib.results import hashes, schema
@@ -212,8 +211,9 @@ def _paths(
     paths = {}
     for key, model in models.items():
         if home := getattr(model, "saved", None):
-            # The history of its training has times, and moves no atom.
-            parts = [hashes.file(home / name) for name in (potential.CONFIG, potential.WEIGHTS)]
+            kept = sorted(path for path in home.iterdir() if path.is_file())
+            # The history of its training (.nc) has times, and moves no atom.
+            parts = [hashes.file(path) for path in kept if path.suffix != ".nc"]
             name = "{}_{}_s{}_".format(*key) + hashes.digest(*shared, *parts)[:12]
             paths[key] = folder / f"{name}.nc"
     return paths
