@@ -17,7 +17,7 @@ from kdlib.pipeline import profile
 #: Kilobytes: room for a lock, for the first result, for its copy, and for the second result.
 SIZES = (4, 28, 80, 150)
 #: Folders that a command begins one after the other.
-PHASES_OF_A_RUN = {"logs", "notebooks", "runs"}
+PHASES_OF_A_RUN = {"logs", "runs", "figures"}
 PHASES_OF_A_DISTILLATION = {"labels", "rounds", "runs", "report"}
 WRITE = """
 from pathlib import Path
