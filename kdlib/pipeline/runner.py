@@ -157,10 +157,9 @@ def _texts(value: object) -> Iterator[str]:
 def _files(text: str) -> list[Path]:
     """Files that a text names, alone or after the kind of a teacher; of a model, its folder's."""
     _, _, rest = text.partition(":")
-    folder = files.named(rest)
-    if rest and os.path.isdir(folder):
+    if rest and os.path.isdir(folder := files.named(rest)):
         return sorted(path for path in folder.iterdir() if path.is_file())
-    return files.matching(text) or (files.matching(rest) if rest else [])
+    return files.matching(text) or files.matching(rest)
 
 
 def key(parts: Mapping[str, Any]) -> str:

@@ -131,10 +131,15 @@ def _in_time(folder: Path, unbroken: Path, moment: float, seconds: float) -> boo
 def finish(work: Work, folder: Path) -> float:
     """Let a command run to its end; return the seconds that it took."""
     began = time.monotonic()
-    done = subprocess.run(work.command(folder), env=_environment(), capture_output=True, text=True)
+    done = ended(work, folder)
     if done.returncode:
         raise RuntimeError(f"{work.name} ended with {done.returncode}:\n{done.stderr}")
     return time.monotonic() - began
+
+
+def ended(work: Work, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command until it ends, well or not."""
+    return subprocess.run(work.command(folder), env=_environment(), capture_output=True, text=True)
 
 
 def _environment(**more: str) -> dict[str, str]:

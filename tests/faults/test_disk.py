@@ -1,8 +1,6 @@
 """Disks that fill up in any phase of a run of notebooks."""
 
 import asyncio
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -104,10 +102,7 @@ def test_a_command_survives_a_full_disk_in_every_phase(name, small_disk, tmp_pat
 def _told(work: moments.Work, folder: Path, resize, kilobytes: float) -> str | None:
     """What a command says on a disk of some size; None if it came to its end."""
     resize(f"{kilobytes:.0f}k")
-    done = subprocess.run(
-        work.command(folder), env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+    done = moments.ended(work, folder)
     return done.stderr if done.returncode else None
 
 
