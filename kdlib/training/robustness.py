@@ -137,7 +137,7 @@ def train(
 
     runs, of_teachers = trained(sweep.tasks(["teacher"], [teacher], settings, seeds), frames)
     taught = sweep.augmented(runs, seeds, frames)
-    own = {c.label: epochs[c.label] for c in configs if epochs and c.label in epochs}
+    own = {s: epochs[s] for s in map(sweep.size, configs) if epochs and s in epochs}
     _, of_students = trained(sweep.tasks(roles, configs, settings, seeds, own), taught)
     described = [schema.describe(ds, "accuracy") for ds in (of_teachers, of_students)]
     return results.combine(described)

@@ -25,13 +25,14 @@ import xarray as xr
 from ase import Atoms
 
 from kdlib import processes, progress
-from kdlib.datasets import Split
+from kdlib.datasets import Split, species
 from kdlib.errors import InputError, Unfinished, WorkerKilled
 from kdlib.files import locked, replacing, tidied
 from kdlib.hipnn import HipnnConfig, Potential
 from kdlib.hipnn.batches import Batch
 from kdlib.hipnn.calculator import torch_device
 from kdlib.hipnn.device import release
+from kdlib.hipnn.network import soft_min
 from kdlib.training.accuracy import evaluate, joined_parts
 from kdlib.training.config import TrainingConfig
 from kdlib.training.losses import WeightSchedule
@@ -90,6 +91,20 @@ def checked_times(floor_check: float) -> float:
     return floor_check
 
 
+def configs(architectures: Iterable[Sequence[int]], frames: Sequence[Atoms]) -> list[HipnnConfig]:
+    """Configurations of these sizes for the species and the distances of the data.
+
+    A size is what a profile's ``architectures`` list: features, sensitivities and atom layers.
+    """
+    known = {"species": species(frames), "soft_min": soft_min(frames)}
+    return [HipnnConfig(*numbers, **known) for numbers in architectures]
+
+
+def size(config: HipnnConfig) -> str:
+    """Size of a configuration, ``"16-8-1"``, whatever its species: how a profile names it."""
+    return HipnnConfig(config.n_features, config.n_sensitivities, config.n_atom_layers).label
+
+
 def tasks(
     roles: Sequence[str],
     configs: Sequence[HipnnConfig],
@@ -108,16 +123,16 @@ def tasks(
         ``epochs`` names an architecture that is not trained, or its number is not whole.
     """
     epochs = epochs or {}
-    labels = [config.label for config in configs]
-    for label, count in epochs.items():
-        if label not in labels:
-            raise InputError(f"epochs: {label!r} is none of the architectures {', '.join(labels)}")
+    sizes = [size(config) for config in configs]
+    for name, count in epochs.items():
+        if name not in sizes:
+            raise InputError(f"epochs: {name!r} is none of the architectures {', '.join(sizes)}")
         if type(count) is not int:
-            raise InputError(f"epochs: those of {label} must be a whole number, got {count!r}")
-    by_label = {name: replace(settings, max_epochs=count) for name, count in epochs.items()}
+            raise InputError(f"epochs: those of {name} must be a whole number, got {count!r}")
+    by_size = {name: replace(settings, max_epochs=count) for name, count in epochs.items()}
     return [
-        Task(role_named(role).name, config, replace(by_label.get(label, settings), seed=seed))
-        for config, label in zip(configs, labels, strict=True)
+        Task(role_named(role).name, config, replace(by_size.get(name, settings), seed=seed))
+        for config, name in zip(configs, sizes, strict=True)
         for role in roles
         for seed in seeds
     ]
