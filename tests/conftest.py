@@ -51,13 +51,12 @@ def crystal() -> Atoms:
     return rattled()
 
 
-@pytest.fixture(scope="session")
-def emt_frames() -> list[Atoms]:
-    """Forty 4-atom aluminum cells labeled by ASE's EMT, cheap to train on."""
+def emt_cells(element: str, shortest: float, longest: float) -> list[Atoms]:
+    """Forty 4-atom cells labeled by ASE's EMT, with lattice constants in a range."""
     rng = np.random.default_rng(0)
     frames = []
     for k in range(40):
-        atoms = bulk("Al", a=rng.uniform(3.9, 4.3), cubic=True)
+        atoms = bulk(element, a=rng.uniform(shortest, longest), cubic=True)
         atoms.rattle(0.15, seed=k)
         atoms.calc = EMT()
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
@@ -65,6 +64,18 @@ def emt_frames() -> list[Atoms]:
         atoms.info["frame"] = k
         frames.append(atoms)
     return frames
+
+
+@pytest.fixture(scope="session")
+def emt_frames() -> list[Atoms]:
+    """Forty aluminum cells, cheap to train on."""
+    return emt_cells("Al", 3.9, 4.3)
+
+
+@pytest.fixture(scope="session")
+def copper_frames() -> list[Atoms]:
+    """Forty copper cells, of another species and with other distances."""
+    return emt_cells("Cu", 3.4, 3.8)
 
 
 def _frame(atoms: Atoms, frame: int) -> Atoms:

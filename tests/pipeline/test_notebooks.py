@@ -11,6 +11,9 @@ import nbformat
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
+from ase import Atoms
+from ase.io import write
 from webpages import faults
 
 from kdlib import claims, pipeline, results
@@ -334,6 +337,27 @@ FACTS: dict[str, Callable[[xr.Dataset], bool]] = {
     "distilled": _distilled,
     "robustness": _robustness,
 }
+
+
+@pytest.mark.notebooks
+def test_notebooks_run_on_data_of_another_species(
+    tmp_path: Path, copper_frames: list[Atoms]
+) -> None:
+    """Trained copper is found by the sizes of the profile in liquids and in changed protocols."""
+    write(tmp_path / "copper.xyz", copper_frames)
+    settings = yaml.safe_load((profile.FOLDER / "smoke.yaml").read_text())
+    settings["common"] |= {"dataset": "copper.xyz", "seeds": [0], "epochs": {"8-8-1": 2}}
+    (tmp_path / "copper.yaml").write_text(yaml.safe_dump(settings))
+    given = ["--profile", str(tmp_path / "copper.yaml"), "--results", str(tmp_path / "results")]
+    for number in ("01", "02", "03", "06", "11"):
+        assert main(["run", *given, "--only", number]) == 0
+    trained = results.load(tmp_path / "results" / "accuracy_students.nc")
+    structure = results.load(tmp_path / "results" / "rdf.nc")
+    changed = results.load(tmp_path / "results" / "robustness.nc")
+    for ds in (trained, structure, changed):
+        students = ds.sel(role="student").dropna("architecture", how="all")
+        assert all("Cu" in label for label in students.architecture.values)
+    assert np.unique(trained.n_epochs).tolist() == [2]
 
 
 @pytest.mark.notebooks

@@ -64,7 +64,7 @@ def test_a_protocol_keeps_the_epochs_of_the_run(
     tmp_path, emt_frames, small_config, settings, in_threads
 ):
     """They are those of students and controls, not of teachers; the run has more architectures."""
-    split, epochs = datasets.split(emt_frames), {small_config.label: 3, "128-40-4": 9}
+    split, epochs = datasets.split(emt_frames), {sweep.size(small_config): 3, "128-40-4": 9}
     given = (small_config, settings, ROLES, [small_config], [3], emt_frames, split, tmp_path)
     found = robustness.train(*given, epochs=epochs).n_epochs
     lengths = found.sel(role=["teacher", *ROLES]).values.ravel()

@@ -56,7 +56,7 @@ def test_an_architecture_may_need_more_epochs(
     """All its roles have them; its files state what all trainings share, and its curves differ."""
     small = replace(small_config, n_features=small_config.n_features - 1)
     roles, configs = ["student", "control"], [small, small_config]
-    todo = sweep.tasks(roles, configs, settings, [0], {small.label: 3})
+    todo = sweep.tasks(roles, configs, settings, [0], {sweep.size(small): 3})
     plain = sweep.tasks(roles, configs, settings, [0])
     assert [task.training.max_epochs for task in todo] == [3, 3, 2, 2]
     assert todo[2:] == plain[2:]
@@ -79,9 +79,21 @@ def test_an_architecture_may_need_more_epochs(
 )
 def test_epochs_of_nothing_are_refused(epochs, told, small_config, settings):
     """A slip in an architecture's name does not leave it with the usual epochs."""
-    named = {label or small_config.label: count for label, count in epochs.items()}
+    named = {name or sweep.size(small_config): count for name, count in epochs.items()}
     with pytest.raises(InputError, match=told):
         sweep.tasks(["control"], [small_config], settings, [0], named)
+
+
+def test_a_profile_names_sizes_whatever_the_species(emt_frames, copper_frames, settings):
+    """Names of results tell species and distances apart; a size with its epochs holds for all."""
+    sizes = [[16, 8, 1], [32, 16, 2]]
+    aluminum, copper = (sweep.configs(sizes, frames) for frames in (emt_frames, copper_frames))
+    assert not {config.label for config in aluminum} & {config.label for config in copper}
+    for configs, frames in ((aluminum, emt_frames), (copper, copper_frames)):
+        assert [sweep.size(config) for config in configs] == ["16-8-1", "32-16-2"]
+        assert {config.species for config in configs} == {tuple(datasets.species(frames))}
+        todo = sweep.tasks(["control"], configs, settings, [0], {"32-16-2": 7})
+        assert [task.training.max_epochs for task in todo] == [settings.max_epochs, 7]
 
 
 def test_roles_that_learn_need_the_teacher_of_their_seed(
