@@ -11,7 +11,7 @@ from kdlib import results
 from kdlib.claims.choices import choices
 from kdlib.claims.evidence import Finding, Results, error_ratio, find, learning_ratio
 from kdlib.claims.paper import DEFAULT, PAPER, Claim, Margins, claims
-from kdlib.claims.statistics import Interval
+from kdlib.claims.statistics import Interval, written
 from kdlib.results import schema
 
 __all__ = ["PAPER", "Claim", "Margins", "audit", "choices", "claims", "verdict"]
@@ -144,14 +144,13 @@ def _reason(
     elif judged == "not decided":
         parts += undecided(claim, interval)
     elif against:
-        value, low, high, _ = finding.alone[against]
         parts.append(
-            f"{against} alone has {value:.3g} [{low:.3g}, {high:.3g}], corrected for the choice "
+            f"{against} alone has {finding.alone[against].text()}, corrected for the choice "
             f"among {len(finding.alone)}"
         )
     if np.isfinite(finding.noise[0]):
-        low, high = finding.noise
-        parts.append(f"the test frames alone move it from {low:.3g} to {high:.3g}")
+        _, low, high = written(interval.value, *finding.noise)
+        parts.append(f"the test frames alone move it from {low} to {high}")
     if np.isfinite(claim.paper) and np.isfinite(interval.low):
         inside = interval.low <= claim.paper <= interval.high
         place = "inside" if inside else "outside"
@@ -192,7 +191,7 @@ def _confound(claim: Claim, interval: Interval, found: Results) -> list[str]:
     alone = find(pairs[claim.name], found).interval
     if not alone.n:
         return ["its matched control was not measured, so the loss weights may explain it"]
-    text = f"the same loss weights without labels give {alone.value:.3g}"
+    text = f"the same loss weights without labels give {written(alone.value)[0]}"
     if interval.value < 1 and alone.value < 1:
         text += f", {math.log(alone.value) / math.log(interval.value):.2g} times the gain"
     return [text]

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from kdlib.claims.paper import claims
-from kdlib.claims.statistics import LEVEL
+from kdlib.claims.statistics import LEVEL, Interval
 
 __all__ = ["headlines", "index", "tally"]
 
@@ -70,8 +70,8 @@ def _cells(row: xr.Dataset) -> tuple[str, ...]:
         str(row.statement.values),
         str(row.section.values),
         f"{float(row.paper_value):.3g}" if np.isfinite(row.paper_value) else "–",
-        told(*(float(row[name]) for name in ("value", "ci_low", "ci_high")), str(row.unit.values)),
-        _unbroken(f"**{row.verdict.values}**"),
+        unbroken(interval_of(row).text(str(row.unit.values))),
+        unbroken(f"**{row.verdict.values}**"),
     )
 
 
@@ -105,14 +105,11 @@ def _counts(verdicts: np.ndarray) -> str:
     return ", ".join(f"{n} {_VERBS[verdict][n != 1]}" for verdict, n in numbers.items() if n)
 
 
-def told(value: float, low: float, high: float, unit: str = "1") -> str:
-    """Value, and its interval if there is one, with three digits; unit 1 is left out."""
-    if not np.isfinite(value):
-        return "–"
-    ends = f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) and np.isfinite(high) else ""
-    return _unbroken(f"{value:.3g}{ends}" + ("" if unit == "1" else f" {unit}"))
+def interval_of(row: xr.Dataset) -> Interval:
+    """Interval of one claim of an audit, which does not tell the number of runs."""
+    return Interval(*(float(row[name]) for name in ("value", "ci_low", "ci_high")), 0)
 
 
-def _unbroken(text: str) -> str:
+def unbroken(text: str) -> str:
     """Text whose words stay in one line."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")

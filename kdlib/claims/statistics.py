@@ -30,6 +30,29 @@ class Interval(NamedTuple):
         """Interval of an increasing function of the estimate."""
         return Interval(*(float(function(x)) for x in self[:3]), self.n)
 
+    def text(self, unit: str = "1") -> str:
+        """Estimate, and its ends if it has any; unit 1 is left out."""
+        if not np.isfinite(self.value):
+            return "–"
+        value, low, high = written(*self[:3])
+        ends = f" [{low}, {high}]" if np.isfinite(self.low) and np.isfinite(self.high) else ""
+        return value + ends + ("" if unit == "1" else f" {unit}")
+
+
+def written(*numbers: float) -> list[str]:
+    """Numbers with the decimals that give the first four digits, at most three.
+
+    Ratios near 1 are told apart from 1, and ends keep the precision of their estimate. What is
+    beyond ten thousand is its order of magnitude: two seeds may leave an end undetermined.
+    """
+    decimals = int(np.clip(3 - np.floor(np.log10(max(abs(numbers[0]), 1e-9))), 0, 3))
+    return [
+        f"{round(x, decimals) + 0.0:.{decimals}f}"  # no minus before zero
+        if not abs(x) >= 1e4
+        else f"{x:.0e}".replace("e+", "e")
+        for x in map(float, numbers)
+    ]
+
 
 MISSING = Interval(np.nan, np.nan, np.nan, 0)
 

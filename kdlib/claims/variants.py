@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from kdlib.claims.index import markdown, told
+from kdlib.claims.index import markdown, unbroken
 from kdlib.claims.statistics import Interval, ratio
 from kdlib.results.schema import ROLE_NAMES
 
@@ -36,5 +36,5 @@ def variants_table(ds: xr.Dataset) -> str:
     rows = [("protocol", "student", *(f"over {ROLE_NAMES[other]} [95 %]" for other in OTHERS))]
     for variant, architecture in cells(ds):
         found = (compared(ds, variant, architecture, other) for other in OTHERS)
-        rows.append((variant, architecture, *(told(*interval[:3]) for interval in found)))
+        rows.append((variant, architecture, *(unbroken(interval.text()) for interval in found)))
     return markdown(rows)

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from kdlib.claims.index import interval_of
 from kdlib.figures.style import TWO_COLUMNS, canvas, recipe
 
 #: Verdict -> symbol and color; the symbol alone tells them apart.
@@ -69,7 +70,7 @@ def claims(ds: xr.Dataset) -> Figure:
             "claim": text,
             "claimed": _claimed(row),
             "paper": f"{float(row.paper_value):.3g}" if np.isfinite(row.paper_value) else "–",
-            "ours": _interval(row),
+            "ours": interval_of(row).text(str(row.unit.values)).replace("-", "−"),
             "at floor": str(row.at_floor.values) if "at_floor" in row else "",
         }
         for column, words in cells.items():
@@ -96,24 +97,3 @@ def _claimed(row: xr.Dataset) -> str:
     for words, symbol in (("interval below ", "< "), ("interval above ", "> ")):
         text = text.replace(words, symbol)
     return text.removeprefix("interval within ").replace(" to ", "–")
-
-
-def _interval(row: xr.Dataset) -> str:
-    """Value with three digits, at most three decimals, and its interval with as many decimals."""
-    value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
-    if not np.isfinite(value):
-        return "–"
-    decimals = int(np.clip(2 - np.floor(np.log10(max(abs(value), 1e-9))), 0, 3))
-    text = _short(value, decimals)
-    if np.isfinite(low):
-        ends = [_short(end, decimals) for end in (low, high)]
-        text += f" [{ends[0]}, {ends[1]}]"
-    unit = str(row.unit.values)
-    text = text.replace("-", "−")
-    return text if unit == "1" else f"{text} {unit}"
-
-
-def _short(value: float, decimals: int) -> str:
-    """Format a number; beyond ten thousand by its order of magnitude, to fit the column."""
-    rounded = round(value, decimals) + 0.0  # no minus before zero
-    return f"{rounded:.{decimals}f}" if abs(value) < 1e4 else f"{value:.0e}".replace("e+", "e")

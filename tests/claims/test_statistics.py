@@ -6,6 +6,7 @@ import xarray as xr
 from scipy import stats
 
 from kdlib.claims.statistics import (
+    Interval,
     by_row,
     crossed_interval,
     dominance,
@@ -221,3 +222,19 @@ def test_step_time_takes_the_largest_cell_that_all_models_ran():
     assert atoms == {"hippynn": 500, "fused": 4000}
     assert table.sel(backend="hippynn").values.tolist() == [1, 1]
     assert table.sel(backend="fused").values.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "unit", "text"),
+    [
+        ((1.0131, 1.0027, 1.0238), "1", "1.013 [1.003, 1.024]"),  # 1 lies outside, and looks so
+        ((0.05535, -0.0001, 0.1666), "1", "0.055 [0.000, 0.167]"),
+        ((123.456, 99.0, 150.0), "ps", "123.5 [99.0, 150.0] ps"),
+        ((1.03, 1e-9, 9.2e13), "1", "1.030 [0.000, 9e13]"),  # two seeds leave an end undetermined
+        ((0.9, np.nan, np.nan), "1", "0.900"),
+        ((np.nan, np.nan, np.nan), "ps", "–"),
+    ],
+)
+def test_an_interval_is_written_with_the_precision_of_its_estimate(numbers, unit, text):
+    """Four digits, at most three decimals, so that a ratio is told apart from 1."""
+    assert Interval(*numbers, 5).text(unit) == text

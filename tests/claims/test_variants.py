@@ -41,7 +41,7 @@ def test_the_table_has_the_numbers_of_the_figure(drawn_from):
     assert "over control [95 %] | over matched control [95 %]" in head
     assert len(rows) == len(variants.cells(ds))
     value, low, high, _ = variants.compared(ds, *variants.cells(ds)[0], "control")
-    told = f"{value:.3g} [{low:.3g}, {high:.3g}]".replace(" ", "\N{NO-BREAK SPACE}")
+    told = f"{value:.3f} [{low:.3f}, {high:.3f}]".replace(" ", "\N{NO-BREAK SPACE}")
     assert told in rows[0]
 
 

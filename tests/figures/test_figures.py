@@ -16,7 +16,6 @@ from kdlib import figures, results
 from kdlib.claims import evidence
 from kdlib.claims.statistics import over_seeds
 from kdlib.errors import InputError
-from kdlib.figures.claims import _interval
 from kdlib.figures.style import ROLE_LOOKS, label, log_ticks
 from kdlib.results import schema
 
@@ -324,16 +323,6 @@ def test_label_capitalises_but_leaves_g_alone(drawn_from):
     ds = drawn_from["fig3_capacity"]
     assert label(ds.force_rmse, "force RMSE") == "Force RMSE (eV/Å)"
     assert label(ds.rdf_error, "g(r) error") == "g(r) error (Å)"
-
-
-@pytest.mark.parametrize(
-    ("ends", "text"),
-    [((0.9, 1.2), "1.03 [0.90, 1.20]"), ((1e-9, 9.2e13), "1.03 [0.00, 9e13]")],
-)
-def test_interval_of_a_claim_keeps_its_column(ends, text):
-    """An end that two seeds leave undetermined is shown by its order of magnitude."""
-    row = xr.Dataset({"value": 1.03, "ci_low": ends[0], "ci_high": ends[1], "unit": "1"})
-    assert _interval(row) == text
 
 
 def test_a_student_that_explodes_is_drawn_as_that(drawn_from):
