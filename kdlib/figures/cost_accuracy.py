@@ -147,6 +147,7 @@ def _networks(accuracy: xr.Dataset, speed: xr.Dataset) -> dict[str, xr.Dataset]:
     for role in roles[1:]:
         error = error.fillna(accuracy.force_rmse.sel(role=role, drop=True))
     times, atoms = step_time(speed)
+    times = times.sel(architecture=times.architecture.isin(error.architecture))  # others: memory
     n_threads = float(speed.attrs.get("threads", np.nan))
     return {
         backend: _family(error, times.sel(backend=backend, drop=True), atoms[backend], n_threads)

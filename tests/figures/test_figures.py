@@ -382,6 +382,16 @@ def test_sizes_that_were_not_timed_count_for_memory_alone(planted):
     assert n == {"memory": len(labels), "time": len(labels) - 1}
 
 
+def test_a_size_whose_memory_alone_was_measured_has_no_cost_beside_accuracy(planted):
+    """Notebook 05 measures sizes that nobody trained, too."""
+    found = planted()
+    untrained, *trained = found["accuracy"].architecture.values.tolist()
+    accuracy = found["accuracy"].sel(architecture=trained)
+    ds = figures.cost_accuracy_data(accuracy, found["speed"], linear_ace(), threads=1)
+    assert set(trained) <= set(ds.architecture.values)
+    assert untrained not in ds.architecture
+
+
 def test_cost_and_accuracy_come_from_the_same_split(planted):
     """Students stand for their architecture, engines keep their threads, and splits must agree."""
     found, ace = planted(), linear_ace()
