@@ -47,9 +47,9 @@ def written(*numbers: float) -> list[str]:
     """
     decimals = int(np.clip(3 - np.floor(np.log10(max(abs(numbers[0]), 1e-9))), 0, 3))
     return [
-        f"{round(x, decimals) + 0.0:.{decimals}f}"  # no minus before zero
-        if not abs(x) >= 1e4
-        else f"{x:.0e}".replace("e+", "e")
+        f"{x:.0e}".replace("e+", "e")
+        if abs(x) >= 1e4
+        else f"{round(x, decimals) + 0.0:.{decimals}f}"  # no minus before zero
         for x in map(float, numbers)
     ]
 
